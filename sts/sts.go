@@ -1,0 +1,229 @@
+// Package sts is the domain of the security token service: OAuth and JWT
+// without a wire. Start reading here: this file has every type that a request
+// passes through and every interface that the domain needs from outside.
+//
+// The walk of a request is [Service.Token]: authenticate the client, verify the
+// presented tokens, ask the policy, mint what was granted, record the decision.
+// Every grant takes these steps in this order; there is no other way to a token.
+package sts
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/workload-sts/sts/jose"
+	"github.com/workload-sts/sts/policy"
+)
+
+// GrantType is the OAuth grant_type of a request.
+type GrantType string
+
+// The grants of this service.
+const (
+	ClientCredentials GrantType = "client_credentials"                              // [RFC 6749 §4.4]
+	TokenExchange     GrantType = "urn:ietf:params:oauth:grant-type:token-exchange" // [RFC 8693 §2.1]
+)
+
+// TokenType says what a token is, as the URN of [RFC 8693 §3].
+type TokenType string
+
+// The token types that can be presented and asked for.
+const (
+	AccessToken TokenType = "urn:ietf:params:oauth:token-type:access_token"
+	JWT         TokenType = "urn:ietf:params:oauth:token-type:jwt"
+	IDToken     TokenType = "urn:ietf:params:oauth:token-type:id_token"
+)
+
+// TokenRequest is a request at the token endpoint, whatever wire it came over.
+type TokenRequest struct {
+	Grant      GrantType
+	Credential Credential // what the client authenticates with; zero: nothing
+
+	Audiences []string // logical names, in the order given
+	Resources []string // absolute URIs, in the order given
+	Scope     string   // space-delimited; empty asks for all that is allowed
+
+	RequestedType TokenType // empty: AccessToken
+	Subject       Presented // exchange only
+	Actor         Presented // exchange only, optional
+
+	Source Source
+
+	// Malformed is set by a wire that could not read the request. The request is
+	// then refused with it, and recorded, like any other.
+	Malformed *Error
+}
+
+// Credential is what a client presents to authenticate.
+type Credential struct {
+	Method   AuthMethod
+	ClientID string
+	Secret   string
+}
+
+// AuthMethod is a client authentication method by its registered name.
+type AuthMethod string
+
+// The client authentication methods of this service [RFC 6749 §2.3.1].
+const (
+	SecretBasic AuthMethod = "client_secret_basic"
+	SecretPost  AuthMethod = "client_secret_post"
+)
+
+// Presented is a token that a request carries, unverified.
+type Presented struct {
+	Token string
+	Type  TokenType
+}
+
+// Source tells where a request came from, for the audit record.
+type Source struct {
+	RequestID string
+	Peer      string // network address of the caller, without port
+}
+
+// Token is an issued token.
+type Token struct {
+	Value     string
+	Issued    TokenType
+	Scheme    string // token_type of the reply: Bearer, or N_A
+	ExpiresIn time.Duration
+	Scopes    []string
+	Decision  string // id of the decision that granted it
+}
+
+// Resource is one of the four kinds; exactly one member is set.
+type Resource struct {
+	Client   *Client      `json:"client,omitempty"`
+	Issuer   *Issuer      `json:"issuer,omitempty"`
+	Audience *Audience    `json:"audience,omitempty"`
+	Rule     *policy.Rule `json:"rule,omitempty"`
+}
+
+// Kind names a kind of resource, as in YAML.
+type Kind string
+
+// The kinds of resources, in the order in which they are listed.
+const (
+	KindAudience Kind = "Audience"
+	KindClient   Kind = "Client"
+	KindIssuer   Kind = "Issuer"
+	KindRule     Kind = "Rule"
+)
+
+// Ref names a resource.
+type Ref struct {
+	Kind Kind
+	Name string
+}
+
+// Client is a workload that authenticates with a credential of its own.
+type Client struct {
+	Name        string            `json:"name"`
+	Description string            `json:"description,omitempty"`
+	Disabled    bool              `json:"disabled,omitempty"`
+	Labels      map[string]string `json:"labels,omitempty"`
+	Secrets     []ClientSecret    `json:"secrets,omitempty"`
+	Audiences   []string          `json:"audiences,omitempty"` // Audience resources that the client is
+}
+
+// ClientSecret is a secret as it is kept: a salted hash, see [HashSecret].
+type ClientSecret struct {
+	Hash     string    `json:"hash"`
+	NotAfter time.Time `json:"not_after,omitzero"` // zero: never expires
+}
+
+// Issuer is a trusted issuer of subject and actor tokens.
+type Issuer struct {
+	Name             string        `json:"name"`
+	Description      string        `json:"description,omitempty"`
+	Issuer           string        `json:"issuer"`                       // exact iss of its tokens
+	Audience         string        `json:"audience,omitempty"`           // empty: our own issuer identifier
+	JWKSURI          string        `json:"jwks_uri,omitempty"`           // empty: by discovery
+	Algorithms       []string      `json:"algorithms,omitempty"`         // empty: DefaultAlgorithms
+	TokenTypes       []string      `json:"token_types,omitempty"`        // empty: jwt, id_token
+	SelfPresented    bool          `json:"self_presented,omitempty"`     // the workload may be its own requester
+	MaxTokenLifetime time.Duration `json:"max_token_lifetime,omitempty"` // 0: 24h
+	AllowMissingKID  bool          `json:"allow_missing_kid,omitempty"`
+	AllowAct         bool          `json:"allow_act,omitempty"`
+	CACertificates   string        `json:"ca_certificates,omitempty"`
+	AllowNetworks    []string      `json:"allow_networks,omitempty"`
+	InsecureHTTP     bool          `json:"insecure_http,omitempty"`
+}
+
+// Audience is a target of tokens.
+type Audience struct {
+	Name        string        `json:"name"`
+	Description string        `json:"description,omitempty"`
+	Identifiers []string      `json:"identifiers,omitempty"` // empty: the name
+	Scopes      []string      `json:"scopes,omitempty"`
+	MaxTTL      time.Duration `json:"max_ttl,omitempty"` // 0: 1h
+}
+
+// Change is an atomic change of resources.
+type Change struct {
+	Put      []Resource
+	Delete   []Ref
+	Expected int64 // if not 0, the revision that must be in force
+	DryRun   bool
+}
+
+// Changed says what a change did.
+type Changed struct {
+	Revision                  int64
+	Created, Updated, Deleted []Ref
+}
+
+// ErrConflict is what Store.Commit returns when another writer came first.
+var ErrConflict = errors.New("the resources were changed by someone else in between")
+
+// Store keeps the resources and the hash of the admin token.
+//
+// What a method acknowledged survives a crash. An error other than ErrConflict
+// may leave the write done or not done, never half done.
+type Store interface {
+	// Load returns all resources and the revision they have.
+	Load(ctx context.Context) ([]Resource, int64, error)
+	// Commit makes one change if the revision in the store is still base, and
+	// returns the new one. Else it returns an error that is ErrConflict.
+	Commit(ctx context.Context, base int64, put []Resource, del []Ref) (int64, error)
+	// Changed returns when the revision in the store is above after, or with the
+	// error of ctx.
+	Changed(ctx context.Context, after int64) error
+	// AdminHash returns the hash of the admin token, empty if none was set.
+	AdminHash(ctx context.Context) (string, error)
+	// SetAdminHash replaces the hash if it is still old, else ErrConflict.
+	SetAdminHash(ctx context.Context, old, hash string) error
+}
+
+// SigningKeys signs tokens with keys that the domain never sees.
+type SigningKeys interface {
+	// Sign returns the compact JWS of payload with the header members alg, kid
+	// and typ, and the kid, which is that of the key that signed. An error means
+	// that signing is not possible now.
+	Sign(ctx context.Context, typ string, payload []byte) (token, kid string, err error)
+	// KeySet returns the public keys to publish.
+	KeySet() jose.KeySet
+	// MaxAge is how long a verifier may cache the key set.
+	MaxAge() time.Duration
+}
+
+// IssuerKeys finds the keys of trusted issuers.
+type IssuerKeys interface {
+	// Trust replaces the issuers whose keys can be asked for. It does not wait
+	// for the network.
+	Trust(issuers []*Issuer)
+	// Key returns the key that the issuer publishes under the id. An error that
+	// is jose.ErrUnknownKey says that there is no such key, any other that the
+	// keys cannot be had now.
+	Key(ctx context.Context, issuer, kid string, alg jose.Algorithm) (jose.Key, error)
+}
+
+// Audit records decisions.
+type Audit interface {
+	// Record returns when the record is written; it is not called with a context
+	// that a caller can cancel. An error means that the decision was not recorded
+	// and must not take effect.
+	Record(ctx context.Context, r *Record) error
+}
