@@ -211,6 +211,9 @@ type SigningKeys interface {
 
 // IssuerKeys finds the keys of trusted issuers.
 type IssuerKeys interface {
+	// Check tells what is wrong with where an issuer's keys are said to be,
+	// without asking there. It is called before Trust.
+	Check(*Issuer) error
 	// Trust replaces the issuers whose keys can be asked for. It does not wait
 	// for the network.
 	Trust(issuers []*Issuer)

@@ -1,0 +1,217 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	stsv1 "github.com/workload-sts/sts/gen/sts/v1"
+	"github.com/workload-sts/sts/policy"
+	"github.com/workload-sts/sts/sts"
+)
+
+// devOptions are the flags of a development server.
+type devOptions struct {
+	enabled          bool
+	data, http, grpc string
+}
+
+const demo = "demo" // name of the demo client, audience and rule
+
+// serveDev runs a development server that sets itself up in a directory.
+func serveDev(ctx context.Context, o devOptions, stdout, stderr io.Writer) error {
+	for flag, addr := range map[string]string{"--http": o.http, "--grpc": o.grpc} {
+		host, _, err := net.SplitHostPort(addr)
+		if err != nil || !isLoopback(host) {
+			return fmt.Errorf("%s %s: a development server listens on a loopback address only, such as 127.0.0.1:8080; use --config for production", flag, addr)
+		}
+	}
+	if err := os.MkdirAll(o.data, 0o700); err != nil {
+		return fmt.Errorf("making the data directory: %w", err)
+	}
+	dir, err := filepath.Abs(o.data)
+	if err != nil {
+		return err
+	}
+	c := devConfig(dir, o)
+	httpLn, grpcLn, err := listen(c)
+	if err != nil {
+		return err
+	}
+	c.Issuer = "http://" + httpLn.Addr().String()
+	n, err := open(ctx, c, true, stderr)
+	if err != nil {
+		return errors.Join(err, httpLn.Close(), grpcLn.Close())
+	}
+	defer n.close()
+	env := devEnv{file: filepath.Join(dir, "dev.env"), issuer: c.Issuer, grpc: grpcLn.Addr().String()}
+	if err := env.prepare(ctx, n.service); err != nil {
+		return errors.Join(err, httpLn.Close(), grpcLn.Close())
+	}
+	env.greet(stdout)
+	return n.serve(ctx, httpLn, grpcLn)
+}
+
+func devConfig(dir string, o devOptions) *stsv1.ServerConfig {
+	c := &stsv1.ServerConfig{
+		Http:    &stsv1.Listener{Listen: o.http},
+		Grpc:    &stsv1.Listener{Listen: o.grpc},
+		Storage: &stsv1.StorageConfig{BoltFile: filepath.Join(dir, "sts.db")},
+		Keys:    &stsv1.KeysConfig{Local: &stsv1.LocalKeysConfig{KeyFile: filepath.Join(dir, "signing.key"), Algorithm: "ES256"}},
+		Audit:   &stsv1.AuditConfig{File: filepath.Join(dir, "audit.jsonl")},
+		Log:     &stsv1.LogConfig{Level: "info"},
+	}
+	configCheck{dir: dir, report: func(path, message string) { panic(path + " " + message) }}.limits(c)
+	c.ShutdownGrace = durationpb.New(c.ShutdownGrace.AsDuration())
+	return c
+}
+
+// devEnv is the file that tells other programs how to reach the server.
+type devEnv struct {
+	file, issuer, grpc        string
+	clientSecret, adminSecret string
+}
+
+// prepare makes the demo resources if they are missing, sees to it that the
+// secrets in the file work, and writes the file. What a user changed stays.
+func (e *devEnv) prepare(ctx context.Context, s *sts.Service) error {
+	old, err := readEnv(e.file)
+	if err != nil {
+		return err
+	}
+	e.adminSecret, e.clientSecret = old["STS_ADMIN_TOKEN"], old["STS_CLIENT_SECRET"]
+	if s.AuthenticateAdmin(ctx, e.adminSecret) != nil {
+		if e.adminSecret, err = s.ReplaceAdmin(ctx); err != nil {
+			return err
+		}
+	}
+	change, err := e.demo(s)
+	if err != nil {
+		return err
+	}
+	// The file comes first: a secret that is in force but written nowhere is lost.
+	if err := e.write(); err != nil {
+		return err
+	}
+	if _, err := s.Apply(ctx, change); err != nil {
+		return fmt.Errorf("making the demo resources: %w", err)
+	}
+	return nil
+}
+
+// demo returns the change that makes what is missing.
+func (e *devEnv) demo(s *sts.Service) (sts.Change, error) {
+	var change sts.Change
+	for _, r := range []sts.Resource{
+		{Audience: &sts.Audience{
+			Name: demo, Description: "A service to get tokens for, made by the development server.",
+			Scopes: []string{"demo.read", "demo.write"},
+		}},
+		{Rule: &policy.Rule{
+			Name: demo, Description: "The demo client may do everything at the demo audience.",
+			Requester: policy.Requester{Clients: []string{demo}},
+			Allow:     policy.Allow{Audiences: []string{demo}, Scopes: []string{"demo.read", "demo.write"}},
+		}},
+	} {
+		if _, _, err := s.Resource(r.Ref()); err != nil {
+			change.Put = append(change.Put, r)
+		}
+	}
+	client := &sts.Client{Name: demo, Description: "A client to try things with, made by the development server."}
+	existing, _, err := s.Resource(sts.Ref{Kind: sts.KindClient, Name: demo})
+	if err == nil {
+		client = existing.Client
+	}
+	if err == nil && client.Proves(e.clientSecret) {
+		return change, nil
+	}
+	secret, hash := sts.NewSecret()
+	e.clientSecret = secret
+	replaced := *client
+	replaced.Secrets = []sts.ClientSecret{{Hash: hash}}
+	change.Put = append(change.Put, sts.Resource{Client: &replaced})
+	return change, nil
+}
+
+func (e *devEnv) write() error {
+	text := fmt.Sprintf(`STS_ISSUER=%s
+STS_HTTP=%s
+STS_GRPC=%s
+STS_CLIENT_ID=%s
+STS_CLIENT_SECRET=%s
+STS_AUDIENCE=%s
+STS_ADMIN_TOKEN=%s
+`, e.issuer, e.issuer, e.grpc, demo, e.clientSecret, demo, e.adminSecret)
+	tmp := e.file + ".new"
+	if err := os.WriteFile(tmp, []byte(text), 0o600); err != nil {
+		return fmt.Errorf("writing the environment file: %w", err)
+	}
+	if err := os.Rename(tmp, e.file); err != nil {
+		return fmt.Errorf("writing the environment file: %w", err)
+	}
+	return nil
+}
+
+// readEnv reads NAME=value lines; a file that is missing is empty.
+func readEnv(file string) (map[string]string, error) {
+	data, err := os.ReadFile(file)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the environment file: %w", err)
+	}
+	env := map[string]string{}
+	for line := range strings.Lines(string(data)) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), "=")
+		env[name] = value
+	}
+	return env, nil
+}
+
+// greet prints what a newcomer does next.
+func (e *devEnv) greet(w io.Writer) {
+	fmt.Fprintf(w, `
+Development server for %[1]s
+  HTTP  %[1]s
+  gRPC  %[2]s
+  environment  %[3]s
+
+Paste into another terminal:
+
+  # take over the address and the demo client's secret
+  set -a; . %[3]s; set +a
+
+  # get a token
+  curl -sS -u "$STS_CLIENT_ID:$STS_CLIENT_SECRET" -d grant_type=client_credentials \
+       -d audience="$STS_AUDIENCE" "$STS_HTTP/oauth2/token" | tee token.json; echo
+  TOKEN=$(sed 's/.*"access_token":"\([^"]*\)".*/\1/' token.json)
+
+  # exchange it for one that can only read
+  curl -sS -u "$STS_CLIENT_ID:$STS_CLIENT_SECRET" \
+       -d grant_type=urn:ietf:params:oauth:grant-type:token-exchange \
+       -d subject_token="$TOKEN" -d subject_token_type=urn:ietf:params:oauth:token-type:access_token \
+       -d audience="$STS_AUDIENCE" -d scope=demo.read "$STS_HTTP/oauth2/token"; echo
+
+  # look into it, and verify it against the issuer
+  bin/stsctl inspect --verify "$TOKEN"
+
+`, e.issuer, e.grpc, quote(e.file))
+}
+
+// quote quotes a path for a shell if it needs it.
+func quote(path string) string {
+	if strings.ContainsFunc(path, func(r rune) bool {
+		return !strings.ContainsRune("/._-+=:@%", r) && (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z')
+	}) {
+		return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'"
+	}
+	return path
+}

@@ -1,0 +1,10 @@
+// Command stsd is the security token service.
+package main
+
+import (
+	"os"
+)
+
+func main() {
+	os.Exit(run(os.Args[1:], os.Stdout, os.Stderr))
+}

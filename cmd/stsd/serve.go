@@ -1,0 +1,151 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	stsv1 "github.com/workload-sts/sts/gen/sts/v1"
+	"github.com/workload-sts/sts/jose"
+	"github.com/workload-sts/sts/keys"
+	"github.com/workload-sts/sts/storage"
+	"github.com/workload-sts/sts/sts"
+	"github.com/workload-sts/sts/sts/server"
+)
+
+// certificateCheck is how often certificate files are looked at.
+const certificateCheck = 10 * time.Second
+
+// serveConfig runs the service as a file says.
+func serveConfig(ctx context.Context, file string, stdout, stderr io.Writer) error {
+	c, err := loadConfig(file)
+	if err != nil {
+		return err
+	}
+	httpLn, grpcLn, err := listen(c)
+	if err != nil {
+		return err
+	}
+	n, err := open(ctx, c, false, stderr)
+	if err != nil {
+		return errors.Join(err, httpLn.Close(), grpcLn.Close())
+	}
+	defer n.close()
+	token, err := n.service.EnsureAdmin(ctx)
+	if err != nil {
+		return errors.Join(err, httpLn.Close(), grpcLn.Close())
+	}
+	if token != "" {
+		fmt.Fprintf(stdout, "This is the admin token. It is not shown again:\n%s\n", token)
+	}
+	return n.serve(ctx, httpLn, grpcLn)
+}
+
+func listen(c *stsv1.ServerConfig) (httpLn, grpcLn net.Listener, err error) {
+	if httpLn, err = net.Listen("tcp", c.Http.Listen); err != nil {
+		return nil, nil, fmt.Errorf("listening for HTTP: %w", err)
+	}
+	if grpcLn, err = net.Listen("tcp", c.Grpc.Listen); err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("listening for gRPC: %w", err), httpLn.Close())
+	}
+	return httpLn, grpcLn, nil
+}
+
+// node is a wired service.
+type node struct {
+	service *sts.Service
+	server  *server.Server
+	log     *slog.Logger
+	closers []func() error // in the order of opening
+}
+
+// open wires a service from its configuration.
+func open(ctx context.Context, c *stsv1.ServerConfig, createKeyFile bool, stderr io.Writer) (n *node, err error) {
+	n = &node{log: slog.New(slog.NewJSONHandler(stderr, &slog.HandlerOptions{Level: logLevel(c.Log.Level)}))}
+	defer func() {
+		if err != nil {
+			n.close()
+		}
+	}()
+	kv, err := storage.OpenBolt(c.Storage.BoltFile, storage.BoltOptions{})
+	if err != nil {
+		return nil, err
+	}
+	n.closers = append(n.closers, kv.Close)
+	store := storage.NewStore(kv)
+	ring, err := keys.OpenLocal(ctx, keys.LocalConfig{
+		Store: store.KeyStates(), Name: "default", KeyFile: c.Keys.Local.KeyFile,
+		Algorithm: jose.Algorithm(c.Keys.Local.Algorithm), CreateKeyFile: createKeyFile,
+	})
+	if err != nil {
+		return nil, err
+	}
+	remote := keys.NewRemote(keys.RemoteConfig{})
+	n.closers = append(n.closers, func() error { remote.Close(); return nil })
+	audit, err := storage.OpenAudit(c.Audit.File)
+	if err != nil {
+		return nil, err
+	}
+	n.closers = append(n.closers, audit.Close)
+	n.service, err = sts.New(ctx, sts.Config{
+		Issuer: c.Issuer, Store: store, Keys: ring, IssuerKeys: issuerKeys{remote}, Audit: audit,
+	})
+	if err != nil {
+		return nil, err
+	}
+	httpTLS, err := n.tls(c.Http.Tls)
+	if err != nil {
+		return nil, fmt.Errorf("http.tls: %w", err)
+	}
+	grpcTLS, err := n.tls(c.Grpc.Tls)
+	if err != nil {
+		return nil, fmt.Errorf("grpc.tls: %w", err)
+	}
+	n.server, err = server.New(server.Config{
+		Service: n.service, Logger: n.log, Registry: prometheus.NewRegistry(), HTTPTLS: httpTLS, GRPCTLS: grpcTLS,
+		RequestTimeout: c.Limits.RequestTimeout.AsDuration(), ShutdownGrace: c.ShutdownGrace.AsDuration(),
+		MaxConnections: int(c.Limits.MaxConnections), MaxWatches: int(c.Limits.MaxWatches), Version: version(),
+	})
+	return n, err
+}
+
+// tls returns the TLS configuration of a listener, nil for plain text.
+func (n *node) tls(c *stsv1.TlsConfig) (*tls.Config, error) {
+	if c == nil {
+		return nil, nil
+	}
+	t, closer, err := server.ReloadingTLS(c.CertFile, c.KeyFile, certificateCheck)
+	if err == nil {
+		n.closers = append(n.closers, closer.Close)
+	}
+	return t, err
+}
+
+// serve serves until ctx ends or something fails for good. It closes the
+// listeners.
+func (n *node) serve(ctx context.Context, httpLn, grpcLn net.Listener) error {
+	n.log.Info("serving", "issuer", n.service.Metadata().Issuer, "http", httpLn.Addr().String(), "grpc", grpcLn.Addr().String())
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return n.service.Run(ctx) })
+	g.Go(func() error { return n.server.Serve(ctx, httpLn, grpcLn) })
+	err := g.Wait()
+	n.log.Info("stopped")
+	return err
+}
+
+// close closes what open opened, the last first.
+func (n *node) close() {
+	for i := len(n.closers) - 1; i >= 0; i-- {
+		if err := n.closers[i](); err != nil {
+			n.log.Error("closing", "error", err)
+		}
+	}
+}

@@ -1,0 +1,93 @@
+package sts
+
+import (
+	"time"
+
+	"github.com/workload-sts/sts/policy"
+)
+
+// maxSecrets is how many secrets a client can have, so that one can be replaced
+// while the other works.
+const maxSecrets = 2
+
+// client is a Client ready to authenticate.
+type client struct {
+	*Client
+	secrets [maxSecrets]secret
+	party   policy.Client // as rules see it
+}
+
+// secret is one of the two places for a secret; an empty one holds the decoy.
+type secret struct {
+	hash     secretHash
+	notAfter time.Time
+	live     bool
+}
+
+// newClient expects a checked Client; identifiers are those of its audiences.
+func newClient(c *Client, identifiers []string) *client {
+	out := &client{Client: c, party: policy.Client{ID: c.Name, Labels: c.Labels, Audiences: identifiers}}
+	for i := range out.secrets {
+		out.secrets[i].hash = decoy
+		if i < len(c.Secrets) {
+			h, err := parseSecretHash(c.Secrets[i].Hash)
+			out.secrets[i] = secret{hash: h, notAfter: c.Secrets[i].NotAfter, live: err == nil}
+		}
+	}
+	return out
+}
+
+// nobody stands for a client that does not exist.
+var nobody = newClient(&Client{Disabled: true}, nil)
+
+// authenticate returns the client that the credential proves.
+//
+// Every failure answers the same and takes the same: one lookup, and a hash for
+// each of the two places for a secret, used or not. What went wrong is for the
+// audit record alone.
+func (st *state) authenticate(cred Credential, now time.Time) (*client, *Error) {
+	c, known := st.clients[cred.ClientID]
+	if !known {
+		c = nobody
+	}
+	ok, expired := false, false
+	for i := range c.secrets {
+		s := &c.secrets[i]
+		matches := s.hash.matches(cred.Secret) && s.live
+		past := !s.notAfter.IsZero() && !now.Before(s.notAfter)
+		ok = ok || matches && !past
+		expired = expired || matches && past
+	}
+	switch {
+	case ok && !c.Disabled && len(cred.Secret) >= MinSecretLength:
+		return c, nil
+	case !known:
+		return nil, invalidClient("no client of this name")
+	case c.Disabled:
+		return nil, invalidClient("the client is disabled")
+	case expired:
+		return nil, invalidClient("the secret has expired")
+	default:
+		return nil, invalidClient("wrong secret")
+	}
+}
+
+func invalidClient(why string) *Error {
+	return &Error{Code: InvalidClient, Message: "client authentication failed; check the client id and its secret", Err: reason(why)}
+}
+
+// reason is a cause in words for the operator.
+type reason string
+
+func (r reason) Error() string { return string(r) }
+
+// Proves tells whether secret is one of the client's that has not expired by
+// itself. It is not an authentication: see [Service.Token].
+func (c *Client) Proves(secret string) bool {
+	for _, s := range c.Secrets {
+		if h, err := parseSecretHash(s.Hash); err == nil && h.matches(secret) && s.NotAfter.IsZero() {
+			return true
+		}
+	}
+	return false
+}

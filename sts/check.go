@@ -1,0 +1,125 @@
+package sts
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/workload-sts/sts/policy"
+)
+
+// checker collects what is wrong with resources.
+type checker struct {
+	service   *Service
+	resources map[Ref]Resource
+	problems  []Problem
+}
+
+func (c *checker) problem(ref Ref, field, format string, args ...any) {
+	message := format
+	if len(args) > 0 {
+		message = fmt.Sprintf(format, args...)
+	}
+	c.problems = append(c.problems, Problem{Ref: ref, Index: -1, Field: field, Message: message})
+}
+
+const (
+	maxName        = 128
+	maxDescription = 1024
+	maxIdentifier  = 255
+	maxLabels      = 64
+)
+
+// common checks what every kind has.
+func (c *checker) common(ref Ref, description string) {
+	if !validName(ref.Name) {
+		c.problem(ref, "name", "a name has 1 to %d characters out of letters, digits and -._~:/@", maxName)
+	}
+	if len(description) > maxDescription {
+		c.problem(ref, "description", "longer than %d characters", maxDescription)
+	}
+}
+
+func validName(s string) bool {
+	if s == "" || len(s) > maxName {
+		return false
+	}
+	return !strings.ContainsFunc(s, func(r rune) bool {
+		return (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && !strings.ContainsRune("-._~:/@", r)
+	})
+}
+
+// audience leaves identifiers that several Audiences share to policy.Compile.
+func (c *checker) audience(a *Audience) {
+	ref := Ref{KindAudience, a.Name}
+	c.common(ref, a.Description)
+	for i, id := range a.Identifiers {
+		if id == "" || len(id) > maxIdentifier || strings.ContainsFunc(id, func(r rune) bool { return r <= ' ' || r >= 0x7f }) {
+			c.problem(ref, fmt.Sprintf("identifiers[%d]", i), "an identifier has 1 to %d visible ASCII characters", maxIdentifier)
+		}
+		if id == c.service.issuer {
+			c.problem(ref, fmt.Sprintf("identifiers[%d]", i), "this is the issuer identifier of this service; tokens addressed to it would be addressed to the service itself")
+		}
+	}
+	if ttl := a.maxTTL(); ttl < minTTL || ttl > maxTTL {
+		c.problem(ref, "max_ttl", "must be between %s and %s, not %s", minTTL, maxTTL, ttl)
+	}
+}
+
+func (c *checker) client(cl *Client) {
+	ref := Ref{KindClient, cl.Name}
+	c.common(ref, cl.Description)
+	if len(cl.Labels) > maxLabels {
+		c.problem(ref, "labels", "more than %d labels", maxLabels)
+	}
+	if len(cl.Secrets) > maxSecrets {
+		c.problem(ref, "secrets", "%d secrets; a client has at most %d, so that one can be replaced while the other works", len(cl.Secrets), maxSecrets)
+	}
+	for i, s := range cl.Secrets {
+		if _, err := parseSecretHash(s.Hash); err != nil {
+			c.problem(ref, fmt.Sprintf("secrets[%d].hash", i), "%s", err)
+		}
+	}
+	for i, name := range cl.Audiences {
+		if _, ok := c.resources[Ref{KindAudience, name}]; !ok {
+			c.problem(ref, fmt.Sprintf("audiences[%d]", i), "Audience %q is not defined", name)
+		}
+	}
+	if prefix, _, ok := strings.Cut(cl.Name, ":"); ok {
+		if _, taken := c.resources[Ref{KindIssuer, prefix}]; taken {
+			c.problem(ref, "name", "%q is how subjects of Issuer %q are named in tokens; name the client otherwise", cl.Name, prefix)
+		}
+	}
+}
+
+// issuer is told of another Issuer with the same iss, if there is one: which of
+// the two a token belongs to could not be told.
+func (c *checker) issuer(i, twin *Issuer) {
+	ref := Ref{KindIssuer, i.Name}
+	c.common(ref, i.Description)
+	if i.Name == policy.Self || strings.Contains(i.Name, ":") {
+		c.problem(ref, "name", "an Issuer is not named %q, which means this service, and has no colon in its name", policy.Self)
+	}
+	if i.Issuer == c.service.issuer {
+		c.problem(ref, "issuer", "this is the issuer identifier of this service, whose tokens are known as issuer %q without being defined", policy.Self)
+	}
+	if twin != nil {
+		c.problem(ref, "issuer", "Issuer %q has the same issuer identifier; tokens of the two could not be told apart", twin.Name)
+	}
+	if err := c.service.issuerKeys.Check(i); err != nil {
+		c.problem(ref, "issuer", "%s", err)
+	}
+	for n, alg := range i.Algorithms {
+		if !slices.Contains(DefaultAlgorithms, alg) {
+			c.problem(ref, fmt.Sprintf("algorithms[%d]", n), "%q is not one of %s", alg, strings.Join(DefaultAlgorithms, ", "))
+		}
+	}
+	for n, t := range i.TokenTypes {
+		if _, ok := shortTypes[t]; !ok {
+			c.problem(ref, fmt.Sprintf("token_types[%d]", n), "%q is not one of access_token, id_token, jwt", t)
+		}
+	}
+	if i.MaxTokenLifetime < 0 {
+		c.problem(ref, "max_token_lifetime", "must be positive")
+	}
+}

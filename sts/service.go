@@ -1,0 +1,139 @@
+package sts
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/workload-sts/sts/jose"
+)
+
+// Config is what a Service is made of. All members but Now are required.
+type Config struct {
+	Issuer     string // our issuer identifier: the iss of every token
+	Store      Store
+	Keys       SigningKeys
+	IssuerKeys IssuerKeys
+	Audit      Audit
+	Now        func() time.Time // default time.Now
+}
+
+// Service issues tokens. Its methods can be called concurrently.
+type Service struct {
+	issuer     string
+	store      Store
+	keys       SigningKeys
+	issuerKeys IssuerKeys
+	audit      Audit
+	now        func() time.Time
+
+	state   atomic.Pointer[state]
+	replace sync.Mutex // held while the state is replaced
+	health  health
+}
+
+// New returns a Service with the resources that are in the store. Resources that
+// do not fit together are an error: a service does not start half.
+func New(ctx context.Context, c Config) (*Service, error) {
+	s := &Service{issuer: c.Issuer, store: c.Store, keys: c.Keys, issuerKeys: c.IssuerKeys, audit: c.Audit, now: c.Now}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	if err := s.reload(ctx); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Run keeps the Service at what is in the store until ctx ends.
+func (s *Service) Run(ctx context.Context) error {
+	for {
+		err := s.store.Changed(ctx, s.state.Load().revision)
+		if err == nil {
+			err = s.reload(ctx)
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			s.health.failed(CapabilityAdmin, s.now(), err)
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-time.After(time.Second):
+			}
+		}
+	}
+}
+
+// reload takes over what is in the store.
+func (s *Service) reload(ctx context.Context) error {
+	s.replace.Lock()
+	defer s.replace.Unlock()
+	list, revision, err := s.store.Load(ctx)
+	if err != nil {
+		return fmt.Errorf("loading resources: %w", err)
+	}
+	if st := s.state.Load(); st != nil && revision <= st.revision {
+		return nil
+	}
+	resources := make(map[Ref]Resource, len(list))
+	for _, r := range list {
+		resources[r.Ref()] = r
+	}
+	st, problems := s.newState(resources, revision)
+	if len(problems) > 0 {
+		var all error
+		for _, p := range problems {
+			all = errors.Join(all, fmt.Errorf("%s: %s: %s", p.Ref, p.Field, p.Message))
+		}
+		return fmt.Errorf("the stored resources at revision %d do not fit together: %w", revision, all)
+	}
+	s.install(st)
+	return nil
+}
+
+// install makes st the state; s.replace is held.
+func (s *Service) install(st *state) {
+	issuers := make([]*Issuer, 0, len(st.issuers))
+	for _, i := range st.issuers {
+		issuers = append(issuers, i)
+	}
+	s.issuerKeys.Trust(issuers)
+	s.state.Store(st)
+}
+
+// Metadata is what the discovery documents say [OIDC Discovery 1.0 §3, RFC 8414
+// §2].
+type Metadata struct {
+	Issuer, TokenEndpoint, JWKSURI      string
+	GrantTypes, AuthMethods, Algorithms []string
+}
+
+// Metadata returns what this service does, no more and no less.
+func (s *Service) Metadata() Metadata {
+	m := Metadata{
+		Issuer:        s.issuer,
+		TokenEndpoint: s.issuer + "/oauth2/token",
+		JWKSURI:       s.issuer + "/.well-known/jwks.json",
+		GrantTypes:    []string{string(ClientCredentials), string(TokenExchange)},
+		AuthMethods:   []string{string(SecretBasic), string(SecretPost)},
+	}
+	for k := range s.keys.KeySet().All() {
+		if !slices.Contains(m.Algorithms, string(k.Algorithm)) {
+			m.Algorithms = append(m.Algorithms, string(k.Algorithm))
+		}
+	}
+	slices.Sort(m.Algorithms)
+	return m
+}
+
+// KeySet returns the public keys that verify our tokens, and how long a verifier
+// may cache them.
+func (s *Service) KeySet() (jose.KeySet, time.Duration) {
+	return s.keys.KeySet(), s.keys.MaxAge()
+}

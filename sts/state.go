@@ -1,0 +1,130 @@
+package sts
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+
+	"github.com/workload-sts/sts/policy"
+)
+
+// provenTokens is how many verified tokens a state remembers. An entry is a
+// token's claims, which are at most 16 KiB of JSON and normally 1 KiB.
+const provenTokens = 8192
+
+// state is everything that a decision depends on, at one revision. It is never
+// changed, only replaced, so a request sees one state from beginning to end.
+type state struct {
+	revision  int64
+	resources map[Ref]Resource
+	order     []Ref // sorted by kind and name
+	clients   map[string]*client
+	issuers   map[string]*Issuer // by iss
+	rules     *policy.Set
+
+	// proven remembers tokens whose signature was verified, by the SHA-256 of
+	// their text. It goes with the state: another configuration verifies anew.
+	proven *lru.Cache[[sha256.Size]byte, *proven]
+}
+
+// Kind returns the kind of a resource, empty if no member is set.
+func (r Resource) Kind() Kind { return r.Ref().Kind }
+
+// Ref returns what names the resource; zero if no member is set.
+func (r Resource) Ref() Ref {
+	switch {
+	case r.Audience != nil:
+		return Ref{KindAudience, r.Audience.Name}
+	case r.Client != nil:
+		return Ref{KindClient, r.Client.Name}
+	case r.Issuer != nil:
+		return Ref{KindIssuer, r.Issuer.Name}
+	case r.Rule != nil:
+		return Ref{KindRule, r.Rule.Name}
+	default:
+		return Ref{}
+	}
+}
+
+func (r Ref) String() string { return string(r.Kind) + " " + fmt.Sprintf("%q", r.Name) }
+
+func compareRefs(a, b Ref) int {
+	if c := strings.Compare(string(a.Kind), string(b.Kind)); c != 0 {
+		return c
+	}
+	return strings.Compare(a.Name, b.Name)
+}
+
+// newState compiles resources, or says everything that is wrong with them. The
+// Index of a problem is not set.
+func (s *Service) newState(resources map[Ref]Resource, revision int64) (*state, []Problem) {
+	st := &state{
+		revision:  revision,
+		resources: resources,
+		order:     slices.SortedFunc(maps.Keys(resources), compareRefs),
+		clients:   map[string]*client{},
+		issuers:   map[string]*Issuer{},
+	}
+	c := checker{service: s, resources: resources}
+	world := policy.World{}
+	identifiers := map[string][]string{} // by Audience
+	for _, ref := range st.order {
+		switch r := resources[ref]; ref.Kind {
+		case KindAudience:
+			c.audience(r.Audience)
+			a := policy.Audience{Name: ref.Name, Identifiers: r.Audience.identifiers(), Scopes: r.Audience.Scopes, MaxTTL: r.Audience.maxTTL()}
+			identifiers[ref.Name] = a.Identifiers
+			world.Audiences = append(world.Audiences, a)
+		case KindClient: // Audience sorts before Client
+			c.client(r.Client)
+			var is []string
+			for _, name := range r.Client.Audiences {
+				is = append(is, identifiers[name]...)
+			}
+			st.clients[ref.Name] = newClient(r.Client, is)
+			world.Clients = append(world.Clients, ref.Name)
+		case KindIssuer:
+			c.issuer(r.Issuer, st.issuers[r.Issuer.Issuer])
+			st.issuers[r.Issuer.Issuer] = r.Issuer
+			world.Issuers = append(world.Issuers, ref.Name)
+		case KindRule:
+			world.Rules = append(world.Rules, *r.Rule)
+		}
+	}
+	set, problems := policy.Compile(world)
+	for _, p := range problems {
+		c.problem(Ref{Kind(p.Kind), p.Name}, p.Field, p.Message)
+	}
+	if len(c.problems) > 0 {
+		return nil, c.problems
+	}
+	st.rules = set
+	st.proven, _ = lru.New[[sha256.Size]byte, *proven](provenTokens) // errs only for a size below 1
+	return st, nil
+}
+
+// Limits of the lifetime of tokens that an Audience sets.
+const (
+	defaultTTL = time.Hour
+	maxTTL     = 24 * time.Hour
+	minTTL     = 10 * time.Second
+)
+
+func (a *Audience) identifiers() []string {
+	if len(a.Identifiers) == 0 {
+		return []string{a.Name}
+	}
+	return a.Identifiers
+}
+
+func (a *Audience) maxTTL() time.Duration {
+	if a.MaxTTL == 0 {
+		return defaultTTL
+	}
+	return a.MaxTTL
+}

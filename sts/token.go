@@ -1,0 +1,177 @@
+package sts
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base32"
+	"encoding/base64"
+	"errors"
+	"time"
+
+	"github.com/workload-sts/sts/policy"
+)
+
+// decision is a request on its walk. Each step reads what those before it left.
+type decision struct {
+	req   TokenRequest
+	st    *state
+	now   time.Time
+	ids   ids
+	asked policy.Request
+	rec   Record // filled as the walk goes, so that a refusal records how far it came
+}
+
+// Token decides a request and returns the token, or an error that is an *Error.
+//
+// Whatever the outcome, it is in the audit record before Token returns. What
+// cannot be recorded does not happen.
+func (s *Service) Token(ctx context.Context, req TokenRequest) (Token, error) {
+	d := &decision{req: req, st: s.state.Load(), now: s.now(), ids: newIDs()}
+	d.rec = Record{
+		Time: d.now.UTC(), Decision: d.ids.decision, RequestID: req.Source.RequestID, Peer: req.Source.Peer,
+		Grant: req.Grant, Revision: d.st.revision, AskedType: req.RequestedType,
+	}
+	d.asked = policy.Request{Now: d.now, SelfIssuer: s.issuer}
+	token, e := s.walk(ctx, d)
+	// 6. Record. The caller cannot cancel this: the decision has been taken.
+	if err := s.record(context.WithoutCancel(ctx), d, e); err != nil {
+		s.health.failed(CapabilityIssue, s.now(), err)
+		return Token{}, &Error{
+			Code: Unavailable, Decision: d.ids.decision, RetryAfter: retryLater, Err: err,
+			Message: "the decision cannot be recorded now and so does not take effect; try again later",
+		}
+	}
+	if e != nil {
+		e.Decision = d.ids.decision
+		return Token{}, e
+	}
+	return token, nil
+}
+
+// retryLater is when to come back after something of ours failed.
+const retryLater = 2 * time.Second
+
+// walk takes the steps of DESIGN.md in their order: local and cheap ones first,
+// the network next, the signing key last.
+func (s *Service) walk(ctx context.Context, d *decision) (Token, *Error) {
+	// 1. The request itself.
+	if e := d.check(); e != nil {
+		return Token{}, e
+	}
+	// 2. Who asks.
+	if e := s.requester(d); e != nil {
+		return Token{}, e
+	}
+	// 3. On whose behalf.
+	if e := s.parties(ctx, d); e != nil {
+		return Token{}, e
+	}
+	// 4. May they? Only the policy makes a Grant.
+	grant, err := d.st.rules.Decide(ctx, d.asked)
+	if err != nil {
+		return Token{}, d.denied(err)
+	}
+	// 5. Sign what was granted.
+	if err := ctx.Err(); err != nil {
+		return Token{}, gone(err)
+	}
+	return s.mint(ctx, d, grant)
+}
+
+// gone is the answer to a caller whose time is up.
+func gone(err error) *Error {
+	return &Error{Code: Unavailable, RetryAfter: retryLater, Message: "the request was cancelled or took too long", Err: err}
+}
+
+// requester authenticates the client. Without a credential the workload itself
+// may ask, if its token is of an Issuer that allows it.
+func (s *Service) requester(d *decision) *Error {
+	if d.req.Credential == (Credential{}) {
+		if d.req.Grant == TokenExchange {
+			return nil // decided by parties, when the issuer is known
+		}
+		return invalidClientMissing()
+	}
+	d.rec.AuthMethod = d.req.Credential.Method
+	c, e := d.st.authenticate(d.req.Credential, d.now)
+	if e != nil {
+		return e
+	}
+	d.rec.Client = c.Name
+	d.asked.Client = &c.party
+	return nil
+}
+
+func invalidClientMissing() *Error {
+	return &Error{Code: InvalidClient, Message: "no client authentication; send the client id and secret by the Basic scheme or in the request"}
+}
+
+// parties verifies the subject and the actor token.
+func (s *Service) parties(ctx context.Context, d *decision) *Error {
+	if d.req.Grant != TokenExchange {
+		return nil
+	}
+	if d.asked.Client == nil {
+		if e := d.selfPresented(s.issuer); e != nil {
+			return e
+		}
+	}
+	var e *Error
+	if d.asked.Subject, d.rec.Subject, e = s.present(ctx, d.st, "subject_token", d.req.Subject, d.now); e != nil {
+		return e
+	}
+	if d.req.Actor.Token == "" {
+		return nil
+	}
+	d.asked.Actor, d.rec.Actor, e = s.present(ctx, d.st, "actor_token", d.req.Actor, d.now)
+	return e
+}
+
+// denied turns a policy denial into an answer: the safe sentence for the caller,
+// the reasons for the record.
+func (d *decision) denied(err error) *Error {
+	denial, ok := errors.AsType[*policy.Denial](err)
+	if !ok {
+		return &Error{Code: ServerError, Message: "the request could not be decided", Err: err}
+	}
+	for _, r := range denial.Reasons {
+		d.rec.Reasons = append(d.rec.Reasons, RecordReason{Rule: r.Rule, Predicate: r.Predicate, Presented: r.Presented, Expected: r.Expected})
+	}
+	return &Error{Code: denialCodes[denial.Code], Message: denial.Message, Err: denial}
+}
+
+var denialCodes = map[policy.Code]Code{
+	policy.InvalidRequest:     InvalidRequest,
+	policy.InvalidTarget:      InvalidTarget,
+	policy.InvalidScope:       InvalidScope,
+	policy.UnauthorizedClient: UnauthorizedClient,
+}
+
+// record writes the audit record of a decision.
+func (s *Service) record(ctx context.Context, d *decision, e *Error) error {
+	d.rec.Outcome = "allow"
+	if e != nil {
+		d.rec.Outcome, d.rec.Error, d.rec.Reason, d.rec.Issued = "deny", e.Code, e.Message, nil
+		if e.Err != nil {
+			d.rec.Reason += ": " + e.Err.Error()
+		}
+	}
+	return s.audit.Record(ctx, &d.rec)
+}
+
+// ids are the random names of a decision and of what it issues.
+type ids struct{ decision, jti, txn string }
+
+var base32Lower = base32.NewEncoding("0123456789abcdefghjkmnpqrstvwxyz").WithPadding(base32.NoPadding)
+
+// newIDs draws a decision id of 80 bits, short enough to be read out, and token
+// and transaction ids of 128 bits.
+func newIDs() ids {
+	var b [10 + 16 + 16]byte
+	rand.Read(b[:])
+	return ids{
+		decision: base32Lower.EncodeToString(b[:10]),
+		jti:      base64.RawURLEncoding.EncodeToString(b[10:26]),
+		txn:      base64.RawURLEncoding.EncodeToString(b[26:]),
+	}
+}
