@@ -1,0 +1,160 @@
+package server
+
+import (
+	"context"
+	"encoding/base64"
+	"fmt"
+	"strings"
+
+	stsv1 "github.com/workload-sts/sts/gen/sts/v1"
+	"github.com/workload-sts/sts/sts"
+)
+
+// Bounds of the admin interface.
+const (
+	maxResources    = 10_000 // in one change
+	defaultPageSize = 100
+	maxPageSize     = 1000
+)
+
+// adminService is the handler of admin requests of every face. That the caller
+// is an admin has been checked by the chain.
+type adminService struct {
+	stsv1.UnimplementedAdminServiceServer
+	service *sts.Service
+}
+
+// Apply implements stsv1.AdminServiceServer.
+func (a *adminService) Apply(ctx context.Context, m *stsv1.ApplyRequest) (*stsv1.ApplyResponse, error) {
+	if n := len(m.GetResources()) + len(m.GetDelete()); n > maxResources {
+		return nil, malformed("resources", fmt.Sprintf("more than %d resources in one change", maxResources))
+	}
+	change := sts.Change{Expected: m.GetExpectedRevision(), DryRun: m.GetDryRun()}
+	var problems []sts.Problem
+	for i, r := range m.GetResources() {
+		resource, ps := FromProto(r)
+		for _, p := range ps {
+			p.Index = i
+			problems = append(problems, p)
+		}
+		change.Put = append(change.Put, resource)
+	}
+	for i, r := range m.GetDelete() {
+		ref, bad := refOf(r.GetKind(), r.GetName())
+		if bad != nil {
+			return nil, malformed(fmt.Sprintf("delete[%d].%s", i, bad.sts.Field), bad.sts.Message)
+		}
+		change.Delete = append(change.Delete, ref)
+	}
+	if len(problems) > 0 {
+		return nil, &sts.Error{Code: sts.InvalidResource, Problems: problems, Message: "nothing was changed: resources are not well-formed"}
+	}
+	done, err := a.service.Apply(ctx, change)
+	if err != nil {
+		return nil, err
+	}
+	return &stsv1.ApplyResponse{
+		Revision: done.Revision,
+		Created:  refsToProto(done.Created),
+		Updated:  refsToProto(done.Updated),
+		Deleted:  refsToProto(done.Deleted),
+	}, nil
+}
+
+// GetResource implements stsv1.AdminServiceServer.
+func (a *adminService) GetResource(_ context.Context, m *stsv1.GetResourceRequest) (*stsv1.GetResourceResponse, error) {
+	ref, bad := refOf(m.GetKind(), m.GetName())
+	if bad != nil {
+		return nil, bad
+	}
+	r, revision, err := a.service.Resource(ref)
+	if err != nil {
+		return nil, err
+	}
+	return &stsv1.GetResourceResponse{Resource: ToProto(r), Revision: revision}, nil
+}
+
+// ListResources implements stsv1.AdminServiceServer.
+func (a *adminService) ListResources(_ context.Context, m *stsv1.ListResourcesRequest) (*stsv1.ListResourcesResponse, error) {
+	kind := sts.Kind(m.GetKind())
+	if kind != "" && !kinds[kind] {
+		return nil, badKind()
+	}
+	size := int(m.GetPageSize())
+	switch {
+	case size == 0:
+		size = defaultPageSize
+	case size < 0 || size > maxPageSize:
+		return nil, malformed("page_size", fmt.Sprintf("page_size must be between 1 and %d", maxPageSize))
+	}
+	var after sts.Ref
+	if m.GetPageToken() != "" {
+		var ok bool
+		if after, ok = readPageToken(m.GetPageToken()); !ok {
+			return nil, malformed("page_token", "page_token is not the next_page_token of a page")
+		}
+	}
+	page, more, revision := a.service.Resources(kind, after, size)
+	out := &stsv1.ListResourcesResponse{Revision: revision}
+	for _, r := range page {
+		out.Resources = append(out.Resources, ToProto(r))
+	}
+	if more {
+		out.NextPageToken = pageToken(page[len(page)-1].Ref())
+	}
+	return out, nil
+}
+
+// DeleteResource implements stsv1.AdminServiceServer.
+func (a *adminService) DeleteResource(ctx context.Context, m *stsv1.DeleteResourceRequest) (*stsv1.DeleteResourceResponse, error) {
+	ref, bad := refOf(m.GetKind(), m.GetName())
+	if bad != nil {
+		return nil, bad
+	}
+	if _, _, err := a.service.Resource(ref); err != nil {
+		return nil, err
+	}
+	done, err := a.service.Apply(ctx, sts.Change{Delete: []sts.Ref{ref}})
+	if err != nil {
+		return nil, err
+	}
+	return &stsv1.DeleteResourceResponse{Revision: done.Revision}, nil
+}
+
+var kinds = map[sts.Kind]bool{sts.KindAudience: true, sts.KindClient: true, sts.KindIssuer: true, sts.KindRule: true}
+
+func badKind() *refusal {
+	return malformed("kind", "kind must be Client, Issuer, Audience or Rule")
+}
+
+func refOf(kind, name string) (sts.Ref, *refusal) {
+	ref := sts.Ref{Kind: sts.Kind(kind), Name: name}
+	if !kinds[ref.Kind] {
+		return ref, badKind()
+	}
+	if name == "" {
+		return ref, malformed("name", "name is missing")
+	}
+	return ref, nil
+}
+
+func refsToProto(refs []sts.Ref) []*stsv1.ResourceRef {
+	out := make([]*stsv1.ResourceRef, 0, len(refs))
+	for _, r := range refs {
+		out = append(out, &stsv1.ResourceRef{Kind: string(r.Kind), Name: r.Name})
+	}
+	return out
+}
+
+// pageToken says after which resource the next page starts. It holds when
+// resources come and go in between.
+func pageToken(last sts.Ref) string {
+	return base64.RawURLEncoding.EncodeToString([]byte(string(last.Kind) + "/" + last.Name))
+}
+
+func readPageToken(s string) (sts.Ref, bool) {
+	raw, err := base64.RawURLEncoding.Strict().DecodeString(s)
+	kind, name, ok := strings.Cut(string(raw), "/")
+	ref := sts.Ref{Kind: sts.Kind(kind), Name: name}
+	return ref, err == nil && ok && kinds[ref.Kind] && name != ""
+}

@@ -1,0 +1,285 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	stsv1 "github.com/workload-sts/sts/gen/sts/v1"
+	"github.com/workload-sts/sts/jose"
+	"github.com/workload-sts/sts/sts"
+)
+
+// jsonAPI is the face of the methods as JSON, under /v1/.
+type jsonAPI struct {
+	chain *chain
+	mux   *runtime.ServeMux
+}
+
+func newJSONAPI(c *chain, conn grpc.ClientConnInterface) (*jsonAPI, error) {
+	j := &jsonAPI{chain: c}
+	// No header becomes metadata but Authorization, which the gateway passes on by
+	// itself: what a proxy would add, a caller can forge.
+	none := func(string) (string, bool) { return "", false }
+	j.mux = runtime.NewServeMux(
+		runtime.WithIncomingHeaderMatcher(none),
+		runtime.WithOutgoingHeaderMatcher(none),
+		runtime.WithOutgoingTrailerMatcher(none),
+		runtime.WithMarshalerOption(runtime.MIMEWildcard, &marshaler{runtime.JSONPb{
+			MarshalOptions: protojson.MarshalOptions{UseProtoNames: true},
+		}}),
+		runtime.WithErrorHandler(j.error),
+		runtime.WithRoutingErrorHandler(j.routingError),
+		runtime.WithForwardResponseOption(func(ctx context.Context, w http.ResponseWriter, _ proto.Message) error {
+			if k, ok := callOf(ctx); ok && k.decision != "" {
+				w.Header().Set(headerDecisionID, k.decision)
+			}
+			return nil
+		}),
+		runtime.WithDisablePathLengthFallback(),
+		runtime.WithDisableHTTPMethodOverride(),
+	)
+	ctx := context.Background()
+	if err := stsv1.RegisterTokenServiceHandlerClient(ctx, j.mux, stsv1.NewTokenServiceClient(conn)); err != nil {
+		return nil, err
+	}
+	if err := stsv1.RegisterAdminServiceHandlerClient(ctx, j.mux, stsv1.NewAdminServiceClient(conn)); err != nil {
+		return nil, err
+	}
+	return j, nil
+}
+
+func (j *jsonAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	k, _ := callOf(r.Context())
+	w.Header().Set("Cache-Control", "no-store")
+	w.Header().Set("Pragma", "no-cache")
+	r.Header.Del("Grpc-Timeout") // the chain sets the deadline
+	k.malformed = j.read(w, r)
+	j.mux.ServeHTTP(w, r)
+}
+
+// read puts the body of a request where the marshaler finds it. A request that
+// is not worth reading goes on without its body, to be refused by the chain.
+func (j *jsonAPI) read(w http.ResponseWriter, r *http.Request) *refusal {
+	k, _ := callOf(r.Context())
+	original := r.Body
+	body := &jsonBody{Reader: bytes.NewReader(nil), call: k}
+	r.Body = body
+	most := int64(maxForm)
+	if strings.HasPrefix(r.URL.Path, "/v1/resources") {
+		most = maxApply
+		// Nobody but an admin makes the server read 8 MiB. The chain will say so.
+		if authenticateAdmin(r.Context(), j.chain.service, r.Header["Authorization"]) != nil {
+			w.Header().Set("Connection", "close")
+			return nil
+		}
+		if bad := adminQuery(r); bad != nil {
+			return bad
+		}
+	} else if bad := queryParameter(r.URL.RawQuery); bad != nil {
+		return bad
+	}
+	if r.Method != http.MethodPost {
+		return nil
+	}
+	r.Body = original
+	data, bad := readBody(w, r, "application/json", most)
+	r.Body = body
+	if bad != nil {
+		return bad
+	}
+	body.Reader, body.full = bytes.NewReader(data), true
+	return nil
+}
+
+// adminQuery refuses parameters that a list does not have, or has twice.
+func adminQuery(r *http.Request) *refusal {
+	if r.URL.RawQuery == "" {
+		return nil
+	}
+	for name, values := range r.URL.Query() {
+		if r.Method != http.MethodGet || r.URL.Path != "/v1/resources" || !slices.Contains([]string{"kind", "page_size", "page_token"}, name) {
+			return malformed("", "the query of the URL has a parameter that this method does not have")
+		}
+		if len(values) > 1 {
+			return malformed(name, name+" is given more than once")
+		}
+	}
+	return nil
+}
+
+// jsonBody is the body of a request, with its call, on its way through the
+// gateway to the marshaler.
+type jsonBody struct {
+	*bytes.Reader
+	call *call
+	full bool // there is something to decode
+}
+
+func (*jsonBody) Close() error { return nil }
+
+// marshaler reads requests and writes responses as JSON.
+type marshaler struct{ runtime.JSONPb }
+
+func (m *marshaler) ContentType(any) string { return "application/json" }
+
+func (m *marshaler) NewDecoder(r io.Reader) runtime.Decoder {
+	body, ok := r.(*jsonBody)
+	if !ok {
+		return m.JSONPb.NewDecoder(r)
+	}
+	return body
+}
+
+// Decode reads the body into a message. What is wrong with it is noted in the
+// call, and is no error here, so that the chain gets to see the request.
+func (b *jsonBody) Decode(v any) error {
+	if !b.full || b.call.malformed != nil {
+		return nil
+	}
+	data, err := io.ReadAll(b.Reader)
+	if err != nil {
+		return err
+	}
+	switch m := v.(type) {
+	case *stsv1.IssueTokenRequest:
+		b.call.malformed = decodeParameters(data, m)
+	case *stsv1.ExchangeTokenRequest:
+		b.call.malformed = decodeParameters(data, m)
+	case proto.Message:
+		if err := protojson.Unmarshal(data, m); err != nil {
+			proto.Reset(m)
+			b.call.malformed = &refusal{sts: &sts.Error{
+				Code: sts.InvalidRequest, Message: "the body is not a request of this method; see details",
+				Problems: []sts.Problem{{Index: -1, Message: jsonProblem(err)}},
+			}}
+		}
+	}
+	return nil
+}
+
+// jsonProblem is what protojson says, without the prefix that it varies.
+func jsonProblem(err error) string {
+	s := err.Error()
+	if i := strings.IndexByte(s, '('); i >= 0 {
+		return s[i:]
+	}
+	return strings.TrimPrefix(s, "proto:")
+}
+
+// decodeParameters reads a token request whose members are the parameters of the
+// OAuth request by their names. Members that are not known are ignored, as in a
+// form; audience and resource may be a string or a list of them.
+func decodeParameters(data []byte, m proto.Message) *refusal {
+	members, err := jose.ParseObject(data)
+	if err != nil {
+		return malformed("", "the body is not a well-formed JSON object, or has a member twice")
+	}
+	for _, name := range []string{"client_assertion", "client_assertion_type"} {
+		if v, ok := members[name]; ok && v != nil && v != "" {
+			return errAssertion()
+		}
+	}
+	to := m.ProtoReflect()
+	fields := to.Descriptor().Fields()
+	for i := range fields.Len() {
+		fd := fields.Get(i)
+		name := string(fd.Name())
+		value, ok := members[name]
+		if !ok || value == nil {
+			continue
+		}
+		values, ok := stringsOf(value, fd.IsList())
+		if !ok {
+			return malformed(name, name+" is of the wrong JSON type")
+		}
+		for _, s := range values {
+			if fd.IsList() {
+				to.Mutable(fd).List().Append(protoreflect.ValueOfString(s))
+			} else {
+				to.Set(fd, protoreflect.ValueOfString(s))
+			}
+		}
+	}
+	return nil
+}
+
+// stringsOf returns the string in a member, or the strings of a list if it may be
+// one. Empty ones count as omitted, as they do in a form.
+func stringsOf(value any, list bool) ([]string, bool) {
+	elements := []any{value}
+	if l, ok := value.([]any); ok && list {
+		elements = l
+	}
+	var out []string
+	for _, e := range elements {
+		s, ok := e.(string)
+		if !ok {
+			return nil, false
+		}
+		if s != "" {
+			out = append(out, s)
+		}
+	}
+	return out, true
+}
+
+// error answers with what the chain refused, or the gateway.
+func (j *jsonAPI) error(ctx context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, r *http.Request, err error) {
+	k, _ := callOf(ctx)
+	refused, ok := err.(*refusal)
+	if !ok {
+		// The text of the gateway has input in it.
+		refused = malformed("", "the path or the query of the request has a value of the wrong type")
+		j.chain.observe(ctx, k, refused, time.Now())
+	}
+	if k.decision != "" {
+		w.Header().Set(headerDecisionID, k.decision)
+	}
+	writeError(w, refused, encodeDetails(refused))
+}
+
+// encodeDetails puts the details of the gRPC status into JSON.
+func encodeDetails(r *refusal) []json.RawMessage {
+	var out []json.RawMessage
+	for _, d := range r.GRPCStatus().Proto().GetDetails() {
+		out = append(out, encodeDetail(d))
+	}
+	return out
+}
+
+func encodeDetail(d *anypb.Any) json.RawMessage {
+	b, err := protojson.Marshal(d)
+	if err != nil {
+		panic(err) // the types are linked in
+	}
+	return b
+}
+
+// routingError answers a request for what is not there.
+func (j *jsonAPI) routingError(ctx context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, r *http.Request, status int) {
+	refused := notFound()
+	if status == http.StatusMethodNotAllowed {
+		refused = malformed("", "this path does not take this method")
+	}
+	refused.http = status
+	k, _ := callOf(ctx)
+	j.chain.observe(ctx, k, refused, time.Now())
+	writeError(w, refused, nil)
+}
+
+func notFound() *refusal {
+	return &refusal{sts: &sts.Error{Code: sts.NotFound, Message: "there is nothing at this path; paths are exact"}}
+}

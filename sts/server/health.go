@@ -1,0 +1,152 @@
+package server
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"google.golang.org/grpc"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+
+	stsv1 "github.com/workload-sts/sts/gen/sts/v1"
+	"github.com/workload-sts/sts/sts"
+)
+
+// readiness tells what the server can do at the moment.
+type readiness struct {
+	service  *sts.Service
+	stopping <-chan struct{}
+}
+
+// capabilities are the names that health can be asked for by, besides "": those
+// of the capabilities and of the services that need them.
+var capabilities = map[string]sts.Capability{
+	string(sts.CapabilityIssue):                    sts.CapabilityIssue,
+	string(sts.CapabilityVerify):                   sts.CapabilityVerify,
+	string(sts.CapabilityAdmin):                    sts.CapabilityAdmin,
+	stsv1.TokenService_ServiceDesc.ServiceName:     sts.CapabilityIssue,
+	stsv1.DiscoveryService_ServiceDesc.ServiceName: sts.CapabilityVerify,
+	stsv1.AdminService_ServiceDesc.ServiceName:     sts.CapabilityAdmin,
+}
+
+// check returns whether each capability is there. A server that stops has none.
+func (r *readiness) check(ctx context.Context) map[sts.Capability]bool {
+	stopping := false
+	select {
+	case <-r.stopping:
+		stopping = true
+	default:
+	}
+	out := map[sts.Capability]bool{}
+	for c, err := range r.service.Ready(ctx) {
+		out[c] = err == nil && !stopping
+	}
+	return out
+}
+
+// status returns the health of a service by its name; "" is everything.
+func (r *readiness) status(ctx context.Context, name string) (healthpb.HealthCheckResponse_ServingStatus, bool) {
+	c, known := capabilities[name]
+	if !known && name != "" {
+		return healthpb.HealthCheckResponse_SERVICE_UNKNOWN, false
+	}
+	for each, ok := range r.check(ctx) {
+		if !ok && (name == "" || each == c) {
+			return healthpb.HealthCheckResponse_NOT_SERVING, true
+		}
+	}
+	return healthpb.HealthCheckResponse_SERVING, true
+}
+
+// ServeHTTP answers 200 if everything that was asked for is there, else 503.
+func (r *readiness) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	all := r.check(req.Context())
+	if name := req.URL.Query().Get("capability"); name != "" {
+		ok, known := all[sts.Capability(name)]
+		if !known {
+			writeError(w, notFound(), nil)
+			return
+		}
+		all = map[sts.Capability]bool{sts.Capability(name): ok}
+	}
+	code := http.StatusOK
+	reply := struct {
+		Ready        bool                    `json:"ready"`
+		Capabilities map[sts.Capability]bool `json:"capabilities"`
+	}{true, all}
+	for _, ok := range all {
+		if !ok {
+			code, reply.Ready = http.StatusServiceUnavailable, false
+		}
+	}
+	writeJSON(w, code, reply)
+}
+
+// live answers that the process runs.
+func live(w http.ResponseWriter, _ *http.Request) {
+	writeJSON(w, http.StatusOK, struct {
+		Live bool `json:"live"`
+	}{true})
+}
+
+// healthService is the gRPC health protocol.
+type healthService struct {
+	healthpb.UnimplementedHealthServer
+	ready *readiness
+}
+
+// Check implements healthpb.HealthServer.
+func (h *healthService) Check(ctx context.Context, m *healthpb.HealthCheckRequest) (*healthpb.HealthCheckResponse, error) {
+	st, known := h.ready.status(ctx, m.GetService())
+	if !known {
+		return nil, &sts.Error{Code: sts.NotFound, Message: "unknown service"}
+	}
+	return &healthpb.HealthCheckResponse{Status: st}, nil
+}
+
+// List implements healthpb.HealthServer.
+func (h *healthService) List(ctx context.Context, _ *healthpb.HealthListRequest) (*healthpb.HealthListResponse, error) {
+	out := map[string]*healthpb.HealthCheckResponse{}
+	for name := range capabilities {
+		st, _ := h.ready.status(ctx, name)
+		out[name] = &healthpb.HealthCheckResponse{Status: st}
+	}
+	st, _ := h.ready.status(ctx, "")
+	out[""] = &healthpb.HealthCheckResponse{Status: st}
+	return &healthpb.HealthListResponse{Statuses: out}, nil
+}
+
+// healthPoll is how often a watch of health looks.
+const healthPoll = time.Second
+
+// Watch implements healthpb.HealthServer: it sends the status now and whenever
+// it has changed. When the server stops it says so and ends.
+func (h *healthService) Watch(m *healthpb.HealthCheckRequest, stream grpc.ServerStreamingServer[healthpb.HealthCheckResponse]) error {
+	ctx := stream.Context()
+	tick := time.NewTicker(healthPoll)
+	defer tick.Stop()
+	last := healthpb.HealthCheckResponse_UNKNOWN
+	for {
+		stopping := false
+		select {
+		case <-h.ready.stopping:
+			stopping = true
+		default:
+		}
+		if st, _ := h.ready.status(ctx, m.GetService()); st != last {
+			last = st
+			if err := stream.Send(&healthpb.HealthCheckResponse{Status: st}); err != nil {
+				return err
+			}
+		}
+		if stopping {
+			return errStopping()
+		}
+		select {
+		case <-tick.C:
+		case <-h.ready.stopping:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}

@@ -1,0 +1,76 @@
+package server
+
+import (
+	"runtime"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/workload-sts/sts/sts"
+)
+
+// metrics are what the wire counts. Every label value comes from a table of
+// ours, so that no caller can make new series.
+type metrics struct {
+	requests *prometheus.CounterVec
+	duration *prometheus.HistogramVec
+	watches  prometheus.Gauge
+}
+
+func newMetrics(r prometheus.Registerer, version string) (*metrics, error) {
+	m := &metrics{
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sts_requests_total",
+			Help: "Requests that were answered, by gRPC method, grant type, outcome (ok, refused, failed) and error code.",
+		}, []string{"method", "grant", "outcome", "code"}),
+		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "sts_request_duration_seconds",
+			Help:    "Time to answer a request.",
+			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
+		}, []string{"method"}),
+		watches: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "sts_watch_streams",
+			Help: "WatchToken streams that are open.",
+		}),
+	}
+	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "sts_build_info",
+		Help: "Always 1; the labels say what is running.",
+	}, []string{"version", "goversion"})
+	build.WithLabelValues(version, runtime.Version()).Set(1)
+	for _, c := range []prometheus.Collector{m.requests, m.duration, m.watches, build} {
+		if err := r.Register(c); err != nil {
+			return nil, err
+		}
+	}
+	return m, nil
+}
+
+// grantLabels are the grants as labels.
+var grantLabels = map[sts.GrantType]string{
+	sts.ClientCredentials: "client_credentials",
+	sts.TokenExchange:     "token_exchange",
+}
+
+// grantLabel never returns what a caller wrote.
+func grantLabel(g sts.GrantType) string {
+	if l, ok := grantLabels[g]; ok {
+		return l
+	}
+	return "other"
+}
+
+func (m *metrics) observe(k *call, r *refusal, took time.Duration) {
+	method, outcome, code := k.method, "ok", ""
+	if _, known := accessTo[method]; !known {
+		method = "other"
+	}
+	if r != nil {
+		outcome, code = "refused", string(r.sts.Code)
+		if r.sts.Code == sts.Unavailable || r.sts.Code == sts.ServerError {
+			outcome = "failed"
+		}
+	}
+	m.requests.WithLabelValues(method, k.grant, outcome, code).Inc()
+	m.duration.WithLabelValues(method).Observe(took.Seconds())
+}

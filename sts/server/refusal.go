@@ -1,0 +1,207 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"net/http"
+	"strings"
+	"time"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/protoadapt"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/workload-sts/sts/sts"
+)
+
+// wire says what each code is on the two faces. It is the only place that knows
+// the numbers.
+var wire = map[sts.Code]struct {
+	grpc codes.Code
+	http int
+}{
+	sts.InvalidRequest:       {codes.InvalidArgument, http.StatusBadRequest},
+	sts.InvalidClient:        {codes.Unauthenticated, http.StatusUnauthorized},
+	sts.InvalidScope:         {codes.PermissionDenied, http.StatusBadRequest},
+	sts.UnauthorizedClient:   {codes.PermissionDenied, http.StatusBadRequest},
+	sts.UnsupportedGrantType: {codes.InvalidArgument, http.StatusBadRequest},
+	sts.InvalidTarget:        {codes.PermissionDenied, http.StatusBadRequest},
+	sts.Unavailable:          {codes.Unavailable, http.StatusServiceUnavailable},
+	sts.ServerError:          {codes.Internal, http.StatusInternalServerError},
+	sts.Unauthenticated:      {codes.Unauthenticated, http.StatusUnauthorized},
+	sts.InvalidResource:      {codes.InvalidArgument, http.StatusBadRequest},
+	sts.NotFound:             {codes.NotFound, http.StatusNotFound},
+	sts.Conflict:             {codes.Aborted, http.StatusConflict},
+}
+
+// refusal is an *sts.Error on its way to a caller. Where the wire itself refused
+// a request, it may know a number that fits better than that of the table.
+type refusal struct {
+	sts    *sts.Error
+	domain string     // the issuer identifier of this service
+	grpc   codes.Code // OK: by the table
+	http   int        // 0: by the table
+}
+
+func (r *refusal) Error() string { return r.sts.Error() }
+func (r *refusal) Unwrap() error { return r.sts }
+
+func (r *refusal) grpcCode() codes.Code {
+	if r.grpc != codes.OK {
+		return r.grpc
+	}
+	if w, ok := wire[r.sts.Code]; ok {
+		return w.grpc
+	}
+	return codes.Internal
+}
+
+func (r *refusal) httpStatus() int {
+	if r.http != 0 {
+		return r.http
+	}
+	if w, ok := wire[r.sts.Code]; ok {
+		return w.http
+	}
+	return http.StatusInternalServerError
+}
+
+// description is the sentence for the caller. It ends with the id of the
+// decision, by which the operator finds the reasons.
+func (r *refusal) description() string {
+	if r.sts.Decision == "" {
+		return describable(r.sts.Message)
+	}
+	return describable(r.sts.Message + " (decision " + r.sts.Decision + ")")
+}
+
+// GRPCStatus makes the status with its details as token.proto promises them.
+func (r *refusal) GRPCStatus() *status.Status {
+	st := status.New(r.grpcCode(), r.description())
+	with, err := st.WithDetails(r.details()...)
+	if err != nil {
+		return st
+	}
+	return with
+}
+
+func (r *refusal) details() []protoadapt.MessageV1 {
+	info := &errdetails.ErrorInfo{Reason: string(r.sts.Code), Domain: r.domain}
+	if r.sts.Decision != "" {
+		info.Metadata = map[string]string{"decision_id": r.sts.Decision}
+	}
+	out := []protoadapt.MessageV1{info}
+	if v := r.violations(); len(v) > 0 {
+		out = append(out, &errdetails.BadRequest{FieldViolations: v})
+	}
+	if r.sts.RetryAfter > 0 {
+		out = append(out, &errdetails.RetryInfo{RetryDelay: durationpb.New(r.sts.RetryAfter)})
+	}
+	return out
+}
+
+// maxViolations is how many problems an answer tells at most, so that it stays
+// within what clients accept as trailers.
+const maxViolations = 50
+
+func (r *refusal) violations() []*errdetails.BadRequest_FieldViolation {
+	var out []*errdetails.BadRequest_FieldViolation
+	if r.sts.Field != "" {
+		out = append(out, &errdetails.BadRequest_FieldViolation{Field: r.sts.Field, Description: describable(r.sts.Message)})
+	}
+	for i, p := range r.sts.Problems {
+		if i == maxViolations {
+			break
+		}
+		out = append(out, &errdetails.BadRequest_FieldViolation{Field: problemPath(p), Description: strings.ToValidUTF8(p.Message, "?")})
+	}
+	return out
+}
+
+// problemPath is where a problem is: a path into the request, or the kind and
+// name of a resource that was there before and does not fit any more.
+func problemPath(p sts.Problem) string {
+	path := fmt.Sprintf("%s/%s", p.Ref.Kind, p.Ref.Name)
+	if p.Index >= 0 {
+		path = fmt.Sprintf("resources[%d]", p.Index)
+		if p.Ref.Kind != "" {
+			path += "." + strings.ToLower(string(p.Ref.Kind))
+		}
+	}
+	if p.Field != "" {
+		path += "." + p.Field
+	}
+	return strings.ToValidUTF8(path, "?")
+}
+
+// retryAfter is the value of a Retry-After header: whole seconds, rounded up.
+func (r *refusal) retryAfter() int {
+	return int(math.Ceil(r.sts.RetryAfter.Seconds()))
+}
+
+// describable holds a sentence to the characters that error_description may
+// have: %x20-21 / %x23-5B / %x5D-7E [RFC 6749 §5.2].
+func describable(s string) string {
+	ok := func(r rune) bool { return r >= 0x20 && r <= 0x7e && r != '"' && r != '\\' }
+	if strings.IndexFunc(s, func(r rune) bool { return !ok(r) }) < 0 {
+		return s
+	}
+	return strings.Map(func(r rune) rune {
+		switch {
+		case ok(r):
+			return r
+		case r == '"' || r == '\\':
+			return '\''
+		default:
+			return '?'
+		}
+	}, s)
+}
+
+// malformed is a refusal by the wire: the request could not be read.
+func malformed(field, message string) *refusal {
+	return &refusal{sts: &sts.Error{Code: sts.InvalidRequest, Field: field, Message: message}}
+}
+
+// unauthorized is the answer to credentials that are not worth trying.
+func unauthorized(message string) *refusal {
+	return &refusal{sts: &sts.Error{Code: sts.InvalidClient, Message: message}}
+}
+
+// retryOverload is when to come back if the server has too much to do, or goes.
+const retryOverload = time.Second
+
+// refuse turns whatever a handler returned into what a caller may see. An error
+// that the domain did not make a refusal of says nothing but server_error.
+func refuse(ctx context.Context, issuer string, err error) *refusal {
+	if r, ok := errors.AsType[*refusal](err); ok {
+		out := *r
+		out.domain = issuer
+		return &out
+	}
+	if e, ok := errors.AsType[*sts.Error](err); ok {
+		out := &refusal{sts: e, domain: issuer}
+		if e.Code == sts.Unavailable && ctx.Err() != nil {
+			out.grpc = status.FromContextError(ctx.Err()).Code()
+		}
+		return out
+	}
+	if ctx.Err() != nil {
+		return &refusal{
+			sts: &sts.Error{
+				Code: sts.Unavailable, RetryAfter: retryOverload, Err: err,
+				Message: "the request was cancelled or took too long; try again later",
+			},
+			domain: issuer,
+			grpc:   status.FromContextError(ctx.Err()).Code(),
+		}
+	}
+	return &refusal{
+		sts:    &sts.Error{Code: sts.ServerError, Message: "an internal error; the operator finds it in the log by the request id", Err: err},
+		domain: issuer,
+	}
+}

@@ -1,0 +1,190 @@
+// Package server is the wire of the security token service: gRPC, the OAuth
+// token endpoint, the JSON API, discovery, health and metrics. It is the only
+// place that knows about them.
+//
+// Every request ends at one handler for each gRPC method, behind one chain of
+// interceptors (chain.go), whichever face it came in by: the HTTP face calls the
+// handlers through a connection inside the process (conn.go).
+package server
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/net/netutil"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+
+	stsv1 "github.com/workload-sts/sts/gen/sts/v1"
+	"github.com/workload-sts/sts/sts"
+)
+
+// Config is what a Server is made of.
+type Config struct {
+	Service  *sts.Service         // required
+	Logger   *slog.Logger         // required
+	Registry *prometheus.Registry // required; what /metrics serves
+
+	// TLS of each listener; nil is plain text, which is for loopback. See
+	// [ReloadingTLS].
+	HTTPTLS, GRPCTLS *tls.Config
+
+	RequestTimeout time.Duration // longest time for one request; default 10s
+	ShutdownGrace  time.Duration // for requests in flight at the end; default 10s
+	MaxConnections int           // on each listener; default 10,000
+	MaxWatches     int           // WatchToken streams open at once; default 10,000
+	Version        string        // of the program, for sts_build_info
+}
+
+// Server serves a Service over HTTP and gRPC.
+type Server struct {
+	http           *http.Server
+	face           *httpFace
+	grpc           *grpc.Server
+	grace          time.Duration
+	maxConnections int
+	stopping       chan struct{}
+}
+
+// New returns a Server that does not serve yet.
+func New(c Config) (*Server, error) {
+	c.RequestTimeout = cmp.Or(c.RequestTimeout, 10*time.Second)
+	c.ShutdownGrace = cmp.Or(c.ShutdownGrace, 10*time.Second)
+	c.MaxConnections = cmp.Or(c.MaxConnections, 10_000)
+	c.MaxWatches = cmp.Or(c.MaxWatches, 10_000)
+	m, err := newMetrics(c.Registry, c.Version)
+	if err != nil {
+		return nil, fmt.Errorf("registering metrics: %w", err)
+	}
+	s := &Server{grace: c.ShutdownGrace, maxConnections: c.MaxConnections, stopping: make(chan struct{})}
+	ch := &chain{service: c.Service, issuer: c.Service.Metadata().Issuer, log: c.Logger, metrics: m, timeout: c.RequestTimeout}
+	ready := &readiness{service: c.Service, stopping: s.stopping}
+	tokens := &tokenService{
+		service: c.Service, chain: ch, watches: make(chan struct{}, c.MaxWatches),
+		stopping: s.stopping, timeout: c.RequestTimeout, jitter: rand.Float64,
+	}
+	s.grpc = newGRPCServer(ch, c.GRPCTLS)
+	conn := &inProcess{methods: map[string]inProcessMethod{}, intercept: ch.unary}
+	for _, service := range []struct {
+		desc grpc.ServiceDesc
+		impl any
+	}{
+		{stsv1.TokenService_ServiceDesc, tokens},
+		{stsv1.DiscoveryService_ServiceDesc, &discoveryService{service: c.Service}},
+		{stsv1.AdminService_ServiceDesc, &adminService{service: c.Service}},
+		{healthpb.Health_ServiceDesc, &healthService{ready: ready}},
+	} {
+		s.grpc.RegisterService(receiving(service.desc), service.impl)
+		conn.RegisterService(&service.desc, service.impl)
+	}
+	if s.face, err = newHTTPFace(c, ch, conn, ready); err != nil {
+		return nil, err
+	}
+	s.http = newHTTPServer(s.face, c.RequestTimeout, hardened(c.HTTPTLS))
+	return s, nil
+}
+
+func newGRPCServer(c *chain, t *tls.Config) *grpc.Server {
+	opts := []grpc.ServerOption{
+		grpc.ChainUnaryInterceptor(c.unary),
+		grpc.ChainStreamInterceptor(c.stream),
+		grpc.InTapHandle(arrivalLimit(c.timeout)),
+		grpc.ForceServerCodecV2(newCodec()),
+		grpc.MaxRecvMsgSize(maxApply),
+		grpc.MaxHeaderListSize(16 << 10),
+		grpc.MaxConcurrentStreams(maxStreams),
+		grpc.ConnectionTimeout(readTimeout),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 20 * time.Second}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+		grpc.WaitForHandlers(true),
+	}
+	if t != nil {
+		opts = append(opts, grpc.Creds(credentials.NewTLS(hardened(t))))
+	}
+	return grpc.NewServer(opts...)
+}
+
+func newHTTPFace(c Config, ch *chain, conn grpc.ClientConnInterface, ready *readiness) (*httpFace, error) {
+	api, err := newJSONAPI(ch, conn)
+	if err != nil {
+		return nil, fmt.Errorf("setting up the JSON API: %w", err)
+	}
+	metadata, keySet := documents(ch)
+	return &httpFace{
+		chain: ch,
+		log:   c.Logger,
+		api:   api,
+		paths: map[string]http.Handler{
+			"/oauth2/token":                           &tokenEndpoint{conn: conn},
+			"/v1/resources":                           api,
+			"/v1/resources:apply":                     api,
+			"/.well-known/openid-configuration":       metadata,
+			"/.well-known/oauth-authorization-server": metadata,
+			"/.well-known/jwks.json":                  keySet,
+			"/healthz/live":                           http.HandlerFunc(live),
+			"/healthz/ready":                          ready,
+			"/metrics":                                promhttp.HandlerFor(c.Registry, promhttp.HandlerOpts{DisableCompression: true}),
+		},
+	}, nil
+}
+
+// Serve serves until ctx ends or a listener fails. It then is not ready any
+// more, ends watches with UNAVAILABLE, lets the requests in flight finish for as
+// long as the configuration allows, and returns when nothing of it runs any
+// more. The listeners are closed. A Server serves once.
+func (s *Server) Serve(ctx context.Context, httpLn, grpcLn net.Listener) error {
+	httpLn = netutil.LimitListener(httpLn, s.maxConnections)
+	grpcLn = netutil.LimitListener(grpcLn, s.maxConnections)
+	failed := make(chan error, 2)
+	var serving sync.WaitGroup
+	serving.Go(func() { failed <- s.serveHTTP(httpLn) })
+	serving.Go(func() { failed <- s.grpc.Serve(grpcLn) })
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+	}
+	close(s.stopping)
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.grace)
+	defer cancel()
+	var stopped sync.WaitGroup
+	var httpErr error
+	stopped.Go(func() { httpErr = s.face.shutDown(grace, s.http) })
+	stopped.Go(func() { s.stopGRPC(grace) })
+	stopped.Wait()
+	serving.Wait()
+	return errors.Join(err, httpErr)
+}
+
+func (s *Server) serveHTTP(ln net.Listener) error {
+	var err error
+	if s.http.TLSConfig != nil {
+		err = s.http.ServeTLS(ln, "", "")
+	} else {
+		err = s.http.Serve(ln)
+	}
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return fmt.Errorf("serving HTTP: %w", err)
+}
+
+// stopGRPC lets calls in flight finish until ctx ends, and joins them.
+func (s *Server) stopGRPC(ctx context.Context) {
+	stop := context.AfterFunc(ctx, s.grpc.Stop)
+	defer stop()
+	s.grpc.GracefulStop()
+}
