@@ -1,0 +1,534 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/goleak"
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	stsv1 "github.com/workload-sts/sts/gen/sts/v1"
+	"github.com/workload-sts/sts/jose"
+	"github.com/workload-sts/sts/policy"
+	"github.com/workload-sts/sts/sts"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const issuer = "https://sts.example.com"
+
+// memStore is a sts.Store in memory.
+type memStore struct {
+	mu        sync.Mutex
+	resources map[sts.Ref]sts.Resource
+	revision  int64
+	hash      string
+}
+
+func (s *memStore) Load(context.Context) ([]sts.Resource, int64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []sts.Resource
+	for _, r := range s.resources {
+		out = append(out, r)
+	}
+	return out, s.revision, nil
+}
+
+func (s *memStore) Commit(_ context.Context, base int64, put []sts.Resource, del []sts.Ref) (int64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if base != s.revision {
+		return 0, sts.ErrConflict
+	}
+	for _, r := range put {
+		s.resources[r.Ref()] = r
+	}
+	for _, r := range del {
+		delete(s.resources, r)
+	}
+	s.revision++
+	return s.revision, nil
+}
+
+func (s *memStore) Changed(ctx context.Context, _ int64) error {
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func (s *memStore) AdminHash(context.Context) (string, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.hash, nil
+}
+
+func (s *memStore) SetAdminHash(_ context.Context, old, hash string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.hash != old {
+		return sts.ErrConflict
+	}
+	s.hash = hash
+	return nil
+}
+
+// noIssuers is a sts.IssuerKeys of a world without other issuers.
+type noIssuers struct{}
+
+func (noIssuers) Trust([]*sts.Issuer)     {}
+func (noIssuers) Check(*sts.Issuer) error { return nil }
+func (noIssuers) Key(context.Context, string, string, jose.Algorithm) (jose.Key, error) {
+	return jose.Key{}, jose.ErrUnknownKey
+}
+
+// memAudit is a sts.Audit in memory. It can fail.
+type memAudit struct {
+	mu      sync.Mutex
+	records []sts.Record
+	broken  error
+}
+
+func (a *memAudit) Record(_ context.Context, r *sts.Record) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.broken != nil {
+		return a.broken
+	}
+	a.records = append(a.records, *r)
+	return nil
+}
+
+func (a *memAudit) all() []sts.Record {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Clone(a.records)
+}
+
+func (a *memAudit) fail(err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.broken = err
+}
+
+// syncBuffer is a log that can be read while it is written.
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(p []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(p)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.String()
+}
+
+// canary is in every secret of the tests, so that it must be nowhere else.
+const canary = "cAnArY-7f3b"
+
+// fixture is a server on loopback, with a real Service behind it.
+type fixture struct {
+	service  *sts.Service
+	server   *Server
+	audit    *memAudit
+	keys     *testKeys
+	log      *syncBuffer
+	registry *prometheus.Registry
+	url      string
+	httpAddr string
+	grpcAddr string
+	conn     *grpc.ClientConn
+	secret   string // of client web
+	admin    string
+	stop     func() error
+}
+
+// secretOf makes a client secret with the canary in it.
+func secretOf(name string) string { return "stss_" + canary + name + strings.Repeat("x", 43) }
+
+func mustHash(tb testing.TB, secret string) string {
+	tb.Helper()
+	h, err := sts.HashSecret(secret)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return h
+}
+
+func resources(tb testing.TB) []sts.Resource {
+	return []sts.Resource{
+		{Audience: &sts.Audience{Name: "api", Identifiers: []string{"api", "https://api.example.com"}, Scopes: []string{"read", "write"}}},
+		{Audience: &sts.Audience{Name: "brief", Scopes: []string{"read"}, MaxTTL: 30 * time.Second}},
+		{Client: &sts.Client{Name: "web", Audiences: []string{"api"}, Secrets: []sts.ClientSecret{{Hash: mustHash(tb, secretOf("web"))}}}},
+		{Client: &sts.Client{Name: "odd:id/+", Secrets: []sts.ClientSecret{{Hash: mustHash(tb, secretOf("odd"))}}}},
+		{Rule: &policy.Rule{
+			Name: "web", Requester: policy.Requester{Clients: []string{"web"}},
+			Allow: policy.Allow{Audiences: []string{"api"}, Scopes: []string{"read", "write"}},
+		}},
+		{Rule: &policy.Rule{
+			Name: "brief", Requester: policy.Requester{Clients: []string{"web"}},
+			Allow: policy.Allow{Audiences: []string{"brief"}, Scopes: []string{"read"}},
+		}},
+	}
+}
+
+// newService returns a Service over the doubles.
+func newService(tb testing.TB, f *fixture) *sts.Service {
+	tb.Helper()
+	store := &memStore{resources: map[sts.Ref]sts.Resource{}, revision: 1}
+	for _, r := range resources(tb) {
+		if r.Client == nil || !strings.HasPrefix(r.Client.Name, "odd") {
+			store.resources[r.Ref()] = r
+		}
+	}
+	s, err := sts.New(tb.Context(), sts.Config{Issuer: issuer, Store: store, Keys: f.keys, IssuerKeys: noIssuers{}, Audit: f.audit})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if f.admin, err = s.EnsureAdmin(tb.Context()); err != nil {
+		tb.Fatal(err)
+	}
+	return s
+}
+
+// start serves until the test ends. edit may change the configuration.
+func newFixture(tb testing.TB, edit ...func(*Config)) *fixture {
+	tb.Helper()
+	f := &fixture{audit: &memAudit{}, keys: newTestKeys(tb), log: &syncBuffer{}, registry: prometheus.NewRegistry(), secret: secretOf("web")}
+	f.service = newService(tb, f)
+	c := Config{
+		Service: f.service, Registry: f.registry, ShutdownGrace: 5 * time.Second, Version: "v0.0.0-test",
+		Logger: slog.New(slog.NewJSONHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+	}
+	for _, e := range edit {
+		e(&c)
+	}
+	var err error
+	if f.server, err = New(c); err != nil {
+		tb.Fatal(err)
+	}
+	httpLn, grpcLn := listen(tb), listen(tb)
+	f.httpAddr, f.grpcAddr = httpLn.Addr().String(), grpcLn.Addr().String()
+	f.url = "http://" + f.httpAddr
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- f.server.Serve(ctx, httpLn, grpcLn) }()
+	f.stop = sync.OnceValue(func() error { cancel(); return <-done })
+	f.conn, err = grpc.NewClient(f.grpcAddr, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() {
+		_ = f.conn.Close()
+		http.DefaultClient.CloseIdleConnections()
+		if err := f.stop(); err != nil {
+			tb.Errorf("Serve: %v", err)
+		}
+	})
+	return f
+}
+
+func listen(tb testing.TB) net.Listener {
+	tb.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return ln
+}
+
+// ask is a token request that every face can make.
+type ask struct {
+	method  string              // "issue" or "exchange"
+	auth    []string            // values of the authorization header
+	params  map[string][]string // without grant_type
+	grant   string              // "": that of the method
+	noGrant bool                // the form only
+}
+
+func basicAuth(id, secret string) string {
+	r := httptest.NewRequest(http.MethodPost, "/", nil)
+	r.SetBasicAuth(url.QueryEscape(id), url.QueryEscape(secret))
+	return r.Header.Get("Authorization")
+}
+
+// answer is what a face answered, in one shape.
+type answer struct {
+	code     sts.Code // "": a token
+	grpc     codes.Code
+	http     int
+	message  string
+	decision string
+	token    string
+	scope    string
+	header   http.Header
+	raw      string
+}
+
+func (f *fixture) form(tb testing.TB, a ask) answer {
+	tb.Helper()
+	v := url.Values{}
+	for name, values := range a.params {
+		v[name] = values
+	}
+	switch {
+	case a.noGrant:
+	case a.grant != "":
+		v.Set("grant_type", a.grant)
+	case a.method == "exchange":
+		v.Set("grant_type", string(sts.TokenExchange))
+	default:
+		v.Set("grant_type", string(sts.ClientCredentials))
+	}
+	req := f.request(tb, http.MethodPost, "/oauth2/token", strings.NewReader(v.Encode()))
+	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	req.Header["Authorization"] = a.auth
+	return f.do(tb, req)
+}
+
+func (f *fixture) json(tb testing.TB, a ask) answer {
+	tb.Helper()
+	body := map[string]any{}
+	for name, values := range a.params {
+		if len(values) == 1 {
+			body[name] = values[0]
+		} else {
+			body[name] = values
+		}
+	}
+	if a.grant != "" {
+		body["grant_type"] = a.grant
+	}
+	b, err := json.Marshal(body)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	req := f.request(tb, http.MethodPost, "/v1/token:"+a.method, bytes.NewReader(b))
+	req.Header.Set("Content-Type", "application/json")
+	req.Header["Authorization"] = a.auth
+	return f.do(tb, req)
+}
+
+func (f *fixture) request(tb testing.TB, method, path string, body io.Reader) *http.Request {
+	tb.Helper()
+	req, err := http.NewRequestWithContext(tb.Context(), method, f.url+path, body)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return req
+}
+
+func (f *fixture) do(tb testing.TB, req *http.Request) answer {
+	tb.Helper()
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer resp.Body.Close()
+	raw, err := io.ReadAll(resp.Body)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	out := answer{http: resp.StatusCode, header: resp.Header, raw: string(raw), decision: resp.Header.Get(headerDecisionID)}
+	var body struct {
+		Error       sts.Code `json:"error"`
+		Description string   `json:"error_description"`
+		AccessToken string   `json:"access_token"`
+		Scope       string   `json:"scope"`
+	}
+	if len(raw) > 0 && resp.Header.Get("Content-Type") == "application/json" {
+		if err := json.Unmarshal(raw, &body); err != nil {
+			tb.Fatalf("%s: %v", raw, err)
+		}
+	}
+	out.code, out.message, out.token, out.scope = body.Error, body.Description, body.AccessToken, body.Scope
+	return out
+}
+
+func one(values []string) string {
+	if len(values) == 0 {
+		return ""
+	}
+	return values[0]
+}
+
+func (a ask) issue() *stsv1.IssueTokenRequest {
+	return &stsv1.IssueTokenRequest{
+		GrantType: a.grant, ClientId: one(a.params["client_id"]), ClientSecret: one(a.params["client_secret"]),
+		Audience: a.params["audience"], Resource: a.params["resource"], Scope: one(a.params["scope"]),
+	}
+}
+
+func (a ask) exchange() *stsv1.ExchangeTokenRequest {
+	return &stsv1.ExchangeTokenRequest{
+		GrantType: a.grant, ClientId: one(a.params["client_id"]), ClientSecret: one(a.params["client_secret"]),
+		Audience: a.params["audience"], Resource: a.params["resource"], Scope: one(a.params["scope"]),
+		RequestedTokenType: one(a.params["requested_token_type"]),
+		SubjectToken:       one(a.params["subject_token"]), SubjectTokenType: one(a.params["subject_token_type"]),
+		ActorToken: one(a.params["actor_token"]), ActorTokenType: one(a.params["actor_token_type"]),
+	}
+}
+
+func (f *fixture) grpc(tb testing.TB, a ask) answer {
+	tb.Helper()
+	ctx := tb.Context()
+	for _, v := range a.auth {
+		ctx = metadata.AppendToOutgoingContext(ctx, "authorization", v)
+	}
+	var header metadata.MD
+	var resp *stsv1.TokenResponse
+	var err error
+	client := stsv1.NewTokenServiceClient(f.conn)
+	if a.method == "exchange" {
+		resp, err = client.ExchangeToken(ctx, a.exchange(), grpc.Header(&header))
+	} else {
+		resp, err = client.IssueToken(ctx, a.issue(), grpc.Header(&header))
+	}
+	out := answerOf(err)
+	if out.decision == "" {
+		out.decision = one(header["x-decision-id"])
+	}
+	out.token, out.scope = resp.GetAccessToken(), resp.GetScope()
+	return out
+}
+
+// answerOf reads a gRPC status.
+func answerOf(err error) answer {
+	st := status.Convert(err)
+	out := answer{grpc: st.Code(), message: st.Message()}
+	if err != nil {
+		out.raw = st.Proto().String()
+	}
+	for _, d := range st.Details() {
+		if info, ok := d.(*errdetails.ErrorInfo); ok {
+			out.code, out.decision = sts.Code(info.Reason), info.Metadata["decision_id"]
+		}
+	}
+	return out
+}
+
+// before is what must not change, or by one, when a request is refused.
+type before struct {
+	records int
+	signed  int64
+}
+
+func (f *fixture) before() before { return before{len(f.audit.all()), f.keys.signed.Load()} }
+
+// assertRefused holds an answer against what every refusal must be.
+func (f *fixture) assertRefused(tb testing.TB, b before, got answer, want sts.Code) {
+	tb.Helper()
+	if got.code != want {
+		tb.Errorf("code %q, want %q (%s)", got.code, want, got.raw)
+	}
+	if got.token != "" || strings.Contains(got.raw, "eyJ") {
+		tb.Error("a refusal with a token")
+	}
+	if n := f.keys.signed.Load() - b.signed; n != 0 {
+		tb.Errorf("%d signatures for a refusal", n)
+	}
+	records := f.audit.all()[b.records:]
+	if len(records) != 1 {
+		tb.Fatalf("%d audit records, want 1", len(records))
+	}
+	if r := records[0]; r.Outcome != "deny" || r.Error != want || r.Reason == "" {
+		tb.Errorf("audit record %+v", r)
+	}
+	if got.decision == "" || got.decision != records[0].Decision || !strings.Contains(got.message, got.decision) {
+		tb.Errorf("decision %q in %q, audit record %q", got.decision, got.message, records[0].Decision)
+	}
+	if strings.ContainsFunc(got.message, func(r rune) bool { return r < 0x20 || r > 0x7e || r == '"' || r == '\\' }) {
+		tb.Errorf("message %q has characters that RFC 6749 §5.2 does not allow", got.message)
+	}
+	f.assertNoCanary(tb, got.raw)
+}
+
+// assertNoCanary looks for secrets where there must be none.
+func (f *fixture) assertNoCanary(tb testing.TB, answers ...string) {
+	tb.Helper()
+	records, err := json.Marshal(f.audit.all())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	for name, text := range map[string]string{
+		"answer": strings.Join(answers, " "), "log": f.log.String(), "audit": string(records), "metrics": f.scrape(tb),
+	} {
+		if strings.Contains(text, canary) {
+			tb.Errorf("the canary is in the %s: %s", name, text)
+		}
+	}
+}
+
+// scrape returns the metrics as text.
+func (f *fixture) scrape(tb testing.TB) string {
+	tb.Helper()
+	families, err := f.registry.Gather()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	var b strings.Builder
+	for _, mf := range families {
+		b.WriteString(mf.String())
+		b.WriteByte('\n')
+	}
+	return b.String()
+}
+
+var errBroken = errors.New("the disk is full")
+
+// testKeys is a sts.SigningKeys with one ES256 key in memory. It counts and can
+// fail.
+type testKeys struct {
+	signingKey
+	signed atomic.Int64
+	block  atomic.Pointer[chan struct{}] // Sign waits until it is closed
+	boom   atomic.Bool                   // Sign panics
+	broken atomic.Bool                   // Sign fails
+}
+
+func (k *testKeys) Sign(ctx context.Context, typ string, payload []byte) (token, kid string, err error) {
+	k.signed.Add(1)
+	switch {
+	case k.boom.Load():
+		panic("with a secret: " + canary)
+	case k.broken.Load():
+		return "", "", errBroken
+	}
+	if c := k.block.Load(); c != nil {
+		select {
+		case <-*c:
+		case <-ctx.Done():
+			return "", "", ctx.Err()
+		}
+	}
+	token, err = k.sign(typ, payload)
+	return token, k.kid, err
+}
+
+func (k *testKeys) KeySet() jose.KeySet { return k.set }
+func (*testKeys) MaxAge() time.Duration { return 5 * time.Minute }
