@@ -53,25 +53,16 @@ func EncodeYAML(w io.Writer, resources ...*stsv1.Resource) error {
 	return err
 }
 
-// EncodeJSON writes resources as [EncodeYAML] does, but as a JSON array, with
-// two spaces of indentation. [DecodeResources] reads it too.
-func EncodeJSON(w io.Writer, resources ...*stsv1.Resource) error {
-	list := &yaml.Node{Kind: yaml.SequenceNode}
-	for _, r := range resources {
-		n, err := resourceNode(r)
-		if err != nil {
-			return err
-		}
-		list.Content = append(list.Content, n)
+// JSON returns a resource as [EncodeYAML] writes it, but as a JSON object in one
+// line. [DecodeResources] reads it too, and arrays of such.
+func JSON(r *stsv1.Resource) ([]byte, error) {
+	n, err := resourceNode(r)
+	if err != nil {
+		return nil, err
 	}
-	var flat, out bytes.Buffer
-	writeJSON(&flat, list)
-	if err := json.Indent(&out, flat.Bytes(), "", "  "); err != nil {
-		return err
-	}
-	out.WriteByte('\n')
-	_, err := w.Write(out.Bytes())
-	return err
+	var buf bytes.Buffer
+	writeJSON(&buf, n)
+	return buf.Bytes(), nil
 }
 
 func resourceNode(r *stsv1.Resource) (*yaml.Node, error) {
