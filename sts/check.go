@@ -16,11 +16,7 @@ type checker struct {
 }
 
 func (c *checker) problem(ref Ref, field, format string, args ...any) {
-	message := format
-	if len(args) > 0 {
-		message = fmt.Sprintf(format, args...)
-	}
-	c.problems = append(c.problems, Problem{Ref: ref, Index: -1, Field: field, Message: message})
+	c.problems = append(c.problems, Problem{Ref: ref, Index: -1, Field: field, Message: fmt.Sprintf(format, args...)})
 }
 
 const (

@@ -98,7 +98,7 @@ func (s *Service) newState(resources map[Ref]Resource, revision int64) (*state, 
 	}
 	set, problems := policy.Compile(world)
 	for _, p := range problems {
-		c.problem(Ref{Kind(p.Kind), p.Name}, p.Field, p.Message)
+		c.problem(Ref{Kind(p.Kind), p.Name}, p.Field, "%s", p.Message)
 	}
 	if len(c.problems) > 0 {
 		return nil, c.problems

@@ -1,0 +1,196 @@
+package policy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"reflect"
+	"strings"
+	"sync"
+
+	"cel.dev/cel-go/cel"
+	celast "cel.dev/cel-go/common/ast"
+	"cel.dev/cel-go/common/operators"
+	"cel.dev/cel-go/common/types"
+	"google.golang.org/protobuf/types/known/structpb"
+)
+
+// Bounds of an expression.
+const (
+	maxExpression = 10_000    // characters
+	maxNesting    = 100       // depth of the parsed expression
+	maxCost       = 1_000_000 // in units of CEL, about 0.1 s
+	interruptEach = 100       // iterations between looks at the context
+)
+
+// environment is the typed environment of expressions. Variables are declared by
+// their qualified names, so that a name that does not exist fails when an
+// expression is compiled.
+var environment = sync.OnceValues(func() (*cel.Env, error) {
+	claims := cel.MapType(cel.StringType, cel.DynType)
+	return cel.NewEnv(
+		cel.ParserExpressionSizeLimit(maxExpression),
+		cel.ParserRecursionLimit(maxNesting),
+		cel.Variable("subject.issuer", cel.StringType),
+		cel.Variable("subject.sub", cel.StringType),
+		cel.Variable("subject.claims", claims),
+		cel.Variable("actor.issuer", cel.StringType),
+		cel.Variable("actor.sub", cel.StringType),
+		cel.Variable("actor.claims", claims),
+		cel.Variable("client.id", cel.StringType),
+		cel.Variable("client.labels", cel.MapType(cel.StringType, cel.StringType)),
+		cel.Variable("request.audiences", cel.ListType(cel.StringType)),
+		cel.Variable("request.scopes", cel.ListType(cel.StringType)),
+		cel.Variable("request.time", cel.TimestampType),
+	)
+})
+
+// compileExpression returns a program, or an error that shows where in the
+// expression something is wrong.
+func compileExpression(source string, boolean bool) (cel.Program, error) {
+	if len(source) > maxExpression {
+		return nil, fmt.Errorf("the expression has %d characters, at most %d are allowed", len(source), maxExpression)
+	}
+	env, err := environment()
+	if err != nil {
+		return nil, err
+	}
+	ast, issues := env.Compile(source)
+	if issues.Err() != nil {
+		return nil, errors.New(strings.TrimPrefix(issues.Err().Error(), "ERROR: "))
+	}
+	if boolean && ast.OutputType() != cel.BoolType {
+		return nil, fmt.Errorf("the expression yields %s, it must yield bool; compare it with something", ast.OutputType())
+	}
+	if readsActors(ast) {
+		return nil, errors.New("the claim act cannot be read: only who presents an actor token decides about access, not who acted before [RFC 8693 §4.1]")
+	}
+	estimate, err := env.EstimateCost(ast, unknownSizes{})
+	if err != nil {
+		return nil, err
+	}
+	if estimate.Min > maxCost {
+		return nil, fmt.Errorf("the expression costs at least %d, at most %d are allowed", estimate.Min, maxCost)
+	}
+	return env.Program(ast, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(maxCost), cel.InterruptCheckFrequency(interruptEach))
+}
+
+// readsActors tells whether an expression names the claim act.
+func readsActors(ast *cel.Ast) bool {
+	found := false
+	celast.PreOrderVisit(ast.NativeRep().Expr(), celast.NewExprVisitor(func(e celast.Expr) {
+		switch e.Kind() {
+		case celast.SelectKind:
+			found = found || e.AsSelect().FieldName() == "act" && isClaims(e.AsSelect().Operand())
+		case celast.CallKind:
+			call := e.AsCall()
+			if call.FunctionName() == operators.Index && len(call.Args()) == 2 && isClaims(call.Args()[0]) {
+				key := call.Args()[1]
+				found = found || key.Kind() == celast.LiteralKind && key.AsLiteral().Equal(types.String("act")) == types.True
+			}
+		}
+	}))
+	return found
+}
+
+func isClaims(e celast.Expr) bool {
+	return e.Kind() == celast.IdentKind && strings.HasSuffix(e.AsIdent(), ".claims") ||
+		e.Kind() == celast.SelectKind && e.AsSelect().FieldName() == "claims"
+}
+
+// variables are the values of the environment in one decision.
+type variables struct {
+	r                    *Request
+	subject, actor       map[string]any // claims without act, made when first asked for
+	hasSubject, hasActor bool
+}
+
+func (v *variables) Parent() cel.Activation { return nil }
+
+func (v *variables) ResolveName(name string) (any, bool) {
+	switch name {
+	case "subject.issuer":
+		return tokenOrNone(v.r.Subject).Issuer, true
+	case "subject.sub":
+		return tokenOrNone(v.r.Subject).Subject, true
+	case "subject.claims":
+		if !v.hasSubject {
+			v.subject, v.hasSubject = visible(v.r.Subject), true
+		}
+		return v.subject, true
+	case "actor.issuer":
+		return tokenOrNone(v.r.Actor).Issuer, true
+	case "actor.sub":
+		return tokenOrNone(v.r.Actor).Subject, true
+	case "actor.claims":
+		if !v.hasActor {
+			v.actor, v.hasActor = visible(v.r.Actor), true
+		}
+		return v.actor, true
+	case "client.id":
+		return clientOrNone(v.r.Client).ID, true
+	case "client.labels":
+		if labels := clientOrNone(v.r.Client).Labels; labels != nil {
+			return labels, true
+		}
+		return map[string]string{}, true
+	case "request.audiences":
+		return nonNil(v.r.Targets), true
+	case "request.scopes":
+		return nonNil(v.r.Scopes), true
+	case "request.time":
+		return v.r.Now, true
+	}
+	return nil, false
+}
+
+func nonNil(s []string) []string {
+	if s == nil {
+		return []string{}
+	}
+	return s
+}
+
+func tokenOrNone(t *Token) *Token {
+	if t == nil {
+		return &Token{}
+	}
+	return t
+}
+
+func clientOrNone(c *Client) *Client {
+	if c == nil {
+		return &Client{}
+	}
+	return c
+}
+
+// visible are the claims that expressions see.
+func visible(t *Token) map[string]any {
+	if t == nil {
+		return map[string]any{}
+	}
+	if _, ok := t.Claims["act"]; !ok {
+		return t.Claims
+	}
+	claims := maps.Clone(t.Claims)
+	delete(claims, "act")
+	return claims
+}
+
+// evaluate runs a program. An error is a reason for a rule not to match.
+func evaluate(ctx context.Context, p cel.Program, v *variables) (any, error) {
+	out, _, err := p.ContextEval(ctx, v)
+	if err != nil {
+		return nil, err
+	}
+	if b, ok := out.(types.Bool); ok {
+		return bool(b), nil
+	}
+	native, err := out.ConvertToNative(reflect.TypeFor[*structpb.Value]())
+	if err != nil {
+		return nil, fmt.Errorf("the result is not a JSON value: %w", err)
+	}
+	return native.(*structpb.Value).AsInterface(), nil
+}

@@ -1,0 +1,142 @@
+// Package policy decides who gets what. It is pure: no I/O, no clock, nothing of
+// ours below it.
+//
+// [Compile] turns rules into a [Set], and [Set.Decide] answers a [Request] with a
+// [Grant], which only this package can make, or with a [*Denial] that says why.
+//
+// # How rules are read
+//
+// A rule matches if all its predicates hold: who asks (requester), whose token
+// is presented (subject), who acts (actor), where the token is to be used
+// (audiences), of which type it is, and the expression when. What matching rules
+// allow adds up:
+//
+//   - Scopes: the union of what matching rules allow, of those that the audience
+//     defines.
+//   - Lifetime: a scope comes with the longest ttl of a rule that allows it; the
+//     token lives as long as the shortest-lived of its scopes, and no longer than
+//     its audience, its subject token and its actor token.
+//   - Extra claims: those of all rules that contribute. Two that set one claim to
+//     different values are refused, when they are compiled if that can be told.
+//   - The requester becomes an actor unless every contributing rule impersonates.
+//
+// So a rule more never allows less, and a rule less never allows more.
+//
+// # What no rule can change
+//
+// A token of this service is exchanged for one with at most its scopes, at most
+// its lifetime, its transaction and at least its actors. It must be addressed or
+// issued to the client, unless a rule accepts otherwise by name. If it carries
+// may_act, an actor token must meet it.
+package policy
+
+import "time"
+
+// Self is the issuer name of this service's own tokens.
+const Self = "self"
+
+// Rule is a permission.
+type Rule struct {
+	Name        string    `json:"name"`
+	Description string    `json:"description,omitempty"`
+	Requester   Requester `json:"requester,omitzero"`
+	Subject     *Party    `json:"subject,omitempty"` // nil: the requester itself
+	Actor       *Party    `json:"actor,omitempty"`   // nil: no actor token
+	When        string    `json:"when,omitempty"`    // CEL that yields a bool
+	Allow       Allow     `json:"allow"`
+}
+
+// Requester says who may ask; zero is the workload itself.
+type Requester struct {
+	Clients  []string          `json:"clients,omitempty"`
+	Labels   map[string]string `json:"labels,omitempty"`
+	Workload bool              `json:"workload,omitempty"`
+}
+
+// Party says whose token a subject or actor token is.
+type Party struct {
+	Issuer string `json:"issuer"`
+	// Claims by exact value: string, bool, int64, float64, or a list of those of
+	// which one must be equal.
+	Claims            map[string]any    `json:"claims,omitempty"`
+	ClaimGlobs        map[string]string `json:"claim_globs,omitempty"`
+	AcceptUnaddressed bool              `json:"accept_unaddressed,omitempty"`
+}
+
+// Allow is what a rule grants.
+type Allow struct {
+	Audiences         []string          `json:"audiences"`
+	Scopes            []string          `json:"scopes,omitempty"`
+	TTL               time.Duration     `json:"ttl,omitempty"`    // 0: the audience's
+	Claims            map[string]string `json:"claims,omitempty"` // name to CEL
+	Impersonate       bool              `json:"impersonate,omitempty"`
+	MultipleAudiences bool              `json:"multiple_audiences,omitempty"`
+	TokenTypes        []string          `json:"token_types,omitempty"` // besides access_token
+}
+
+// Audience is a target of tokens as rules see it.
+type Audience struct {
+	Name        string
+	Identifiers []string // empty: the name
+	Scopes      []string
+	MaxTTL      time.Duration // 0: one hour
+}
+
+// Token is a verified token.
+type Token struct {
+	Issuer  string // name of the Issuer resource, or Self
+	Iss     string // claim iss
+	Subject string // claim sub
+	Claims  map[string]any
+	Expires time.Time
+
+	Act       *Actor
+	MayAct    *MayAct
+	Confirmed bool // carries cnf
+
+	// Of tokens of this service.
+	Audiences []string
+	ClientID  string
+	Scopes    []string
+	Txn       string
+}
+
+// Actor is a party of an act chain, with those that acted before below it [RFC
+// 8693 §4.1].
+type Actor struct {
+	Iss, Subject, ClientID string
+	Act                    *Actor
+}
+
+func (a *Actor) same(b *Actor) bool { return a.Iss == b.Iss && a.Subject == b.Subject }
+
+// MayAct is who may act for the subject of a token [RFC 8693 §4.4].
+type MayAct struct{ Iss, Subject, ClientID string }
+
+// Client is an authenticated client.
+type Client struct {
+	ID        string
+	Labels    map[string]string
+	Audiences []string // identifiers that the client is addressed by
+}
+
+// Token types of a request.
+const (
+	AccessToken = "access_token"
+	JWT         = "jwt"
+	IDToken     = "id_token"
+)
+
+// Request is what a decision is asked about. Everything in it is verified.
+type Request struct {
+	Client    *Client // nil: the workload presents its own token
+	Subject   *Token  // nil: the client is the subject
+	Actor     *Token
+	Targets   []string // identifiers asked for, verbatim, in order
+	Scopes    []string // asked for; empty: all that is allowed
+	TokenType string
+	Now       time.Time
+
+	// SelfIssuer is the issuer identifier of this service.
+	SelfIssuer string
+}
