@@ -1,0 +1,161 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/credentials/insecure"
+)
+
+// connFlags say where the server is. A command that connects adds them.
+type connFlags struct {
+	addr, issuer, caFile, envFile string
+	adminTokenFile                string
+	clientID, clientSecretFile    string
+	timeout                       time.Duration
+
+	env map[string]string // of envFile
+}
+
+// server adds the flags of every command that connects.
+func (f *connFlags) server(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.addr, "addr", "", "gRPC address of the server, `HOST:PORT` (default $STS_GRPC)")
+	f.trust(cmd)
+}
+
+// trust adds the flags that verification needs too.
+func (f *connFlags) trust(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.issuer, "issuer", "", "issuer identifier of the server, a `URL` (default $STS_ISSUER)")
+	cmd.Flags().StringVar(&f.caFile, "ca-file", "", "PEM `FILE` with the authorities that sign the server's certificate (default: those of the system)")
+	cmd.Flags().StringVar(&f.envFile, "env-file", "", "`FILE` of NAME=VALUE lines to use like the environment, such as a development server's dev.env")
+	cmd.Flags().DurationVar(&f.timeout, "timeout", 10*time.Second, "longest time to wait for the server")
+}
+
+// admin adds the flags of commands for operators.
+func (f *connFlags) admin(cmd *cobra.Command) {
+	f.server(cmd)
+	cmd.Flags().StringVar(&f.adminTokenFile, "admin-token-file", "", "`FILE` with the admin token (default $STS_ADMIN_TOKEN)")
+}
+
+// client adds the flags of commands that ask for tokens.
+func (f *connFlags) client(cmd *cobra.Command) {
+	f.server(cmd)
+	cmd.Flags().StringVar(&f.clientID, "client-id", "", "`NAME` of the client that asks (default $STS_CLIENT_ID)")
+	cmd.Flags().StringVar(&f.clientSecretFile, "client-secret-file", "", "`FILE` with the client's secret (default $STS_CLIENT_SECRET); a secret is never a flag, see `stsctl help environment`")
+}
+
+// load reads the file of --env-file.
+func (f *connFlags) load() error {
+	if f.envFile == "" {
+		return nil
+	}
+	env, err := readEnvFile(f.envFile)
+	f.env = env
+	return err
+}
+
+// setting returns a flag, or what the environment has instead.
+func (f *connFlags) setting(flag, name string) string {
+	if flag != "" {
+		return flag
+	}
+	if v, ok := f.env[name]; ok {
+		return v
+	}
+	return os.Getenv(name)
+}
+
+func (f *connFlags) address() string          { return f.setting(f.addr, "STS_GRPC") }
+func (f *connFlags) issuerIdentifier() string { return f.setting(f.issuer, "STS_ISSUER") }
+
+// secret returns the content of a file, or what the environment has instead.
+func (f *connFlags) secret(file, name string) (string, error) {
+	if file == "" {
+		return f.setting("", name), nil
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return "", badInput("reading a secret: %v", err)
+	}
+	return strings.TrimRight(string(data), "\r\n"), nil
+}
+
+// dial prepares a connection; nothing is sent yet.
+func (c *cli) dial() (*grpc.ClientConn, error) {
+	addr := c.conn.address()
+	if addr == "" {
+		return nil, usage("no server given; use --addr HOST:PORT, STS_GRPC or --env-file")
+	}
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil || host == "" || port == "" || strings.Contains(addr, "/") {
+		return nil, usage("%q is not an address; write HOST:PORT, such as sts.example.com:8443", addr)
+	}
+	transport := insecure.NewCredentials()
+	if !isLoopback(host) || c.conn.caFile != "" || strings.HasPrefix(c.conn.issuerIdentifier(), "https:") {
+		config, err := c.conn.tlsConfig()
+		if err != nil {
+			return nil, err
+		}
+		transport = credentials.NewTLS(config)
+	}
+	conn, err := grpc.NewClient("dns:///"+addr,
+		grpc.WithTransportCredentials(transport),
+		grpc.WithUserAgent("stsctl/"+version()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxReply)),
+	)
+	if err != nil {
+		return nil, usage("%q is not an address: %v", addr, err)
+	}
+	return conn, nil
+}
+
+// maxReply holds a page of large resources, in bytes.
+const maxReply = 64 << 20
+
+// tlsConfig trusts the system's authorities, or those of --ca-file alone.
+func (f *connFlags) tlsConfig() (*tls.Config, error) {
+	config := &tls.Config{MinVersion: tls.VersionTLS12}
+	if f.caFile == "" {
+		return config, nil
+	}
+	pem, err := os.ReadFile(f.caFile)
+	if err != nil {
+		return nil, badInput("reading --ca-file: %v", err)
+	}
+	config.RootCAs = x509.NewCertPool()
+	if !config.RootCAs.AppendCertsFromPEM(pem) {
+		return nil, badInput("%s has no PEM certificate", f.caFile)
+	}
+	return config, nil
+}
+
+// isLoopback reports whether a connection to host stays on this machine.
+func isLoopback(host string) bool {
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.Unmap().IsLoopback()
+}
+
+// call connects, runs one call with the deadline of --timeout and turns its
+// error into a failure.
+func (c *cli) call(ctx context.Context, use func(context.Context, *grpc.ClientConn) error) error {
+	conn, err := c.dial()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	ctx, cancel := context.WithTimeout(ctx, c.conn.timeout)
+	defer cancel()
+	if err := use(ctx, conn); err != nil {
+		return c.refused(ctx, err)
+	}
+	return nil
+}

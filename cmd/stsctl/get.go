@@ -1,0 +1,241 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc/metadata"
+
+	stsv1 "github.com/workload-sts/sts/gen/sts/v1"
+	"github.com/workload-sts/sts/sts/resource"
+)
+
+// kindNames are the kinds as people write them, in the order of listings.
+var kindNames = []string{"audience", "client", "issuer", "rule"}
+
+// kindOf reads client, clients or Client.
+func kindOf(s string) (string, error) {
+	for _, k := range kindNames {
+		if strings.EqualFold(s, k) || strings.EqualFold(s, k+"s") {
+			return strings.ToUpper(k[:1]) + k[1:], nil
+		}
+	}
+	return "", usage("%q is not a kind; write one of %s", oneLine(s), strings.Join(kindNames, ", "))
+}
+
+func completeKinds(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return kindNames, cobra.ShellCompDirectiveNoFileComp
+}
+
+func newGet(c *cli) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "get KIND|all [NAME]",
+		Short: "Show resources",
+		Long: `Show the resources of a kind (client, issuer, audience, rule, or all), or one of
+them by name. A list is a table and one resource is YAML, unless -o says
+otherwise. What -o yaml and -o json write, ` + "`stsctl apply -f -`" + ` reads.`,
+		Example:           "  stsctl get rules\n  stsctl get rule deploy-from-main\n  stsctl get all -o yaml > backup.yaml",
+		Args:              cobra.RangeArgs(1, 2),
+		ValidArgsFunction: completeKinds,
+	}
+	out := outputFlag(cmd, "auto", "table", "yaml", "json")
+	c.conn.admin(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := c.conn.load(); err != nil {
+			return err
+		}
+		all := strings.EqualFold(args[0], "all")
+		var kind string
+		var err error
+		if !all {
+			if kind, err = kindOf(args[0]); err != nil {
+				return err
+			}
+		}
+		switch {
+		case all && len(args) == 2:
+			return usage("a name needs its kind; write `stsctl get KIND NAME`")
+		case len(args) == 2:
+			return c.getOne(cmd.Context(), kind, args[1], out.format)
+		}
+		return c.getList(cmd.Context(), kind, out.format)
+	}
+	return cmd
+}
+
+func (c *cli) getOne(ctx context.Context, kind, name, format string) error {
+	var r *stsv1.Resource
+	err := c.adminCall(ctx, func(ctx context.Context, admin stsv1.AdminServiceClient) error {
+		got, err := admin.GetResource(ctx, &stsv1.GetResourceRequest{Kind: kind, Name: name})
+		r = got.GetResource()
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	switch format {
+	case "json":
+		data, err := resource.JSON(r)
+		if err != nil {
+			return err
+		}
+		return writeJSON(c.stdout, json.RawMessage(data))
+	case "table":
+		return resourceTable(c, kind, []*stsv1.Resource{r})
+	}
+	return resource.EncodeYAML(c.stdout, r)
+}
+
+func (c *cli) getList(ctx context.Context, kind, format string) error {
+	var list []*stsv1.Resource
+	err := c.adminCall(ctx, func(ctx context.Context, admin stsv1.AdminServiceClient) error {
+		req := &stsv1.ListResourcesRequest{Kind: kind, PageSize: 500}
+		for {
+			page, err := admin.ListResources(ctx, req)
+			if err != nil {
+				return err
+			}
+			list = append(list, page.GetResources()...)
+			if page.GetNextPageToken() == "" || page.GetNextPageToken() == req.PageToken {
+				return nil
+			}
+			req.PageToken = page.GetNextPageToken()
+		}
+	})
+	if err != nil {
+		return err
+	}
+	switch format {
+	case "json":
+		docs := []json.RawMessage{}
+		for _, r := range list {
+			data, err := resource.JSON(r)
+			if err != nil {
+				return err
+			}
+			docs = append(docs, data)
+		}
+		return writeJSON(c.stdout, docs)
+	case "yaml":
+		return resource.EncodeYAML(c.stdout, list...)
+	}
+	return resourceTable(c, kind, list)
+}
+
+// headers are the columns of the table of a kind; "" is that of all kinds.
+var headers = map[string][]string{
+	"":         {"KIND", "NAME", "DESCRIPTION"},
+	"Audience": {"NAME", "IDENTIFIERS", "SCOPES", "MAX TTL", "DESCRIPTION"},
+	"Client":   {"NAME", "STATE", "SECRETS", "AUDIENCES", "LABELS", "DESCRIPTION"},
+	"Issuer":   {"NAME", "ISSUER", "TOKEN TYPES", "SELF-PRESENTED", "DESCRIPTION"},
+	"Rule":     {"NAME", "REQUESTER", "SUBJECT", "AUDIENCES", "SCOPES", "TTL", "DESCRIPTION"},
+}
+
+func resourceTable(c *cli, kind string, list []*stsv1.Resource) error {
+	if len(list) == 0 {
+		what := "resources"
+		if kind != "" {
+			what = strings.ToLower(kind) + "s"
+		}
+		_, err := fmt.Fprintf(c.stdout, "no %s; create them with `stsctl apply -f FILE`\n", what)
+		return err
+	}
+	var rows [][]string
+	for _, r := range list {
+		k, name, _ := resource.KindAndName(r)
+		cells, description := cellsOf(r)
+		if kind == "" {
+			rows = append(rows, []string{k, name, description})
+			continue
+		}
+		rows = append(rows, append(append([]string{name}, cells...), description))
+	}
+	return table(c.stdout, headers[kind], rows)
+}
+
+// cellsOf are the columns of a resource between its name and its description.
+func cellsOf(r *stsv1.Resource) (cells []string, description string) {
+	switch k := r.GetKind().(type) {
+	case *stsv1.Resource_Audience:
+		a := k.Audience
+		identifiers := a.GetIdentifiers()
+		if len(identifiers) == 0 {
+			identifiers = []string{a.GetName()}
+		}
+		ttl := "1h"
+		if a.GetMaxTtl() != nil {
+			ttl = resource.FormatDuration(a.GetMaxTtl().AsDuration())
+		}
+		return []string{list(identifiers), list(a.GetScopes()), ttl}, a.GetDescription()
+	case *stsv1.Resource_Client:
+		state := "enabled"
+		if k.Client.GetDisabled() {
+			state = "disabled"
+		}
+		return []string{state, fmt.Sprint(len(k.Client.GetSecrets())), list(k.Client.GetAudiences()), labels(k.Client.GetLabels())}, k.Client.GetDescription()
+	case *stsv1.Resource_Issuer:
+		types := k.Issuer.GetTokenTypes()
+		if len(types) == 0 {
+			types = []string{"jwt", "id_token"}
+		}
+		return []string{k.Issuer.GetIssuer(), list(types), fmt.Sprint(k.Issuer.GetSelfPresented())}, k.Issuer.GetDescription()
+	case *stsv1.Resource_Rule:
+		a, ttl := k.Rule.GetAllow(), "-"
+		if a.GetTtl() != nil {
+			ttl = resource.FormatDuration(a.GetTtl().AsDuration())
+		}
+		return []string{requester(k.Rule.GetRequester()), subject(k.Rule), list(a.GetAudiences()), list(a.GetScopes()), ttl}, k.Rule.GetDescription()
+	}
+	return nil, ""
+}
+
+// requester says in a word who may ask; without one it is the workload itself.
+func requester(r *stsv1.Requester) string {
+	var parts []string
+	if len(r.GetClients()) > 0 {
+		parts = append(parts, list(r.GetClients()))
+	}
+	if len(r.GetLabels()) > 0 {
+		parts = append(parts, labels(r.GetLabels()))
+	}
+	if len(parts) == 0 {
+		return "the workload"
+	}
+	return strings.Join(parts, " with ")
+}
+
+// subject says in a word whose token is presented.
+func subject(r *stsv1.Rule) string {
+	if r.GetSubject() == nil {
+		return "the requester"
+	}
+	return r.GetSubject().GetIssuer()
+}
+
+func list(words []string) string {
+	if len(words) == 0 {
+		return "-"
+	}
+	return strings.Join(words, ",")
+}
+
+func labels(m map[string]string) string {
+	var parts []string
+	for _, k := range slices.Sorted(maps.Keys(m)) {
+		parts = append(parts, k+"="+m[k])
+	}
+	return list(parts)
+}
+
+// withBearer adds a token to a call.
+func withBearer(ctx context.Context, token string) context.Context {
+	return metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token)
+}

@@ -1,0 +1,141 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// run executes one command line and returns the exit code. The environment is
+// that of the process.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	root := newRoot(&cli{stdin: stdin, stdout: stdout, stderr: stderr, now: time.Now})
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitOK
+	}
+	f, ok := errors.AsType[*failure](err)
+	if !ok {
+		// What is not a failure of ours was found by the parser of the command line.
+		f = usage("%s; see `stsctl help`", oneLine(strings.NewReplacer("\n\nDid you mean this?\n\t", "; did you mean ").Replace(strings.TrimSpace(err.Error()))))
+	}
+	if f.message != "" {
+		fmt.Fprintf(stderr, "stsctl: %s\n", f.message)
+	}
+	return f.code
+}
+
+// cli is what the commands share.
+type cli struct {
+	stdin          io.Reader
+	stdout, stderr io.Writer
+	now            func() time.Time
+
+	conn connFlags
+}
+
+// newRoot builds the tree of commands.
+func newRoot(c *cli) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "stsctl",
+		Short: "Operate a security token service, get and inspect tokens",
+		Long: `stsctl talks to a security token service over gRPC: it applies and shows
+resources, gets and exchanges tokens, and looks into tokens and key sets.
+
+Where the server is and who you are comes from the environment, so that no
+secret is ever on a command line; see ` + "`stsctl help environment`" + `.`,
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.AddCommand(
+		newApply(c), newGet(c), newDelete(c),
+		newToken(c), newExchange(c), newInspect(c),
+		newSecret(c), newVersion(c),
+		environmentTopic(), exitCodesTopic(),
+	)
+	codeErrors(root)
+	root.InitDefaultHelpCmd()
+	root.InitDefaultCompletionCmd()
+	return root
+}
+
+// codeErrors gives the errors of commands that are not failures, which come from
+// writing the result, their exit code. Those of the command line have none yet
+// when [run] sees them.
+func codeErrors(cmd *cobra.Command) {
+	if inner := cmd.RunE; inner != nil {
+		cmd.RunE = func(cmd *cobra.Command, args []string) error {
+			err := inner(cmd, args)
+			if _, coded := errors.AsType[*failure](err); err == nil || coded {
+				return err
+			}
+			return badInput("writing the result: %v", err)
+		}
+	}
+	for _, sub := range cmd.Commands() {
+		codeErrors(sub)
+	}
+}
+
+// group is a command that only has commands below it.
+func group(use, short, long string, commands ...*cobra.Command) *cobra.Command {
+	var names []string
+	for _, sub := range commands {
+		names = append(names, sub.Name())
+	}
+	g := &cobra.Command{Use: use, Short: short, Long: long, RunE: func(cmd *cobra.Command, args []string) error {
+		return usage("%s needs one of: %s", cmd.CommandPath(), strings.Join(names, ", "))
+	}}
+	g.AddCommand(commands...)
+	return g
+}
+
+func exitCodesTopic() *cobra.Command {
+	return &cobra.Command{
+		Use:   "exit-codes",
+		Short: "What the exit codes mean",
+		Long: `The exit code says what to do next, for scripts:
+
+  0  done
+  1  the server refused; the message has the reason
+  2  the command line is wrong
+  3  the server cannot be reached or is temporarily unavailable; try again
+  4  there are problems in files or in what was read, or the result could not be
+     written
+  5  a token could not be verified; do not trust it`,
+	}
+}
+
+func environmentTopic() *cobra.Command {
+	return &cobra.Command{
+		Use:   "environment",
+		Short: "Where the server is, and who you are",
+		Long: `stsctl reads these variables. A flag, where there is one, wins; then the file of
+--env-file; then the environment.
+
+  STS_GRPC           address of the server, HOST:PORT          --addr
+  STS_ISSUER         issuer identifier of the server           --issuer
+  STS_ADMIN_TOKEN    admin token                               --admin-token-file
+  STS_CLIENT_ID      client that asks for tokens               --client-id
+  STS_CLIENT_SECRET  its secret                                --client-secret-file
+
+A development server writes such a file; use it with ` + "`--env-file DIR/dev.env`" + `
+or, in a shell, ` + "`set -a; . DIR/dev.env; set +a`" + `.
+
+No flag takes a secret as its value: command lines are seen by every process of
+the machine, kept in the history of the shell and in the logs of CI systems. Use
+the variables, or files that only you can read.
+
+The connection uses TLS. It is plain only if the address is a loopback address,
+no --ca-file is given and the issuer identifier does not start with https.`,
+	}
+}
