@@ -146,7 +146,7 @@ func (c *chain) observe(ctx context.Context, k *call, r *refusal, begin time.Tim
 	}
 	attrs := make([]slog.Attr, 0, 8)
 	attrs = append(attrs,
-		slog.String("method", k.method),
+		slog.String("method", methodLabel(k.method)),
 		slog.String("request_id", k.requestID),
 		slog.String("peer", peerOf(ctx)),
 		slog.Duration("took", took),

@@ -17,8 +17,10 @@ import (
 // adds no right: there is nothing in a request by which a handler could tell it
 // from another.
 //
-// A token request through it costs about 1 µs besides its handler; through
-// inprocgrpc it is 6 µs and through a loopback socket 100 µs (BenchmarkConn).
+// A token request through it costs 2 µs and 19 allocations besides its handler
+// (BenchmarkConn). On the same machine it was 5 µs and 37 allocations through
+// grpchan's inprocgrpc, which also keeps context values from the handler, and
+// 37 µs and 178 allocations, on two cores, through a loopback socket.
 type inProcess struct {
 	methods   map[string]inProcessMethod
 	intercept grpc.UnaryServerInterceptor

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
 	stsv1 "github.com/workload-sts/sts/gen/sts/v1"
@@ -92,8 +93,12 @@ func live(w http.ResponseWriter, _ *http.Request) {
 // healthService is the gRPC health protocol.
 type healthService struct {
 	healthpb.UnimplementedHealthServer
-	ready *readiness
+	ready   *readiness
+	watches chan struct{} // a place for each open watch
 }
+
+// maxHealthWatches bounds what anybody can make the server poll.
+const maxHealthWatches = 1000
 
 // Check implements healthpb.HealthServer.
 func (h *healthService) Check(ctx context.Context, m *healthpb.HealthCheckRequest) (*healthpb.HealthCheckResponse, error) {
@@ -123,6 +128,15 @@ const healthPoll = time.Second
 // it has changed. When the server stops it says so and ends.
 func (h *healthService) Watch(m *healthpb.HealthCheckRequest, stream grpc.ServerStreamingServer[healthpb.HealthCheckResponse]) error {
 	ctx := stream.Context()
+	select {
+	case h.watches <- struct{}{}:
+		defer func() { <-h.watches }()
+	default:
+		return &refusal{
+			sts:  &sts.Error{Code: sts.Unavailable, RetryAfter: retryOverload, Message: "too many watch the health of this server"},
+			grpc: codes.ResourceExhausted,
+		}
+	}
 	tick := time.NewTicker(healthPoll)
 	defer tick.Stop()
 	last := healthpb.HealthCheckResponse_UNKNOWN

@@ -60,11 +60,17 @@ func grantLabel(g sts.GrantType) string {
 	return "other"
 }
 
-func (m *metrics) observe(k *call, r *refusal, took time.Duration) {
-	method, outcome, code := k.method, "ok", ""
-	if _, known := accessTo[method]; !known {
-		method = "other"
+// methodLabel is other for what is not a method, such as a path that is not
+// there.
+func methodLabel(method string) string {
+	if _, known := accessTo[method]; known {
+		return method
 	}
+	return "other"
+}
+
+func (m *metrics) observe(k *call, r *refusal, took time.Duration) {
+	method, outcome, code := methodLabel(k.method), "ok", ""
 	if r != nil {
 		outcome, code = "refused", string(r.sts.Code)
 		if r.sts.Code == sts.Unavailable || r.sts.Code == sts.ServerError {

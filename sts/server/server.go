@@ -85,7 +85,7 @@ func New(c Config) (*Server, error) {
 		{stsv1.TokenService_ServiceDesc, tokens},
 		{stsv1.DiscoveryService_ServiceDesc, &discoveryService{service: c.Service}},
 		{stsv1.AdminService_ServiceDesc, &adminService{service: c.Service}},
-		{healthpb.Health_ServiceDesc, &healthService{ready: ready}},
+		{healthpb.Health_ServiceDesc, &healthService{ready: ready, watches: make(chan struct{}, maxHealthWatches)}},
 	} {
 		s.grpc.RegisterService(receiving(service.desc), service.impl)
 		conn.RegisterService(&service.desc, service.impl)
