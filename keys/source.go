@@ -1,0 +1,99 @@
+package keys
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/netip"
+	"net/url"
+	"slices"
+	"strings"
+)
+
+// Source says where the keys of an issuer are.
+type Source struct {
+	Issuer          string         // exact iss of its tokens
+	JWKSURI         string         // empty: as its discovery document says
+	CACertificates  string         // PEM; empty: the system's
+	AllowNetworks   []netip.Prefix // private networks that may be dialled
+	InsecureHTTP    bool           // fetch without TLS
+	AllowMissingKID bool           // tokens without kid, if there is one key
+}
+
+func (s Source) equal(o Source) bool {
+	a, b := s, o
+	a.AllowNetworks, b.AllowNetworks = nil, nil
+	return fmt.Sprint(a) == fmt.Sprint(b) && slices.Equal(s.AllowNetworks, o.AllowNetworks)
+}
+
+// Check tells what is wrong with a source, without asking there.
+func (s Source) Check() error {
+	if err := CheckURL(s.Issuer, s.InsecureHTTP); err != nil {
+		return fmt.Errorf("the issuer identifier %w", err)
+	}
+	if s.JWKSURI != "" {
+		if err := CheckURL(s.JWKSURI, s.InsecureHTTP); err != nil {
+			return fmt.Errorf("jwks_uri %w", err)
+		}
+	}
+	if _, err := s.roots(); err != nil {
+		return err
+	}
+	if s.InsecureHTTP && len(s.AllowNetworks) == 0 {
+		return errors.New("insecure_http also needs allow_networks to say which private addresses are meant")
+	}
+	return nil
+}
+
+func (s Source) roots() (*x509.CertPool, error) {
+	if s.CACertificates == "" {
+		return nil, nil
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM([]byte(s.CACertificates)) {
+		return nil, errors.New("ca_certificates holds no certificate in PEM")
+	}
+	return pool, nil
+}
+
+const maxURL = 255
+
+// CheckURL tells what is wrong with a URL that keys are fetched from. It is
+// stricter than a URL parser, because issuer identifiers are compared by their
+// bytes and what can be written in two ways is an attack.
+func CheckURL(s string, insecureHTTP bool) error {
+	if len(s) > maxURL {
+		return fmt.Errorf("is longer than %d characters", maxURL)
+	}
+	// Characters that the cases below have a better sentence for are let through.
+	if strings.ContainsFunc(s, func(r rune) bool {
+		return (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && !strings.ContainsRune("-._~:/[]+=?#@%", r)
+	}) {
+		return errors.New("has a character that does not belong into it")
+	}
+	u, err := url.Parse(s)
+	switch {
+	case err != nil:
+		return errors.New("is not a URL")
+	case u.Scheme != "https" && (u.Scheme != "http" || !insecureHTTP):
+		return errors.New("must be an https URL")
+	case !strings.HasPrefix(s, u.Scheme+"://"):
+		return errors.New("must have its scheme in lower case and a host")
+	case u.Host == "" || u.Hostname() == "" || u.Opaque != "":
+		return errors.New("has no host")
+	case u.User != nil || strings.Contains(s, "@"):
+		return errors.New("must not have user information")
+	case strings.ContainsAny(s, "?#"):
+		return errors.New("must not have a query or fragment")
+	case strings.Contains(s, "%"):
+		return errors.New("must not have percent encoding; write the characters themselves")
+	case u.Host != strings.ToLower(u.Host):
+		return errors.New("must have its host in lower case")
+	case strings.Contains(u.Path, "//") || strings.Contains(u.Path, "/./") || strings.Contains(u.Path, "..") ||
+		strings.HasSuffix(u.Path, "/.") || strings.Contains(s, "~~"):
+		return errors.New("must have a plain path, without empty or dot segments")
+	case strings.HasSuffix(u.Host, ".") || strings.HasSuffix(u.Host, ":"):
+		return errors.New("must have a plain host")
+	}
+	return nil
+}
