@@ -26,12 +26,21 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	f, ok := errors.AsType[*failure](err)
 	if !ok {
 		// What is not a failure of ours was found by the parser of the command line.
-		f = usage("%s; see `stsctl help`", oneLine(strings.NewReplacer("\n\nDid you mean this?\n\t", "; did you mean ").Replace(strings.TrimSpace(err.Error()))))
+		f = misspelled(err)
 	}
 	if f.message != "" {
 		fmt.Fprintf(stderr, "stsctl: %s\n", f.message)
 	}
 	return f.code
+}
+
+// misspelled puts what the parser of the command line says into one line.
+func misspelled(err error) *failure {
+	what, meant, ok := strings.Cut(strings.TrimSpace(err.Error()), "\n\nDid you mean this?\n")
+	if ok {
+		what += "; did you mean " + strings.Join(strings.Fields(meant), " or ") + "?"
+	}
+	return usage("%s; see `stsctl help`", oneLine(what))
 }
 
 // cli is what the commands share.

@@ -10,8 +10,6 @@ import (
 	"path/filepath"
 	"strings"
 
-	"google.golang.org/protobuf/types/known/durationpb"
-
 	stsv1 "github.com/workload-sts/sts/gen/sts/v1"
 	"github.com/workload-sts/sts/policy"
 	"github.com/workload-sts/sts/sts"
@@ -69,7 +67,6 @@ func devConfig(dir string, o devOptions) *stsv1.ServerConfig {
 		Log:     &stsv1.LogConfig{Level: "info"},
 	}
 	configCheck{dir: dir, report: func(path, message string) { panic(path + " " + message) }}.limits(c)
-	c.ShutdownGrace = durationpb.New(c.ShutdownGrace.AsDuration())
 	return c
 }
 
@@ -201,9 +198,18 @@ Paste into another terminal:
        -d audience="$STS_AUDIENCE" -d scope=demo.read "$STS_HTTP/oauth2/token"; echo
 
   # look into it, and verify it against the issuer
-  bin/stsctl inspect --verify "$TOKEN"
+  %[4]s inspect --verify "$TOKEN"
 
-`, e.issuer, e.grpc, quote(e.file))
+`, e.issuer, e.grpc, quote(e.file), quote(stsctl()))
+}
+
+// stsctl is the command beside this one, which is where `make build` puts it.
+func stsctl() string {
+	self, err := os.Executable()
+	if err != nil {
+		return "stsctl"
+	}
+	return filepath.Join(filepath.Dir(self), "stsctl")
 }
 
 // quote quotes a path for a shell if it needs it.

@@ -28,7 +28,9 @@ func (k issuerKeys) Trust(issuers []*sts.Issuer) {
 		}
 		sources[i.Name] = src
 	}
-	k.remote.Configure(sources)
+	if err := k.remote.Configure(sources); err != nil {
+		panic(fmt.Sprintf("issuers were not checked: %v", err))
+	}
 }
 
 func (k issuerKeys) Key(ctx context.Context, issuer, kid string, alg jose.Algorithm) (jose.Key, error) {

@@ -88,11 +88,14 @@ func open(ctx context.Context, c *stsv1.ServerConfig, createKeyFile bool, stderr
 	if err != nil {
 		return nil, err
 	}
-	remote := keys.NewRemote(keys.RemoteConfig{})
+	remote := keys.NewRemote(keys.RemoteConfig{OnFetch: n.fetched})
 	n.closers = append(n.closers, func() error { remote.Close(); return nil })
-	audit, err := storage.OpenAudit(c.Audit.File)
+	audit, torn, err := storage.OpenAudit(c.Audit.File)
 	if err != nil {
 		return nil, err
+	}
+	if torn != "" {
+		n.log.Warn("the last record of the audit log was torn by a crash and has been moved aside", "file", torn)
 	}
 	n.closers = append(n.closers, audit.Close)
 	n.service, err = sts.New(ctx, sts.Config{
@@ -122,7 +125,7 @@ func (n *node) tls(c *stsv1.TlsConfig) (*tls.Config, error) {
 	if c == nil {
 		return nil, nil
 	}
-	t, closer, err := server.ReloadingTLS(c.CertFile, c.KeyFile, certificateCheck)
+	t, closer, err := server.ReloadingTLS(c.CertFile, c.KeyFile, certificateCheck, n.log)
 	if err == nil {
 		n.closers = append(n.closers, closer.Close)
 	}
@@ -147,5 +150,15 @@ func (n *node) close() {
 		if err := n.closers[i](); err != nil {
 			n.log.Error("closing", "error", err)
 		}
+	}
+}
+
+// fetched logs what came of asking an issuer for its keys.
+func (n *node) fetched(issuer string, err error, skipped []error) {
+	if err != nil {
+		n.log.Warn("the keys of an issuer could not be fetched", "issuer", issuer, "error", err.Error())
+	}
+	for _, why := range skipped {
+		n.log.Warn("a key of an issuer cannot be used", "issuer", issuer, "error", why.Error())
 	}
 }
