@@ -61,14 +61,10 @@ func parseForm(body []byte) (*form, *refusal) {
 		}
 		switch name {
 		case "audience":
-			if value != "" {
-				f.audience = append(f.audience, value)
-			}
+			f.audience = append(f.audience, value)
 			continue
 		case "resource":
-			if value != "" {
-				f.resource = append(f.resource, value)
-			}
+			f.resource = append(f.resource, value)
 			continue
 		}
 		// A parameter MUST NOT be included more than once [RFC 6749 §3.2].

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 
@@ -70,8 +71,8 @@ func (t *tokenService) token(ctx context.Context, req sts.TokenRequest, bad *ref
 func issueRequest(ctx context.Context, m *stsv1.IssueTokenRequest) (sts.TokenRequest, *refusal) {
 	req := sts.TokenRequest{
 		Grant:     sts.ClientCredentials,
-		Audiences: m.GetAudience(),
-		Resources: m.GetResource(),
+		Audiences: present(m.GetAudience()),
+		Resources: present(m.GetResource()),
 		Scope:     m.GetScope(),
 	}
 	bad := firstOf(
@@ -88,8 +89,8 @@ func issueRequest(ctx context.Context, m *stsv1.IssueTokenRequest) (sts.TokenReq
 func exchangeRequest(ctx context.Context, m *stsv1.ExchangeTokenRequest) (sts.TokenRequest, *refusal) {
 	req := sts.TokenRequest{
 		Grant:         sts.TokenExchange,
-		Audiences:     m.GetAudience(),
-		Resources:     m.GetResource(),
+		Audiences:     present(m.GetAudience()),
+		Resources:     present(m.GetResource()),
 		Scope:         m.GetScope(),
 		RequestedType: sts.TokenType(m.GetRequestedTokenType()),
 		Subject:       sts.Presented{Token: m.GetSubjectToken(), Type: sts.TokenType(m.GetSubjectTokenType())},
@@ -107,6 +108,15 @@ func exchangeRequest(ctx context.Context, m *stsv1.ExchangeTokenRequest) (sts.To
 		req.Credential, bad = credential(ctx, m.GetClientId(), m.GetClientSecret())
 	}
 	return req, bad
+}
+
+// present leaves out empty values, which count as omitted on every face [RFC 6749
+// §3.2].
+func present(values []string) []string {
+	if !slices.Contains(values, "") {
+		return values
+	}
+	return slices.DeleteFunc(slices.Clone(values), func(s string) bool { return s == "" })
 }
 
 func firstOf(rs ...*refusal) *refusal {
