@@ -58,7 +58,7 @@ func (s *Service) mint(ctx context.Context, d *decision, g policy.Grant) (Token,
 		JTI: d.ids.jti, KID: kid, Type: issued, Sub: g.Subject(), ClientID: g.ClientID(),
 		Audiences: g.Audiences(), Scopes: g.Scopes(), Act: chain(g.Act()), Txn: txn, Exp: expires.Unix(), Rules: g.Rules(),
 	}
-	t := Token{Value: value, Issued: issued, Scheme: "Bearer", ExpiresIn: expires.Sub(d.now).Truncate(time.Second), Scopes: g.Scopes(), Decision: d.ids.decision}
+	t := Token{Value: value, Issued: issued, Scheme: "Bearer", ExpiresIn: expires.Sub(d.now.Truncate(time.Second)), Scopes: g.Scopes(), Decision: d.ids.decision}
 	if issued != AccessToken {
 		t.Scheme = "N_A" // [RFC 8693 §2.2.1]
 	}

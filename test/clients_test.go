@@ -194,10 +194,7 @@ allow: {audiences: [demo], scopes: [demo.read]}
 // TestCurl pastes what the server prints, into a shell.
 func TestCurl(t *testing.T) {
 	n := startDev(t, t.TempDir())
-	_, script, ok := strings.Cut(n.stdout, "Paste into another terminal:")
-	if !ok {
-		t.Fatalf("no commands are printed:\n%s", n.stdout)
-	}
+	script := n.printed(t, "Paste into another terminal:")
 	dir := t.TempDir()
 	out, stderr, code := command(t, os.Environ(), "cd "+dir+"\n"+script, "sh", "-e")
 	if code != 0 {

@@ -106,7 +106,7 @@ func TestSecretsStayInside(t *testing.T) {
 		t.Fatal(err)
 	}
 	tokenParts := strings.Split(issued, ".")
-	for where, text := range map[string]string{"log": n.log.String(), "metrics": metrics, "audit": string(audit), "stdout": n.stdout} {
+	for where, text := range map[string]string{"log": n.log.String(), "metrics": metrics, "audit": string(audit), "stdout": n.stdout.String()} {
 		for what, secret := range map[string]string{
 			"client secret": n.env["STS_CLIENT_SECRET"], "admin token": n.env["STS_ADMIN_TOKEN"],
 			"a token's signature": tokenParts[2], "a token's claims": tokenParts[1],

@@ -61,7 +61,7 @@ func testMain(m *testing.M) int {
 type node struct {
 	env    map[string]string // of dev.env
 	dir    string
-	stdout string // what it printed until it was ready
+	stdout *lockedBuffer
 	cmd    *exec.Cmd
 	log    *lockedBuffer
 	done   chan error
@@ -82,8 +82,8 @@ func startDev(t *testing.T, dir string, more ...string) *node {
 func start(t *testing.T, args ...string) *node {
 	t.Helper()
 	n := &node{cmd: exec.Command(filepath.Join(bin, "stsd"), args...), log: &lockedBuffer{}, done: make(chan error, 1)}
-	out := &lockedBuffer{}
-	n.cmd.Stdout = out
+	n.stdout = &lockedBuffer{}
+	n.cmd.Stdout = n.stdout
 	stderr, err := n.cmd.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -113,8 +113,22 @@ func start(t *testing.T, args ...string) *node {
 	case <-time.After(20 * time.Second):
 		t.Fatalf("stsd is not ready after 20 s:\n%s", n.log)
 	}
-	n.stdout = out.String()
 	return n
+}
+
+// printed waits until the server has printed a text, and returns what follows it.
+func (n *node) printed(t *testing.T, marker string) string {
+	t.Helper()
+	deadline := time.Now().Add(5 * time.Second)
+	for {
+		if _, after, ok := strings.Cut(n.stdout.String(), marker); ok && strings.HasSuffix(after, "\n") {
+			return after
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the server did not print %q:\n%s", marker, n.stdout)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 }
 
 // stop ends the server as an operator does, and fails the test if it does not

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bufio"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -101,8 +102,12 @@ func startScript(ctx context.Context, t *testing.T, n *node, script string) map[
 	}
 	t.Cleanup(func() { stdin.Close(); cmd.Wait() })
 	var out map[string]string
-	if err := json.NewDecoder(stdout).Decode(&out); err != nil {
-		t.Fatalf("%s: %v", script, err)
+	lines := bufio.NewScanner(stdout)
+	for lines.Scan() { // the library prints warnings first
+		if json.Unmarshal(lines.Bytes(), &out) == nil {
+			return out
+		}
 	}
-	return out
+	t.Fatalf("%s ended before it was ready", script)
+	return nil
 }
