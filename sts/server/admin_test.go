@@ -124,7 +124,7 @@ func TestAdminStrict(t *testing.T) {
 	if got := f.adminRequest(t, "POST", "/v1/resources:apply", `{"x":"`+strings.Repeat("x", maxApply)+`"}`); got.http != 413 {
 		t.Errorf("8 MiB: %d", got.http)
 	}
-	if got := f.adminRequest(t, "GET", "/v1/resources:apply", ""); got.http != 405 {
+	if got := f.adminRequest(t, "GET", "/v1/resources:apply", ""); got.http != 405 || got.header.Get("Allow") != "POST" {
 		t.Errorf("GET: %d %s", got.http, got.raw)
 	}
 	if _, after, err := f.service.Resource(sts.Ref{Kind: sts.KindClient, Name: "web"}); err != nil || after != before {

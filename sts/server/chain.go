@@ -50,8 +50,11 @@ func (c *chain) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, 
 }
 
 func (c *chain) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-	return c.run(ss.Context(), info.FullMethod, 0, func(ctx context.Context) error {
-		k, _ := callOf(ctx)
+	ctx, k := start(ss.Context())
+	// The headers of a stream go out with its first message, so what is known is
+	// set now.
+	k.told = ss.SetHeader(metadata.MD{"x-request-id": {k.requestID}}) == nil
+	return c.run(ctx, info.FullMethod, 0, func(ctx context.Context) error {
 		return handler(srv, &receiver{ServerStream: ss, ctx: ctx, call: k})
 	})
 }
@@ -114,7 +117,10 @@ func (c *chain) sendIDs(ctx context.Context, k *call, r *refusal) {
 	if r != nil && r.sts.Decision != "" {
 		k.decision = r.sts.Decision
 	}
-	md := metadata.MD{"x-request-id": {k.requestID}}
+	md := metadata.MD{}
+	if !k.told {
+		md["x-request-id"] = []string{k.requestID}
+	}
 	if k.decision != "" {
 		md["x-decision-id"] = []string{k.decision}
 	}

@@ -2,13 +2,16 @@ package server
 
 import (
 	"context"
+	"crypto"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	stsv1 "github.com/workload-sts/sts/gen/sts/v1"
@@ -83,7 +86,18 @@ func encodeMetadata(m sts.Metadata) ([]byte, error) {
 type document struct {
 	chain  *chain
 	method string // its gRPC twin
-	render func() (body []byte, maxAge time.Duration, err error)
+	render func() (rendered, time.Duration, error)
+}
+
+// rendered is a document as it goes out.
+type rendered struct {
+	body []byte
+	etag string
+}
+
+func newRendered(body []byte) rendered {
+	sum := sha256.Sum256(body)
+	return rendered{body, `"` + base64.RawURLEncoding.EncodeToString(sum[:16]) + `"`}
 }
 
 func (d *document) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -93,11 +107,11 @@ func (d *document) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	err := d.chain.run(r.Context(), d.method, d.chain.timeout, func(context.Context) error {
-		body, maxAge, err := d.render()
+		doc, maxAge, err := d.render()
 		if err != nil {
 			return err
 		}
-		serveDocument(w, r, body, maxAge)
+		doc.serve(w, r, maxAge)
 		return nil
 	})
 	if err != nil {
@@ -105,23 +119,21 @@ func (d *document) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func serveDocument(w http.ResponseWriter, r *http.Request, body []byte, maxAge time.Duration) {
-	sum := sha256.Sum256(body)
-	etag := `"` + base64.RawURLEncoding.EncodeToString(sum[:16]) + `"`
+func (d rendered) serve(w http.ResponseWriter, r *http.Request, maxAge time.Duration) {
 	h := w.Header()
 	h.Set("Cache-Control", "public, max-age="+strconv.Itoa(int(maxAge/time.Second)))
-	h.Set("ETag", etag)
+	h.Set("ETag", d.etag)
 	// Verifiers run in browsers as well, and nothing here is secret.
 	h.Set("Access-Control-Allow-Origin", "*")
-	if matches(r.Header.Values("If-None-Match"), etag) {
+	if matches(r.Header.Values("If-None-Match"), d.etag) {
 		w.WriteHeader(http.StatusNotModified)
 		return
 	}
 	h.Set("Content-Type", "application/json")
-	h.Set("Content-Length", strconv.Itoa(len(body)))
+	h.Set("Content-Length", strconv.Itoa(len(d.body)))
 	w.WriteHeader(http.StatusOK)
 	if r.Method == http.MethodGet {
-		_, _ = w.Write(body) // nobody is left to tell of an error
+		_, _ = w.Write(d.body) // nobody is left to tell of an error
 	}
 }
 
@@ -140,18 +152,46 @@ func matches(headers []string, etag string) bool {
 
 // documents returns the handlers of the well-known documents.
 func documents(c *chain) (metadata, keySet http.Handler) {
-	metadata = &document{chain: c, method: stsv1.DiscoveryService_GetProviderMetadata_FullMethodName, render: func() ([]byte, time.Duration, error) {
+	metadata = &document{chain: c, method: stsv1.DiscoveryService_GetProviderMetadata_FullMethodName, render: func() (rendered, time.Duration, error) {
 		// What it says changes with the keys, so it is cached as long as they.
 		_, maxAge := c.service.KeySet()
 		body, err := encodeMetadata(c.service.Metadata())
-		return body, maxAge, err
+		return newRendered(body), maxAge, err
 	}}
-	keySet = &document{chain: c, method: stsv1.DiscoveryService_GetJwks_FullMethodName, render: func() ([]byte, time.Duration, error) {
+	cache := &keySetCache{}
+	keySet = &document{chain: c, method: stsv1.DiscoveryService_GetJwks_FullMethodName, render: func() (rendered, time.Duration, error) {
 		set, maxAge := c.service.KeySet()
-		body, err := encodeKeySet(set)
-		return body, maxAge, err
+		doc, err := cache.render(set)
+		return doc, maxAge, err
 	}}
 	return metadata, keySet
+}
+
+// keySetCache renders a key set once. Sets with the same keys in the same order
+// are the same.
+type keySetCache struct{ last atomic.Pointer[renderedKeys] }
+
+type renderedKeys struct {
+	keys []jose.Key
+	doc  rendered
+}
+
+func (c *keySetCache) render(set jose.KeySet) (rendered, error) {
+	keys := slices.Collect(set.All())
+	same := func(a, b jose.Key) bool {
+		public, ok := a.Public.(interface{ Equal(crypto.PublicKey) bool })
+		return ok && a.ID == b.ID && a.Algorithm == b.Algorithm && public.Equal(b.Public)
+	}
+	if last := c.last.Load(); last != nil && slices.EqualFunc(keys, last.keys, same) {
+		return last.doc, nil
+	}
+	body, err := encodeKeySet(set)
+	if err != nil {
+		return rendered{}, err
+	}
+	doc := newRendered(body)
+	c.last.Store(&renderedKeys{keys, doc})
+	return doc, nil
 }
 
 // encodeKeySet renders a JWK set [RFC 7517 §5].

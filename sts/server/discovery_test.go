@@ -150,3 +150,24 @@ func TestKeySetTwin(t *testing.T) {
 		t.Errorf("twin %s, document %s", b, got.raw)
 	}
 }
+
+// A key set is rendered once, and anew when a key comes or changes.
+func TestKeySetCache(t *testing.T) {
+	one, two := newTestKeys(t), newTestKeys(t)
+	var c keySetCache
+	first, err := c.render(one.set)
+	if err != nil {
+		t.Fatal(err)
+	}
+	same, err := jose.NewKeySet(slices.Collect(one.set.All())...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := c.render(same); err != nil || &again.body[0] != &first.body[0] {
+		t.Error("rendered twice", err)
+	}
+	// The test keys have one id, so only the key itself tells them apart.
+	if other, err := c.render(two.set); err != nil || other.etag == first.etag {
+		t.Error("a stale key set", err)
+	}
+}

@@ -272,12 +272,25 @@ func encodeDetail(d *anypb.Any) json.RawMessage {
 func (j *jsonAPI) routingError(ctx context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, r *http.Request, status int) {
 	refused := notFound()
 	if status == http.StatusMethodNotAllowed {
+		w.Header().Set("Allow", allowed(r.URL.Path))
 		refused = malformed("", "this path does not take this method")
 	}
 	refused.http = status
 	k, _ := callOf(ctx)
 	j.chain.observe(ctx, k, refused, time.Now())
 	writeError(w, refused, nil)
+}
+
+// allowed lists the methods of a path under /v1/ [RFC 9110 §15.5.6].
+func allowed(path string) string {
+	switch {
+	case path == "/v1/resources":
+		return "GET"
+	case strings.HasPrefix(path, "/v1/resources/"):
+		return "GET, DELETE"
+	default:
+		return "POST"
+	}
 }
 
 func notFound() *refusal {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -426,6 +428,18 @@ func TestTLSFaces(t *testing.T) {
 	}
 	defer closer.Close()
 	f := newFixture(t, func(c *Config) { c.HTTPTLS, c.GRPCTLS = config, config })
+	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true}
+	defer transport.CloseIdleConnections()
+	resp, err := (&http.Client{Transport: transport}).PostForm("https://"+f.httpAddr+"/oauth2/token", url.Values{
+		"grant_type": {"client_credentials"}, "audience": {"api"}, "client_id": {"web"}, "client_secret": {f.secret},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != 200 || resp.ProtoMajor != 2 {
+		t.Errorf("%s %s", resp.Proto, resp.Status)
+	}
 	for _, addr := range []string{f.httpAddr, f.grpcAddr} {
 		c, err := tls.Dial("tcp", addr, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
 		if err != nil {

@@ -35,6 +35,9 @@ func TestStop(t *testing.T) {
 	if _, err := watch.Recv(); err != nil {
 		t.Fatal(err)
 	}
+	if header, err := watch.Header(); err != nil || len(header["x-request-id"]) != 1 {
+		t.Error(header, err)
+	}
 	health, err := healthpb.NewHealthClient(f.conn).Watch(t.Context(), &healthpb.HealthCheckRequest{})
 	if err != nil {
 		t.Fatal(err)
