@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -16,18 +17,19 @@ func newInspect(c *cli) *cobra.Command {
 		Use:   "inspect TOKEN|@FILE|-|URL",
 		Short: "Look into a token or a key set, and verify a token",
 		Long: `Show what a token or a JSON Web Key set says, with times for people. It is read
-from the argument, @FILE, standard input (-) or a URL of a key set. The JSON of a
-token response does as well.
+from the argument, @FILE, standard input (-) or the URL of a key set. A token
+response in JSON does as well.
 
 Nothing that a token says is believed before its signature is verified:
 
-  stsctl inspect TOKEN                 decodes only; no network
-  stsctl inspect --issuer URL TOKEN    verifies it: the token must be of this issuer,
-                                       signed by a key that it publishes now, and
-                                       valid at this time
-  stsctl inspect --verify TOKEN        the same, with STS_ISSUER or, if that is not
-                                       set, whoever the token says it is from; this
-                                       asks the address in the token for its keys
+  stsctl inspect TOKEN
+      decodes only; no network
+  stsctl inspect --issuer URL TOKEN
+      verifies it: the token must be of this issuer, signed by a key that the
+      issuer publishes now, and valid at this time
+  stsctl inspect --verify TOKEN
+      the same with STS_ISSUER or, if that is not set, with whoever the token
+      says it is from; this asks the address in the token for keys
 
 The audience is checked if --audience says which it must be.`,
 		Example: "  stsctl token --audience payments | stsctl inspect -\n  stsctl inspect --issuer https://sts.example.com --audience payments @token.jwt\n  stsctl inspect https://sts.example.com/.well-known/jwks.json",
@@ -182,19 +184,21 @@ func (c *cli) showToken(t *token, v *verification, out *output) error {
 	if written, err := out.write(c.stdout, c.tokenReport(t, v)); written {
 		return err
 	}
+	var b bytes.Buffer
 	if v == nil {
-		fmt.Fprintln(c.stdout, "signature NOT verified; give --issuer URL, or --verify to ask the issuer in the token")
+		b.WriteString("signature NOT verified; give --issuer URL, or --verify to ask the issuer in the token\n")
 	} else {
-		fmt.Fprintln(c.stdout, v.summary())
+		b.WriteString(v.summary() + "\n")
 	}
-	fmt.Fprintln(c.stdout, "\nheader")
-	c.showMembers(t.header, []string{"alg", "typ", "kid"}, nil)
-	fmt.Fprintln(c.stdout, "\nclaims")
-	c.showMembers(t.claims, []string{"iss", "sub", "aud", "client_id", "scope", "exp", "nbf", "iat", "jti"}, timeClaims)
+	b.WriteString("\nheader\n")
+	c.showMembers(&b, t.header, []string{"alg", "typ", "kid"}, nil)
+	b.WriteString("\nclaims\n")
+	c.showMembers(&b, t.claims, []string{"iss", "sub", "aud", "client_id", "scope", "exp", "nbf", "iat", "jti"}, timeClaims)
 	if exp, ok := when(t.claims["exp"]); ok && v == nil && !exp.After(c.now()) {
-		fmt.Fprintf(c.stdout, "\nthis token has expired\n")
+		b.WriteString("\nthis token has expired\n")
 	}
-	return nil
+	_, err := c.stdout.Write(b.Bytes())
+	return err
 }
 
 // tokenReport is what -o json and -o yaml write.

@@ -131,11 +131,11 @@ func environmentTopic() *cobra.Command {
 		Long: `stsctl reads these variables. A flag, where there is one, wins; then the file of
 --env-file; then the environment.
 
-  STS_GRPC           address of the server, HOST:PORT          --addr
-  STS_ISSUER         issuer identifier of the server           --issuer
-  STS_ADMIN_TOKEN    admin token                               --admin-token-file
-  STS_CLIENT_ID      client that asks for tokens               --client-id
-  STS_CLIENT_SECRET  its secret                                --client-secret-file
+  STS_GRPC           address of the server, HOST:PORT       --addr
+  STS_ISSUER         issuer identifier of the server        --issuer
+  STS_ADMIN_TOKEN    admin token                            --admin-token-file
+  STS_CLIENT_ID      client that asks for tokens            --client-id
+  STS_CLIENT_SECRET  its secret                             --client-secret-file
 
 A development server writes such a file; use it with ` + "`--env-file DIR/dev.env`" + `
 or, in a shell, ` + "`set -a; . DIR/dev.env; set +a`" + `.

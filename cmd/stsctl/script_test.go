@@ -28,11 +28,12 @@ func TestMain(m *testing.M) {
 //	SECRET, HASH                            a client secret and its hash
 //	GITHUB, EXPIRED                         tokens of the server: of a workload, and an old one
 //	exits CODE stsctl ARG...                runs stsctl, which must end with CODE
+//	envsubst FILE                           replaces $NAME in a file
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 filepath.Join("testdata", "script"),
 		RequireExplicitExec: true,
-		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"exits": exits},
+		Cmds:                map[string]func(*testscript.TestScript, bool, []string){"exits": exits, "envsubst": envsubst},
 		Setup: func(env *testscript.Env) error {
 			f, stop, err := startFake()
 			if err != nil {
@@ -72,4 +73,11 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	if got != want {
 		ts.Fatalf("exit code %d, want %d", got, want)
 	}
+}
+
+func envsubst(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: envsubst FILE")
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(os.Expand(ts.ReadFile(args[0]), ts.Getenv)), 0o600))
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -14,7 +15,7 @@ import (
 
 // showMembers writes the members of a JSON object: those named first, then the
 // others by name. times says which are times.
-func (c *cli) showMembers(m map[string]any, first []string, times map[string]bool) {
+func (c *cli) showMembers(b *bytes.Buffer, m map[string]any, first []string, times map[string]bool) {
 	var names []string
 	for _, name := range first {
 		if _, ok := m[name]; ok {
@@ -26,7 +27,7 @@ func (c *cli) showMembers(m map[string]any, first []string, times map[string]boo
 			names = append(names, name)
 		}
 	}
-	tw := tabwriter.NewWriter(c.stdout, 0, 0, 2, ' ', 0)
+	tw := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
 	for _, name := range names {
 		value := display(m[name])
 		if at, ok := when(m[name]); ok && times[name] {
@@ -34,7 +35,7 @@ func (c *cli) showMembers(m map[string]any, first []string, times map[string]boo
 		}
 		fmt.Fprintf(tw, "  %s\t%s\n", oneLine(name), value)
 	}
-	_ = tw.Flush() // an error of the output shows with the next write
+	_ = tw.Flush() // a buffer takes all
 }
 
 // display writes a JSON value in one line that is safe for a terminal: a string

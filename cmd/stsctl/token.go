@@ -20,8 +20,8 @@ func newToken(c *cli) *cobra.Command {
 		Use:   "token",
 		Short: "Get a token for a client (client credentials)",
 		Long: `Get a token for the client itself, by the client credentials grant. The token
-alone goes to standard output, for a script to take; -o json and -o yaml write the
-whole response.
+alone goes to standard output, for a script to take; -o json and -o yaml write
+the whole response.
 
 Without --audience the rules must leave only one. Without --scope the token has
 all scopes that the rules allow.`,
@@ -55,8 +55,9 @@ func newExchange(c *cli) *cobra.Command {
 same rights, by OAuth 2.0 token exchange (RFC 8693).
 
 A token is given as it is, as @FILE, or as - for standard input; the latter two
-keep it off the command line. Types are jwt, id_token, access_token or a URN; left
-out, access_token is taken for a token whose typ header is at+jwt, else jwt.
+keep it off the command line. Types are jwt, id_token, access_token or a URN.
+A type that is left out is access_token if the typ header of the token is at+jwt,
+else jwt.
 
 With STS_CLIENT_ID the client asks. Without, or with --no-client, the workload
 presents its own token, which its Issuer must allow (self_presented).`,

@@ -12,7 +12,7 @@ func newVersion(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "version",
 		Short: "Print the version of stsctl",
-		Long:  "Print the version of stsctl, the commit that it was built from and the Go version.",
+		Long:  "Print the version of stsctl, the commit it was built from and the Go version.",
 		Args:  cobra.NoArgs,
 	}
 	out := outputFlag(cmd, "text", "json", "yaml")
