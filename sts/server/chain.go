@@ -155,7 +155,7 @@ func (c *chain) observe(ctx context.Context, k *call, r *refusal, begin time.Tim
 		slog.String("method", methodLabel(k.method)),
 		slog.String("request_id", k.requestID),
 		slog.String("peer", peerOf(ctx)),
-		slog.Duration("took", took),
+		slog.Float64("took_ms", float64(took.Microseconds())/1000),
 	)
 	if k.decision != "" {
 		attrs = append(attrs, slog.String("decision", k.decision))

@@ -230,7 +230,7 @@ func TestLogAndMetrics(t *testing.T) {
 		if err := json.Unmarshal([]byte(line), &entry); err != nil {
 			t.Fatalf("not one JSON line: %q", line)
 		}
-		if entry["msg"] == "request" && (entry["request_id"] == nil || entry["peer"] != "127.0.0.1" || entry["took"] == nil) {
+		if entry["msg"] == "request" && (entry["request_id"] == nil || entry["peer"] != "127.0.0.1" || entry["took_ms"] == nil) {
 			t.Errorf("line %s", line)
 		}
 	}
