@@ -1,0 +1,117 @@
+# Everything a newcomer needs: `make run` and `make test`. Nothing but Go, Node,
+# git and curl has to be there.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+
+BIN := $(CURDIR)/bin
+TOOLS := $(BIN)/tools
+FUZZTIME ?= 10s
+export PATH := $(TOOLS):$(PATH)
+
+# The protos of google/api, out of the Go module cache; they are not committed.
+GOOGLEAPIS_MODULE := github.com/grpc-ecosystem/grpc-gateway@v1.16.0
+WORKSPACE := $(BIN)/proto
+
+.PHONY: help
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
+
+.PHONY: build
+build: ## Build bin/stsd and bin/stsctl
+	@mkdir -p $(BIN)
+	go build -o $(BIN)/ ./cmd/...
+
+.PHONY: run
+run: build ## Build, then run a development server with its data in .dev
+	exec $(BIN)/stsd serve --dev --data .dev --http 127.0.0.1:8080 --grpc 127.0.0.1:8081
+
+.PHONY: test
+test: node-modules ## Run all tests: the module's with the race detector, then end to end
+	go test -race ./...
+	cd test && go test ./...
+
+.PHONY: node-modules
+node-modules: test/node/node_modules/.installed
+
+test/node/node_modules/.installed: test/node/package-lock.json
+	cd test/node && npm ci --no-audit --no-fund
+	@touch $@
+
+.PHONY: bench
+bench: ## Measure the speed, as ratios to the floor of DESIGN.md
+	cd test && go test -run '^$$' -bench . -benchtime 1x -timeout 30m ./bench
+
+.PHONY: fuzz
+fuzz: ## Run every fuzz target for FUZZTIME (default 10s)
+	@for pkg in $$(go list ./...); do \
+		for target in $$(go test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
+			echo "$$pkg $$target"; \
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$pkg; \
+		done; \
+	done
+
+.PHONY: tools
+tools: $(TOOLS)/.built
+
+$(TOOLS)/.built: tools/go.mod tools/go.sum tools/buf/go.mod tools/buf/go.sum
+	@mkdir -p $(TOOLS)
+	cd tools && GOBIN=$(TOOLS) go install tool
+	cd tools/buf && GOBIN=$(TOOLS) go install tool
+	@touch $@
+
+# A copy of the protos with those of google/api beside them, as buf wants it.
+.PHONY: workspace
+workspace: tools
+	@rm -rf $(WORKSPACE)
+	@mkdir -p $(WORKSPACE)/third_party/google/api
+	@cp -r proto $(WORKSPACE)/proto
+	@dir=$$(cd tools && go mod download -json $(GOOGLEAPIS_MODULE) | sed -n 's/.*"Dir": "\(.*\)",/\1/p') && \
+		cp $$dir/third_party/googleapis/google/api/annotations.proto $$dir/third_party/googleapis/google/api/http.proto \
+			$(WORKSPACE)/third_party/google/api/
+	@chmod -R u+w $(WORKSPACE)
+	@sed 's|  - path: proto|  - path: proto\n  - path: third_party|' buf.yaml > $(WORKSPACE)/buf.yaml
+	@cp buf.gen.yaml $(WORKSPACE)/
+	@cd $(WORKSPACE) && buf generate proto
+
+.PHONY: generate
+generate: workspace ## Regenerate gen/ and the reference pages
+	rm -rf gen
+	cp -r $(WORKSPACE)/gen gen
+	go run ./docs/generate
+
+.PHONY: check-generate
+check-generate: workspace ## Fail if gen/ or the reference is not what the sources make
+	@diff -r gen $(WORKSPACE)/gen || { echo 'gen/ is not what proto/ makes: run `make generate` and commit the result'; exit 1; }
+	go run ./docs/generate -check
+
+.PHONY: lint
+lint: workspace ## gofmt, go vet, staticcheck, buf lint, buf breaking
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo 'run gofmt -w on these files'; exit 1; }
+	go vet ./...
+	cd test && go vet ./...
+	staticcheck ./...
+	cd test && staticcheck ./...
+	cd $(WORKSPACE) && buf lint proto
+	$(MAKE) --no-print-directory breaking
+
+# Against the last release; before there is one, nothing is promised.
+.PHONY: breaking
+breaking: workspace
+	@tag=$$(git tag --list 'v[1-9]*' --sort=-v:refname | head -n 1); \
+	if [ -z "$$tag" ]; then tag=$$(git log --format=%H --diff-filter=A -- proto/sts/v1/config.proto | tail -n 1); fi; \
+	if [ -z "$$tag" ]; then echo 'buf breaking: no earlier version of the protos to compare with'; exit 0; fi; \
+	rm -rf $(BIN)/proto-before && mkdir -p $(BIN)/proto-before && \
+	git archive $$tag proto | tar -x -C $(BIN)/proto-before && \
+	cp -r $(WORKSPACE)/third_party $(WORKSPACE)/buf.yaml $(BIN)/proto-before/ && \
+	echo "buf breaking: against $$tag" && \
+	cd $(WORKSPACE) && buf breaking proto --against $(BIN)/proto-before/proto
+
+.PHONY: vuln
+vuln: tools ## Look for known vulnerabilities; needs the vulnerability database from the network
+	govulncheck ./...
+
+.PHONY: clean
+clean: ## Remove what was built
+	rm -rf $(BIN) test/node/node_modules
