@@ -14,7 +14,7 @@ import (
 // run executes one command line and returns the exit code. The environment is
 // that of the process.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
-	root := newRoot(&cli{stdin: stdin, stdout: stdout, stderr: stderr, now: time.Now})
+	root := newRoot(&cli{stdin: stdin, stdout: stdout, stderr: stderr, now: time.Now, zone: time.Local})
 	root.SetArgs(args)
 	root.SetIn(stdin)
 	root.SetOut(stdout)
@@ -48,6 +48,7 @@ type cli struct {
 	stdin          io.Reader
 	stdout, stderr io.Writer
 	now            func() time.Time
+	zone           *time.Location // of the person who reads
 
 	conn connFlags
 }

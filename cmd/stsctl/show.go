@@ -71,7 +71,7 @@ func display(v any) string {
 func (c *cli) humanTime(at time.Time) string {
 	const layout = "2006-01-02 15:04:05 MST"
 	s := relative(at.Sub(c.now())) + "  (" + at.UTC().Format(layout)
-	if here := at.Local(); here.Format(layout) != at.UTC().Format(layout) {
+	if here := at.In(c.zone); here.Format(layout) != at.UTC().Format(layout) {
 		s += ", " + here.Format(layout)
 	}
 	return s + ")"

@@ -188,11 +188,8 @@ func TestRelative(t *testing.T) {
 
 // TestHumanTime shows times where people are, and in UTC.
 func TestHumanTime(t *testing.T) {
-	local := time.Local
-	defer func() { time.Local = local }()
-	time.Local = time.FixedZone("CET", 3600)
 	now := time.Date(2026, 11, 24, 13, 36, 0, 0, time.UTC)
-	c := &cli{now: func() time.Time { return now }}
+	c := &cli{now: func() time.Time { return now }, zone: time.FixedZone("CET", 3600)}
 	const want = "in 4m12s  (2026-11-24 13:40:12 UTC, 2026-11-24 14:40:12 CET)"
 	if got := c.humanTime(now.Add(252 * time.Second)); got != want {
 		t.Errorf("got %q, want %q", got, want)
@@ -208,7 +205,7 @@ func FuzzInspect(f *testing.F) {
 	f.Fuzz(func(t *testing.T, input string) {
 		for _, format := range []string{"text", "json", "yaml"} {
 			var out, errs bytes.Buffer
-			c := &cli{stdin: strings.NewReader(input), stdout: &out, stderr: &errs, now: time.Now}
+			c := &cli{stdin: strings.NewReader(input), stdout: &out, stderr: &errs, now: time.Now, zone: time.UTC}
 			err := c.inspect(t.Context(), "-", false, "", &output{format: format})
 			if err != nil {
 				if _, coded := errors.AsType[*failure](err); !coded {

@@ -56,8 +56,8 @@ same rights, by OAuth 2.0 token exchange (RFC 8693).
 
 A token is given as it is, as @FILE, or as - for standard input; the latter two
 keep it off the command line. Types are jwt, id_token, access_token or a URN.
-A type that is left out is access_token if the typ header of the token is at+jwt,
-else jwt.
+A type that is left out is access_token if the typ header of the token is
+at+jwt, else jwt.
 
 With STS_CLIENT_ID the client asks. Without, or with --no-client, the workload
 presents its own token, which its Issuer must allow (self_presented).`,

@@ -15,9 +15,10 @@ import (
 
 // Bounds on a file.
 const (
-	MaxFileSize = 1 << 20 // bytes
-	maxDepth    = 32      // mappings and lists within one another
-	maxProblems = 1000    // reported for one file
+	MaxFileSize  = 1 << 20 // bytes
+	maxDocuments = 10_000  // as many as one change can have
+	maxDepth     = 32      // mappings and lists within one another
+	maxProblems  = 1000    // reported for one file
 )
 
 // parse returns the root of every document that is not empty. It refuses what
@@ -33,7 +34,8 @@ func (d *decoder) parse(data []byte) []*yaml.Node {
 		return nil
 	}
 	var roots []*yaml.Node
-	for dec := yaml.NewDecoder(bytes.NewReader(data)); ; {
+	dec := yaml.NewDecoder(bytes.NewReader(data))
+	for n := 0; ; n++ {
 		var doc yaml.Node
 		err := dec.Decode(&doc)
 		if errors.Is(err, io.EOF) {
@@ -41,6 +43,10 @@ func (d *decoder) parse(data []byte) []*yaml.Node {
 		}
 		if err != nil {
 			d.syntax(err)
+			return roots
+		}
+		if n == maxDocuments {
+			d.problem(nil, &doc, fmt.Sprintf("more than %d documents; split the file", maxDocuments))
 			return roots
 		}
 		if root := doc.Content[0]; !empty(root) && d.bounded(root, 1) {
