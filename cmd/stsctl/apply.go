@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"regexp"
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
@@ -108,9 +109,13 @@ func (c *cli) applyChange(ctx context.Context, req *stsv1.ApplyRequest, docs []r
 	})
 	if places := placeViolations(cause, docs); len(places) > 0 {
 		for _, p := range places {
-			fmt.Fprintln(c.stderr, oneLine(p))
+			fmt.Fprintln(c.stderr, p)
 		}
-		return &failure{exitInput, count(len(places), "problem") + " found by the server; nothing was changed"}
+		f := &failure{exitRefused, count(len(places), "problem") + " found by the server; nothing was changed"}
+		if docs != nil {
+			f.code = exitInput
+		}
+		return f
 	}
 	if err != nil {
 		return err
@@ -131,7 +136,12 @@ func placeViolations(err error, docs []resource.Document) []string {
 				place = resource.Problem{File: file, Line: line, Column: column, Path: m[2], Message: v.GetDescription()}.String()
 			}
 		}
-		places = append(places, place)
+		// An expression is shown with a caret below it, on lines of their own.
+		lines := strings.Split(place, "\n")
+		for i := range lines {
+			lines[i] = oneLine(lines[i])
+		}
+		places = append(places, strings.Join(lines, "\n    "))
 	}
 	return places
 }

@@ -49,7 +49,6 @@ var advice = map[string]string{
 	"invalid_target":          "ask the operator for a Rule that allows it, and tell the decision id",
 	"invalid_scope":           "ask for fewer scopes, or the operator for a Rule that allows them",
 	"unauthenticated":         "check STS_ADMIN_TOKEN",
-	"conflict":                "someone else changed the resources; look at them and try again",
 	"not_found":               "`stsctl get KIND` lists what there is",
 	"temporarily_unavailable": "try again",
 	"server_error":            "tell the operator",

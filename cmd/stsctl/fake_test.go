@@ -167,13 +167,19 @@ func (f *fakeServer) Apply(ctx context.Context, req *stsv1.ApplyRequest) (*stsv1
 	return resp, nil
 }
 
-// unsound finds references of rules to audiences that are not defined.
+// unsound finds references of rules to audiences that are not defined, and
+// expressions that end too early.
 func unsound(all map[string]*stsv1.Resource, sent []*stsv1.Resource) []*errdetails.BadRequest_FieldViolation {
 	var out []*errdetails.BadRequest_FieldViolation
 	for _, k := range slices.Sorted(maps.Keys(all)) {
 		place := k
 		if i := slices.Index(sent, all[k]); i >= 0 {
 			place = fmt.Sprintf("resources[%d].rule", i)
+		}
+		if when := all[k].GetRule().GetWhen(); strings.HasSuffix(when, "==") {
+			out = append(out, &errdetails.BadRequest_FieldViolation{
+				Field: place + ".when", Description: "syntax error\n | " + when + "\n | " + strings.Repeat(".", len(when)) + "^",
+			})
 		}
 		for i, a := range all[k].GetRule().GetAllow().GetAudiences() {
 			if all[key("Audience", a)] == nil {

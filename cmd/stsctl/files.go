@@ -27,6 +27,9 @@ func (c *cli) readResources(paths []string) ([]resource.Document, error) {
 			if err != nil {
 				return nil, badInput("%v", err)
 			}
+			if file == "-" {
+				file = "<stdin>"
+			}
 			d, ps := resource.DecodeResources(file, data)
 			docs, problems = append(docs, d...), append(problems, ps...)
 		}

@@ -44,7 +44,7 @@ func TestScripts(t *testing.T) {
 			for name, value := range map[string]string{
 				"STS_GRPC": f.addr, "STS_ISSUER": f.issuer, "STS_ADMIN_TOKEN": fakeAdminToken, "TZ": "UTC",
 				"SECRET": secret, "HASH": hash,
-				"GORACE": "atexit_sleep_ms=0", // else the race detector rests for 1 s in every process
+				"GORACE":  "atexit_sleep_ms=0", // else the race detector rests for 1 s in every process
 				"GITHUB":  f.sign("JWT", time.Hour, map[string]any{"iss": f.issuer, "sub": "repo:a/b", "aud": f.issuer}),
 				"EXPIRED": f.sign("JWT", -time.Minute-time.Second/2, map[string]any{"iss": f.issuer, "sub": "repo:a/b"}),
 			} {
