@@ -11,8 +11,9 @@ FUZZTIME ?= 10s
 export PATH := $(TOOLS):$(PATH)
 
 # The protos of google/api, out of the Go module cache; they are not committed.
+# The go command ignores folders that begin with an underscore.
 GOOGLEAPIS_MODULE := github.com/grpc-ecosystem/grpc-gateway@v1.16.0
-WORKSPACE := $(BIN)/proto
+WORKSPACE := $(BIN)/_proto
 
 .PHONY: help
 help: ## List the targets
@@ -102,11 +103,11 @@ breaking: workspace
 	@tag=$$(git tag --list 'v[1-9]*' --sort=-v:refname | head -n 1); \
 	if [ -z "$$tag" ]; then tag=$$(git log --format=%H --diff-filter=A -- proto/sts/v1/config.proto | tail -n 1); fi; \
 	if [ -z "$$tag" ]; then echo 'buf breaking: no earlier version of the protos to compare with'; exit 0; fi; \
-	rm -rf $(BIN)/proto-before && mkdir -p $(BIN)/proto-before && \
-	git archive $$tag proto | tar -x -C $(BIN)/proto-before && \
-	cp -r $(WORKSPACE)/third_party $(WORKSPACE)/buf.yaml $(BIN)/proto-before/ && \
+	rm -rf $(BIN)/_proto-before && mkdir -p $(BIN)/_proto-before && \
+	git archive $$tag proto | tar -x -C $(BIN)/_proto-before && \
+	cp -r $(WORKSPACE)/third_party $(WORKSPACE)/buf.yaml $(BIN)/_proto-before/ && \
 	echo "buf breaking: against $$tag" && \
-	cd $(WORKSPACE) && buf breaking proto --against $(BIN)/proto-before/proto
+	cd $(WORKSPACE) && buf breaking proto --against $(BIN)/_proto-before/proto
 
 .PHONY: vuln
 vuln: tools ## Look for known vulnerabilities; needs the vulnerability database from the network
