@@ -74,13 +74,14 @@ workspace: tools
 	@chmod -R u+w $(WORKSPACE)
 	@sed 's|  - path: proto|  - path: proto\n  - path: third_party|' buf.yaml > $(WORKSPACE)/buf.yaml
 	@cp buf.gen.yaml $(WORKSPACE)/
-	@cd $(WORKSPACE) && buf generate proto
+	@cd $(WORKSPACE) && buf generate proto && buf build proto --as-file-descriptor-set -o image.binpb
 
 .PHONY: generate
 generate: workspace ## Regenerate gen/ and the reference pages
 	rm -rf gen
 	cp -r $(WORKSPACE)/gen gen
 	go run ./docs/generate
+	go test ./cmd/stsctl -run Reference -update
 
 .PHONY: check-generate
 check-generate: workspace ## Fail if gen/ or the reference is not what the sources make

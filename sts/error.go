@@ -34,6 +34,25 @@ var Codes = []Code{
 	InvalidTarget, Unavailable, ServerError, Unauthenticated, InvalidResource, NotFound, Conflict,
 }
 
+// meanings say what each code tells a caller, and what to do.
+var meanings = map[Code]string{
+	InvalidRequest:       "A parameter is missing, repeated or malformed, or the subject or actor token is not acceptable: expired, not addressed to this service, of an unknown issuer, wrongly signed, or not allowed by a rule for this requester. The description says which; present a fresh token, or ask the operator with the decision id.",
+	InvalidClient:        "The client did not authenticate. An unknown client, a wrong secret and a disabled client get the same answer.",
+	InvalidScope:         "A scope is malformed, or wider than the rules or the subject token allow. Ask for less.",
+	UnauthorizedClient:   "The client authenticated, and no rule lets it get tokens in this way.",
+	UnsupportedGrantType: "The grant_type is none of those in the discovery document.",
+	InvalidTarget:        "An audience or resource is not known, not allowed, or one must be named.",
+	Unavailable:          "Something that the service depends on is missing at the moment: the keys of an issuer, a signing key, the audit log, the store. Come back after Retry-After (RetryInfo).",
+	ServerError:          "A defect of the service. The operator finds it in the log by the request id.",
+	Unauthenticated:      "The admin token is missing or wrong.",
+	InvalidResource:      "A change of resources would not fit together. Nothing was changed; every problem is listed with its path.",
+	NotFound:             "There is no such resource or path.",
+	Conflict:             "Another revision is in force than the change expects.",
+}
+
+// Meaning says what a code tells a caller, and what to do.
+func (c Code) Meaning() string { return meanings[c] }
+
 // Error is a refusal. Code and Message are for the caller, Err is for the
 // operator and never leaves the process by an answer.
 type Error struct {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"golang.org/x/sync/errgroup"
 
 	stsv1 "github.com/workload-sts/sts/gen/sts/v1"
@@ -112,8 +113,10 @@ func open(ctx context.Context, c *stsv1.ServerConfig, createKeyFile bool, stderr
 	if err != nil {
 		return nil, fmt.Errorf("grpc.tls: %w", err)
 	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	n.server, err = server.New(server.Config{
-		Service: n.service, Logger: n.log, Registry: prometheus.NewRegistry(), HTTPTLS: httpTLS, GRPCTLS: grpcTLS,
+		Service: n.service, Logger: n.log, Registry: registry, HTTPTLS: httpTLS, GRPCTLS: grpcTLS,
 		RequestTimeout: c.Limits.RequestTimeout.AsDuration(), ShutdownGrace: c.ShutdownGrace.AsDuration(),
 		MaxConnections: int(c.Limits.MaxConnections), MaxWatches: int(c.Limits.MaxWatches), Version: version(),
 	})

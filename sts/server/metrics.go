@@ -15,9 +15,10 @@ type metrics struct {
 	requests *prometheus.CounterVec
 	duration *prometheus.HistogramVec
 	watches  prometheus.Gauge
+	build    *prometheus.GaugeVec
 }
 
-func newMetrics(r prometheus.Registerer, version string) (*metrics, error) {
+func newMetrics(version string) *metrics {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sts_requests_total",
@@ -32,18 +33,45 @@ func newMetrics(r prometheus.Registerer, version string) (*metrics, error) {
 			Name: "sts_watch_streams",
 			Help: "WatchToken streams that are open.",
 		}),
+		build: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "sts_build_info",
+			Help: "Always 1; the labels say what is running.",
+		}, []string{"version", "goversion"}),
 	}
-	build := prometheus.NewGaugeVec(prometheus.GaugeOpts{
-		Name: "sts_build_info",
-		Help: "Always 1; the labels say what is running.",
-	}, []string{"version", "goversion"})
-	build.WithLabelValues(version, runtime.Version()).Set(1)
-	for _, c := range []prometheus.Collector{m.requests, m.duration, m.watches, build} {
-		if err := r.Register(c); err != nil {
-			return nil, err
-		}
+	m.build.WithLabelValues(version, runtime.Version()).Set(1)
+	return m
+}
+
+// Describe implements prometheus.Collector.
+func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
+	for _, c := range m.all() {
+		c.Describe(ch)
 	}
-	return m, nil
+}
+
+// Collect implements prometheus.Collector.
+func (m *metrics) Collect(ch chan<- prometheus.Metric) {
+	for _, c := range m.all() {
+		c.Collect(ch)
+	}
+}
+
+func (m *metrics) all() []prometheus.Collector {
+	return []prometheus.Collector{m.requests, m.duration, m.watches, m.build}
+}
+
+// Metrics describes the metrics that a Server has, for their reference.
+func Metrics() []*prometheus.Desc {
+	ch := make(chan *prometheus.Desc)
+	go func() {
+		newMetrics("").Describe(ch)
+		close(ch)
+	}()
+	var out []*prometheus.Desc
+	for d := range ch {
+		out = append(out, d)
+	}
+	return out
 }
 
 // grantLabels are the grants as labels.

@@ -38,6 +38,13 @@ var wire = map[sts.Code]struct {
 	sts.Conflict:             {codes.Aborted, http.StatusConflict},
 }
 
+// WireCodes returns the gRPC code and the HTTP status of an error code, for their
+// reference.
+func WireCodes(c sts.Code) (codes.Code, int) {
+	w := wire[c]
+	return w.grpc, w.http
+}
+
 // refusal is an *sts.Error on its way to a caller. Where the wire itself refused
 // a request, it may know a number that fits better than that of the table.
 type refusal struct {

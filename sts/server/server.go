@@ -65,8 +65,8 @@ func New(c Config) (*Server, error) {
 	c.ShutdownGrace = cmp.Or(c.ShutdownGrace, 10*time.Second)
 	c.MaxConnections = cmp.Or(c.MaxConnections, 10_000)
 	c.MaxWatches = cmp.Or(c.MaxWatches, 10_000)
-	m, err := newMetrics(c.Registry, c.Version)
-	if err != nil {
+	m := newMetrics(c.Version)
+	if err := c.Registry.Register(m); err != nil {
 		return nil, fmt.Errorf("registering metrics: %w", err)
 	}
 	s := &Server{grace: c.ShutdownGrace, maxConnections: c.MaxConnections, stopping: make(chan struct{})}
@@ -90,9 +90,11 @@ func New(c Config) (*Server, error) {
 		s.grpc.RegisterService(receiving(service.desc), service.impl)
 		conn.RegisterService(&service.desc, service.impl)
 	}
-	if s.face, err = newHTTPFace(c, ch, conn, ready); err != nil {
+	face, err := newHTTPFace(c, ch, conn, ready)
+	if err != nil {
 		return nil, err
 	}
+	s.face = face
 	s.http = newHTTPServer(s.face, c.RequestTimeout, hardened(c.HTTPTLS))
 	return s, nil
 }

@@ -42,8 +42,8 @@ func watching(t *testing.T, jitter float64, audience string) (f *fixture, tokens
 	f = &fixture{audit: &memAudit{}, keys: newTestKeys(t), log: &syncBuffer{}, secret: secretOf("web")}
 	f.service = newService(t, f)
 	f.registry = prometheus.NewRegistry()
-	m, err := newMetrics(f.registry, "")
-	if err != nil {
+	m := newMetrics("")
+	if err := f.registry.Register(m); err != nil {
 		t.Fatal(err)
 	}
 	stopping := make(chan struct{})
