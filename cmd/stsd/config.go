@@ -1,8 +1,8 @@
 package main
 
 import (
+	"cmp"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -14,34 +14,44 @@ import (
 	"strings"
 	"time"
 
-	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	stsv1 "github.com/workload-sts/sts/gen/sts/v1"
 	"github.com/workload-sts/sts/sts/resource"
 )
 
-// loadConfig reads and checks a configuration file. The error lists every
-// problem, one a line. The result has its defaults filled in and absolute paths.
+// problems is everything that is wrong with a configuration file.
+type problems []resource.Problem
+
+func (p problems) Error() string {
+	lines := make([]string, len(p))
+	for i := range p {
+		lines[i] = p[i].String()
+	}
+	return strings.Join(lines, "\n")
+}
+
+// loadConfig reads and checks a configuration file. The error is problems, or
+// that the file cannot be read. The result has its defaults filled in and
+// absolute paths.
 func loadConfig(file string) (*stsv1.ServerConfig, error) {
 	data, err := os.ReadFile(file)
 	if err != nil {
 		return nil, fmt.Errorf("reading the configuration: %w", err)
 	}
 	c := &stsv1.ServerConfig{}
-	positions, problems := resource.Decode(file, data, c)
-	all := make([]error, 0, len(problems))
-	for _, p := range problems {
-		all = append(all, errors.New(p.String()))
-	}
+	positions, found := resource.Decode(file, data, c)
 	check := configCheck{dir: filepath.Dir(file), report: func(path, message string) {
 		p := resource.Problem{Path: path, Message: message}
 		p.File, p.Line, p.Column = positions.At(path)
-		all = append(all, errors.New(p.String()))
+		found = append(found, p)
 	}}
 	check.config(c)
-	if len(all) > 0 {
-		return nil, errors.Join(all...)
+	if len(found) > 0 {
+		slices.SortStableFunc(found, func(a, b resource.Problem) int {
+			return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
+		})
+		return nil, problems(found)
 	}
 	return c, nil
 }
@@ -54,37 +64,32 @@ type configCheck struct {
 
 func (k configCheck) config(c *stsv1.ServerConfig) {
 	k.issuer(c.Issuer)
-	c.Http = k.listener("http", c.Http)
-	c.Grpc = k.listener("grpc", c.Grpc)
+	c.Http, c.Grpc = orEmpty(c.Http), orEmpty(c.Grpc)
+	k.listener("http", c.Http)
+	k.listener("grpc", c.Grpc)
 	if c.Http.Listen == c.Grpc.Listen && c.Http.Listen != "" && !strings.HasSuffix(c.Http.Listen, ":0") {
 		k.report("grpc.listen", "is the address of http.listen; the two faces need an address each")
 	}
-	c.Storage = section(k, c.Storage, "storage")
+	c.Storage = orEmpty(c.Storage)
 	c.Storage.BoltFile = k.newFile("storage.bolt_file", c.Storage.BoltFile)
-	c.Keys = section(k, c.Keys, "keys")
-	c.Keys.Local = section(k, c.Keys.Local, "keys.local")
+	c.Keys = orEmpty(c.Keys)
+	c.Keys.Local = orEmpty(c.Keys.Local)
 	c.Keys.Local.KeyFile = k.existingFile("keys.local.key_file", c.Keys.Local.KeyFile)
 	k.oneOf("keys.local.algorithm", &c.Keys.Local.Algorithm, "ES256", "ES384", "EdDSA", "RS256", "PS256")
-	c.Audit = section(k, c.Audit, "audit")
+	c.Audit = orEmpty(c.Audit)
 	c.Audit.File = k.newFile("audit.file", c.Audit.File)
-	if c.Log == nil {
-		c.Log = &stsv1.LogConfig{}
-	}
+	c.Log = orEmpty(c.Log)
 	k.oneOf("log.level", &c.Log.Level, "info", "debug", "warn", "error")
 	k.limits(c)
 }
 
-// section returns a required section, reporting it if it is missing. Its keys
-// are then not reported one by one.
-func section[M any, P interface {
-	*M
-	proto.Message
-}](k configCheck, p P, path string) P {
-	if p == nil {
-		k.report(path, "is missing")
+// orEmpty stands in for a section that is missing, so that what is missing is
+// reported by the keys that are required in it.
+func orEmpty[M any](section *M) *M {
+	if section == nil {
 		return new(M)
 	}
-	return p
+	return section
 }
 
 func (k configCheck) issuer(issuer string) {
@@ -101,11 +106,7 @@ func (k configCheck) issuer(issuer string) {
 	}
 }
 
-func (k configCheck) listener(path string, l *stsv1.Listener) *stsv1.Listener {
-	if l == nil {
-		k.report(path, "is missing")
-		return &stsv1.Listener{}
-	}
+func (k configCheck) listener(path string, l *stsv1.Listener) {
 	host, _, err := net.SplitHostPort(l.Listen)
 	switch {
 	case l.Listen == "":
@@ -116,17 +117,21 @@ func (k configCheck) listener(path string, l *stsv1.Listener) *stsv1.Listener {
 		k.report(path, "needs tls: plain text is for loopback addresses only")
 	}
 	if l.Tls != nil {
-		before := 0
-		counting := configCheck{dir: k.dir, report: func(p, m string) { before++; k.report(p, m) }}
-		l.Tls.CertFile = counting.existingFile(path+".tls.cert_file", l.Tls.CertFile)
-		l.Tls.KeyFile = counting.existingFile(path+".tls.key_file", l.Tls.KeyFile)
-		if before == 0 {
-			if _, err := tls.LoadX509KeyPair(l.Tls.CertFile, l.Tls.KeyFile); err != nil {
-				k.report(path+".tls", "the certificate cannot be used: "+err.Error())
-			}
-		}
+		k.certificate(path+".tls", l.Tls)
 	}
-	return l
+}
+
+func (k configCheck) certificate(path string, t *stsv1.TlsConfig) {
+	missing := false
+	files := configCheck{dir: k.dir, report: func(p, m string) { missing = true; k.report(p, m) }}
+	t.CertFile = files.existingFile(path+".cert_file", t.CertFile)
+	t.KeyFile = files.existingFile(path+".key_file", t.KeyFile)
+	if missing {
+		return
+	}
+	if _, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile); err != nil {
+		k.report(path, "the certificate cannot be used: "+err.Error())
+	}
 }
 
 func isLoopback(host string) bool {
@@ -183,9 +188,7 @@ func (k configCheck) oneOf(path string, value *string, values ...string) {
 }
 
 func (k configCheck) limits(c *stsv1.ServerConfig) {
-	if c.Limits == nil {
-		c.Limits = &stsv1.LimitsConfig{}
-	}
+	c.Limits = orEmpty(c.Limits)
 	k.duration("shutdown_grace", &c.ShutdownGrace, 10*time.Second, 5*time.Minute)
 	k.duration("limits.request_timeout", &c.Limits.RequestTimeout, 10*time.Second, time.Minute)
 	k.count("limits.max_connections", &c.Limits.MaxConnections)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os/signal"
@@ -30,7 +31,11 @@ func run(args []string, stdout, stderr io.Writer) int {
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	if err := root.ExecuteContext(ctx); err != nil {
-		fmt.Fprintln(stderr, "stsd: "+err.Error())
+		prefix := "stsd: "
+		if _, ok := errors.AsType[problems](err); ok {
+			prefix = "" // each line begins with its place in the file
+		}
+		fmt.Fprintln(stderr, prefix+err.Error())
 		return 1
 	}
 	return 0
