@@ -1,0 +1,165 @@
+package e2e
+
+import (
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"testing"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	stsv1 "github.com/workload-sts/sts/gen/sts/v1"
+)
+
+// TestDiscoveryIsTrue walks the discovery documents and does everything that
+// they announce, and what they do not announce is not there [promise 8, Y-10].
+func TestDiscoveryIsTrue(t *testing.T) {
+	n := startDev(t, t.TempDir())
+	base := n.env["STS_HTTP"]
+	oidc := get(t, base+"/.well-known/openid-configuration")
+	oauth := get(t, base+"/.well-known/oauth-authorization-server")
+	if oidc.raw != oauth.raw {
+		t.Errorf("the two documents differ:\n%s\n%s", oidc.raw, oauth.raw)
+	}
+	if oidc.str("issuer") != n.env["STS_ISSUER"] {
+		t.Errorf("issuer %q, want %q", oidc.str("issuer"), n.env["STS_ISSUER"])
+	}
+	list := func(name string) []string {
+		var out []string
+		values, _ := oidc.body[name].([]any)
+		for _, v := range values {
+			out = append(out, v.(string))
+		}
+		return out
+	}
+	methods := map[string]func(*http.Request, url.Values){
+		"client_secret_basic": func(r *http.Request, _ url.Values) {
+			r.SetBasicAuth(n.env["STS_CLIENT_ID"], n.env["STS_CLIENT_SECRET"])
+		},
+		"client_secret_post": func(_ *http.Request, f url.Values) {
+			f.Set("client_id", n.env["STS_CLIENT_ID"])
+			f.Set("client_secret", n.env["STS_CLIENT_SECRET"])
+		},
+	}
+	subject := n.token(t, credentialsGrant(n)).str("access_token")
+	grants := map[string]url.Values{
+		"client_credentials": credentialsGrant(n),
+		grantExchange:        {"grant_type": {grantExchange}, "subject_token": {subject}, "subject_token_type": {typeAccessToken}, "audience": {"demo"}},
+	}
+	keys := get(t, oidc.str("jwks_uri"))
+	algorithms := map[string]bool{}
+	for _, k := range keys.body["keys"].([]any) {
+		key := k.(map[string]any)
+		algorithms[key["alg"].(string)] = true
+		if _, private := key["d"]; private || key["use"] != "sig" || key["kid"] == "" {
+			t.Errorf("published key %v", key) // [Y-09]
+		}
+	}
+	if got := list("id_token_signing_alg_values_supported"); len(got) != len(algorithms) || !algorithms[got[0]] {
+		t.Errorf("algorithms %v, keys %v", got, algorithms)
+	}
+	if got := list("grant_types_supported"); len(got) != len(grants) {
+		t.Errorf("grants %v", got)
+	}
+	if got := list("token_endpoint_auth_methods_supported"); len(got) != len(methods) {
+		t.Errorf("authentication methods %v", got)
+	}
+	for _, grant := range list("grant_types_supported") {
+		for _, method := range list("token_endpoint_auth_methods_supported") {
+			form := url.Values{}
+			for k, v := range grants[grant] {
+				form[k] = slices.Clone(v)
+			}
+			var edit func(*http.Request)
+			if method == "client_secret_basic" {
+				edit = func(r *http.Request) { methods[method](r, nil) }
+			} else {
+				methods[method](nil, form)
+			}
+			if r := n.post(t, form, edit); r.status != http.StatusOK || r.header.Get("Cache-Control") != "no-store" {
+				t.Errorf("%s with %s: status %d, Cache-Control %q, %s", grant, method, r.status, r.header.Get("Cache-Control"), r.raw)
+			}
+		}
+	}
+	// What is not announced is refused.
+	for _, grant := range []string{"authorization_code", "refresh_token", "password", "urn:ietf:params:oauth:grant-type:jwt-bearer", "urn:ietf:params:oauth:grant-type:device_code"} {
+		if r := n.token(t, url.Values{"grant_type": {grant}}); r.str("error") != "unsupported_grant_type" {
+			t.Errorf("%s: %s", grant, r.raw)
+		}
+	}
+	for _, absent := range []string{"authorization_endpoint", "introspection_endpoint", "revocation_endpoint", "registration_endpoint", "userinfo_endpoint"} {
+		if _, ok := oidc.body[absent]; ok {
+			t.Errorf("%s is announced", absent)
+		}
+	}
+	for _, path := range []string{"/oauth2/introspect", "/oauth2/revoke", "/oauth2/authorize", "/debug/pprof/", "/debug/vars"} {
+		res, err := http.Post(base+path, "application/x-www-form-urlencoded", strings.NewReader("token=x"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		if res.StatusCode != http.StatusNotFound {
+			t.Errorf("%s answers %d, and the documents do not announce it", path, res.StatusCode)
+		}
+	}
+}
+
+// TestDiscoveryTwins holds that gRPC says what HTTP says.
+func TestDiscoveryTwins(t *testing.T) {
+	n := startDev(t, t.TempDir())
+	conn, err := grpc.NewClient(n.env["STS_GRPC"], grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	discovery := stsv1.NewDiscoveryServiceClient(conn)
+	metadata, err := discovery.GetProviderMetadata(t.Context(), &stsv1.GetProviderMetadataRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc := get(t, n.env["STS_HTTP"]+"/.well-known/openid-configuration")
+	if metadata.Issuer != doc.str("issuer") || metadata.TokenEndpoint != doc.str("token_endpoint") || metadata.JwksUri != doc.str("jwks_uri") {
+		t.Errorf("gRPC %v, HTTP %s", metadata, doc.raw)
+	}
+	keys, err := discovery.GetJwks(t.Context(), &stsv1.GetJwksRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	res, err := http.Get(doc.str("jwks_uri"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	raw, err := io.ReadAll(res.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var set struct{ Keys []map[string]string }
+	if err := json.Unmarshal(raw, &set); err != nil {
+		t.Fatal(err)
+	}
+	if len(set.Keys) != len(keys.Keys) || set.Keys[0]["kid"] != keys.Keys[0].Kid || set.Keys[0]["x"] != keys.Keys[0].X {
+		t.Errorf("gRPC %v, HTTP %s", keys, raw)
+	}
+	// [P-22] A verifier may cache no longer than the rotation allows.
+	if cc := res.Header.Get("Cache-Control"); !strings.Contains(cc, "max-age=300") || keys.MaxAgeSeconds != 300 {
+		t.Errorf("Cache-Control %q, max_age_seconds %d", cc, keys.MaxAgeSeconds)
+	}
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, doc.str("jwks_uri"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("If-None-Match", res.Header.Get("ETag"))
+	again, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	again.Body.Close()
+	if again.StatusCode != http.StatusNotModified {
+		t.Errorf("a request with the ETag %q answers %d", res.Header.Get("ETag"), again.StatusCode)
+	}
+}
