@@ -2,7 +2,6 @@ package jose
 
 import (
 	"crypto"
-	"crypto/ecdh"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
@@ -97,23 +96,19 @@ func parsePublic(kty string, m map[string]any) (crypto.PublicKey, error) {
 }
 
 func ecKey(crv string, x, y []byte) (crypto.PublicKey, error) {
-	curves := map[string]struct {
-		curve elliptic.Curve
-		point ecdh.Curve
-	}{"P-256": {elliptic.P256(), ecdh.P256()}, "P-384": {elliptic.P384(), ecdh.P384()}, "P-521": {elliptic.P521(), ecdh.P521()}}
-	c, ok := curves[crv]
+	curve, ok := map[string]elliptic.Curve{"P-256": elliptic.P256(), "P-384": elliptic.P384(), "P-521": elliptic.P521()}[crv]
 	if !ok {
 		return nil, fmt.Errorf("crv is not P-256, P-384 or P-521")
 	}
-	size := (c.curve.Params().BitSize + 7) / 8
+	size := (curve.Params().BitSize + 7) / 8
 	if len(x) != size || len(y) != size {
 		return nil, fmt.Errorf("coordinates do not have the length of the curve")
 	}
-	// The constructor of crypto/ecdh checks that the point is on the curve.
-	if _, err := c.point.NewPublicKey(slices.Concat([]byte{4}, x, y)); err != nil {
+	k, err := ecdsa.ParseUncompressedPublicKey(curve, slices.Concat([]byte{4}, x, y))
+	if err != nil {
 		return nil, fmt.Errorf("the point is not on the curve")
 	}
-	return &ecdsa.PublicKey{Curve: c.curve, X: new(big.Int).SetBytes(x), Y: new(big.Int).SetBytes(y)}, nil
+	return k, nil
 }
 
 func rsaKey(n, e []byte) (crypto.PublicKey, error) {

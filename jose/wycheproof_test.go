@@ -9,8 +9,6 @@ import (
 
 	"crypto/ecdsa"
 	"crypto/ed25519"
-	"crypto/elliptic"
-	"math/big"
 
 	"github.com/c2sp/wycheproof"
 )
@@ -147,10 +145,9 @@ func TestWycheproofRaw(t *testing.T) {
 				if want.alg == EdDSA {
 					pub = ed25519.PublicKey(unhex(t, g.PublicKey.PK))
 				} else {
-					b := unhex(t, g.PublicKey.Uncompressed)[1:]
-					k := &ecdsa.PublicKey{Curve: elliptic.P256(), X: new(big.Int).SetBytes(b[:len(b)/2]), Y: new(big.Int).SetBytes(b[len(b)/2:])}
-					if want.alg == ES384 {
-						k.Curve = elliptic.P384()
+					k, err := ecdsa.ParseUncompressedPublicKey(specs[want.alg].curve, unhex(t, g.PublicKey.Uncompressed))
+					if err != nil {
+						t.Fatal(err)
 					}
 					pub = k
 				}

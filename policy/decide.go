@@ -64,7 +64,6 @@ type query struct {
 	vars      variables
 	audiences []*audience // asked for; set by target if none was
 	names     []string    // as the request named them
-	ttl       time.Duration
 }
 
 // consent checks what the tokens themselves say about who may use them.
