@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -247,6 +248,10 @@ func (b *Bolt) Txn(ctx context.Context, compare []Compare, ops []Op) (int64, boo
 		return 0, false, ErrClosed
 	case errors.Is(err, errCompare):
 		return revision, false, nil
+	case errors.Is(err, syscall.ENOSPC):
+		// Nothing that the last meta page refers to has been touched: the space that
+		// is missing is that of new pages. The store goes on when there is room.
+		return 0, false, fmt.Errorf("writing the store: %w", err)
 	case err != nil && prepared:
 		b.fail(err)
 		return 0, false, fmt.Errorf("writing the store: %w", err)
