@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"encoding/json"
 	"net/url"
 	"os"
 	"strings"
@@ -14,22 +15,18 @@ func TestReadme(t *testing.T) {
 		t.Fatal(err)
 	}
 	n := startDev(t, t.TempDir())
-	secret, _, code := n.stsctl(t, "", "secret", "new")
-	if code != 0 {
-		t.Fatal("stsctl secret new failed")
+	out, _, _ := n.stsctl(t, "", "secret", "new", "-o", "json")
+	var made struct{ Hash string }
+	if err := json.Unmarshal([]byte(out), &made); err != nil {
+		t.Fatalf("%v: %s", err, out)
 	}
-	_, hash, ok := strings.Cut(secret, "hmac-sha256:")
-	if !ok {
-		t.Fatalf("no hash in %q", secret)
-	}
-	hash = "hmac-sha256:" + strings.TrimSpace(strings.FieldsFunc(hash, func(r rune) bool { return r == '"' || r == '\n' || r == '}' })[0])
 	blocks := 0
 	for i, block := range strings.Split(string(readme), "```yaml\n") {
 		if i == 0 {
 			continue
 		}
 		block, _, _ = strings.Cut(block, "```")
-		n.apply(t, strings.ReplaceAll(block, "hmac-sha256:...", hash))
+		n.apply(t, strings.ReplaceAll(block, "hmac-sha256:...", made.Hash))
 		blocks++
 	}
 	if blocks != 2 {
