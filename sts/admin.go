@@ -1,11 +1,12 @@
 package sts
 
 import (
+	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
-	"reflect"
 	"slices"
 )
 
@@ -85,7 +86,7 @@ func merge(now map[Ref]Resource, c Change) (map[Ref]Resource, Changed, []Problem
 			problems = append(problems, Problem{Ref: ref, Index: i, Field: "name", Message: "defined twice in this change"})
 		case !exists:
 			done.Created = append(done.Created, ref)
-		case !reflect.DeepEqual(old, r):
+		case !same(old, r):
 			done.Updated = append(done.Updated, ref)
 		}
 		put[ref] = true
@@ -103,6 +104,14 @@ func merge(now map[Ref]Resource, c Change) (map[Ref]Resource, Changed, []Problem
 		delete(next, ref)
 	}
 	return next, done, problems
+}
+
+// same compares resources as they are stored: a number that was read back is
+// still the number that was written.
+func same(a, b Resource) bool {
+	x, errX := json.Marshal(a)
+	y, errY := json.Marshal(b)
+	return errX == nil && errY == nil && bytes.Equal(x, y)
 }
 
 // locate says which resource of the change each problem is in.
