@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -193,6 +194,9 @@ allow: {audiences: [demo], scopes: [demo.read]}
 
 // TestCurl pastes what the server prints, into a shell.
 func TestCurl(t *testing.T) {
+	if _, err := exec.LookPath("curl"); err != nil {
+		t.Skip("curl is not installed on this machine")
+	}
 	n := startDev(t, t.TempDir())
 	script := n.printed(t, "Paste into another terminal:")
 	dir := t.TempDir()

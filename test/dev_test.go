@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"io"
 	"net/http"
 	"net/url"
 	"os"
@@ -163,9 +164,14 @@ func get(t *testing.T, url string) reply {
 
 func getRaw(t *testing.T, url string) string {
 	t.Helper()
-	out, stderr, code := command(t, os.Environ(), "", "curl", "-sS", "--fail", url)
-	if code != 0 {
-		t.Fatalf("curl %s: %s", url, stderr)
+	res, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
 	}
-	return out
+	defer res.Body.Close()
+	body, err := io.ReadAll(res.Body)
+	if err != nil || res.StatusCode != http.StatusOK {
+		t.Fatalf("%s: status %d, %v", url, res.StatusCode, err)
+	}
+	return string(body)
 }
