@@ -1,0 +1,75 @@
+package policy
+
+import "slices"
+
+// conflicts finds rules that could both match a request and set one claim to
+// different values.
+func (c *compiler) conflicts() {
+	type place struct {
+		audience *audience
+		claim    string
+	}
+	setters := map[place][]*rule{}
+	for _, r := range c.set.rules {
+		for _, cl := range r.claims {
+			for _, a := range r.audiences {
+				p := place{a, cl.name}
+				for _, other := range setters[p] {
+					if other != r && other.Allow.Claims[cl.name] != cl.source && !disjoint(other, r) {
+						c.problem("Rule", r.Name, "allow.claims."+cl.name,
+							"rule %q sets this claim to another value and could match the same request for audience %q", other.Name, a.name)
+						break
+					}
+				}
+				setters[p] = append(setters[p], r)
+			}
+		}
+	}
+}
+
+// disjoint tells whether no request can match both rules. It looks at what can
+// be told without evaluating anything; false means perhaps.
+func disjoint(a, b *rule) bool {
+	if a.Requester.workload() != b.Requester.workload() {
+		return true
+	}
+	if ca, cb := a.Requester.Clients, b.Requester.Clients; len(ca) > 0 && len(cb) > 0 {
+		if !slices.ContainsFunc(ca, func(n string) bool { return slices.Contains(cb, n) }) {
+			return true
+		}
+	}
+	return disjointParties(a.Subject, b.Subject, true) || disjointParties(a.Actor, b.Actor, false)
+}
+
+// disjointParties is told whether a missing party still allows a token of Self,
+// as it does for the subject.
+func disjointParties(a, b *Party, selfAllowed bool) bool {
+	if a == nil || b == nil {
+		if a == b {
+			return false
+		}
+		return !selfAllowed || max(issuerOf(a), issuerOf(b)) != Self
+	}
+	if a.Issuer != b.Issuer {
+		return true
+	}
+	for name, v := range a.Claims {
+		w, ok := b.Claims[name]
+		if ok && !holds(v, w) && !holds(w, v) && !overlap(v, w) {
+			return true
+		}
+	}
+	return false
+}
+
+func issuerOf(p *Party) string {
+	if p == nil {
+		return ""
+	}
+	return p.Issuer
+}
+
+func overlap(v, w any) bool {
+	list, ok := v.([]any)
+	return ok && slices.ContainsFunc(list, func(e any) bool { return holds(e, w) })
+}
