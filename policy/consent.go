@@ -11,6 +11,9 @@ func consent(r *Request) *Denial {
 		return deny(InvalidRequest, "a workload without a client presents a token of its own issuer")
 	}
 	if r.Subject == nil {
+		if r.Actor != nil {
+			return deny(InvalidRequest, "an actor_token needs a subject_token of the party that is acted for")
+		}
 		return nil
 	}
 	for _, t := range []*Token{r.Subject, r.Actor} {
