@@ -38,6 +38,11 @@ func disjoint(a, b *rule) bool {
 			return true
 		}
 	}
+	for name, v := range a.Requester.Labels {
+		if w, ok := b.Requester.Labels[name]; ok && v != w {
+			return true
+		}
+	}
 	return disjointParties(a.Subject, b.Subject, true) || disjointParties(a.Actor, b.Actor, false)
 }
 
