@@ -21,6 +21,7 @@ const (
 	maxExpression = 10_000    // characters
 	maxNesting    = 100       // depth of the parsed expression
 	maxCost       = 1_000_000 // in units of CEL, about 0.1 s
+	maxPattern    = 1000      // instructions of a regular expression, about 30 ms with the longest claim
 	interruptEach = 100       // iterations between looks at the context
 )
 
@@ -32,6 +33,7 @@ var environment = sync.OnceValues(func() (*cel.Env, error) {
 	return cel.NewEnv(
 		cel.ParserExpressionSizeLimit(maxExpression),
 		cel.ParserRecursionLimit(maxNesting),
+		cel.RegexProgramSizeLimit(maxPattern), // cost counts a pattern only after it ran
 		cel.Variable("subject.issuer", cel.StringType),
 		cel.Variable("subject.sub", cel.StringType),
 		cel.Variable("subject.claims", claims),
