@@ -3,13 +3,12 @@ package storage
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/workload-sts/sts/sts"
@@ -22,10 +21,13 @@ const syncEvery = time.Second
 // maxQueue bounds how many records wait for the disk; more are refused.
 const maxQueue = 4096
 
-// auditFile is what Audit needs of a file.
+// maxSpare is how large a buffer is kept for the next records.
+const maxSpare = 1 << 20
+
+// auditFile is what Audit needs of a file that appends.
 type auditFile interface {
 	io.Writer
-	io.ReaderAt
+	Stat() (os.FileInfo, error)
 	Truncate(size int64) error
 	Sync() error
 	Close() error
@@ -34,20 +36,21 @@ type auditFile interface {
 // Audit appends decisions to a file, one JSON object a line. It implements
 // sts.Audit.
 //
-// A record is written when Record returns. Records that arrive while a write is
-// under way go out together in the next one. A write that fails leaves no part of
-// a record: it is cut off again, those who wait get the error, and the next
-// record is tried anew, so that a disk that was full works again when it has
-// room. A sync that fails is different: what the disk holds is not known then,
-// and no more records are taken.
+// A record is written when Record returns, and on the disk at most about a second
+// later. Records that arrive while a write is under way go out together in the
+// next one. A write that fails leaves no part of a record: it is cut off again,
+// those who wait get the error, and the next record is tried anew, so that a disk
+// that was full works again when it has room. A sync that fails is different:
+// what the disk holds is not known then, and no more records are taken until the
+// file is opened again. The same holds if the file is removed while in use.
 type Audit struct {
 	file auditFile
 
 	turn sync.Mutex // held by the group that is written
-	size int64      // of whole records; under turn
 
 	mu      sync.Mutex
-	pending *group // takes records that come in
+	pending *group       // takes records that come in
+	spare   bytes.Buffer // for the next group
 	failed  error
 	closed  bool
 	dirty   bool // something is written and not synced
@@ -63,90 +66,41 @@ type group struct {
 	err   error
 }
 
-// OpenAudit opens the file, made with mode 0600 if it is missing. If a crash tore
-// its last line, that is moved to a file beside it, whose name is returned.
-func OpenAudit(path string) (a *Audit, torn string, err error) {
-	if err := checkPrivate(path); err != nil {
-		return nil, "", err
-	}
-	_, statErr := os.Stat(path)
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
-	if err != nil {
-		return nil, "", fmt.Errorf("opening the audit log: %w", err)
-	}
-	info, err := f.Stat()
-	if err == nil && errors.Is(statErr, os.ErrNotExist) {
-		err = syncDir(filepath.Dir(path))
-	}
-	size := int64(0)
-	if err == nil {
-		size, torn, err = setAside(f, info.Size(), path)
-	}
-	if err != nil {
-		return nil, "", errors.Join(fmt.Errorf("opening the audit log: %w", err), f.Close())
-	}
-	return newAudit(f, size), torn, nil
-}
-
-func newAudit(f auditFile, size int64) *Audit {
-	a := &Audit{file: f, size: size, pending: newGroup(), stop: make(chan struct{}), stopped: make(chan struct{})}
+func newAudit(f auditFile) *Audit {
+	a := &Audit{file: f, pending: &group{done: make(chan struct{})}, stop: make(chan struct{}), stopped: make(chan struct{})}
 	go a.syncLoop()
 	return a
-}
-
-func newGroup() *group { return &group{done: make(chan struct{})} }
-
-// maxRecord is the longest record that is looked for at the end of the file.
-const maxRecord = 1 << 20
-
-// setAside moves what follows the last line break to another file and returns
-// the size that is left.
-func setAside(f *os.File, size int64, path string) (int64, string, error) {
-	tail := make([]byte, min(size, maxRecord))
-	if _, err := f.ReadAt(tail, size-int64(len(tail))); err != nil && err != io.EOF {
-		return 0, "", err
-	}
-	whole := size - int64(len(tail)) + int64(bytes.LastIndexByte(tail, '\n')) + 1
-	if whole == size {
-		return size, "", nil
-	}
-	if whole == size-int64(len(tail)) && whole > 0 {
-		return 0, "", fmt.Errorf("%s has no line break in its last %d bytes; it is not an audit log", path, maxRecord)
-	}
-	torn := fmt.Sprintf("%s.torn-%d", path, whole)
-	if err := os.WriteFile(torn, tail[len(tail)-int(size-whole):], 0o600); err != nil {
-		return 0, "", err
-	}
-	return whole, torn, errors.Join(f.Truncate(whole), f.Sync())
 }
 
 var errQueue = errors.New("more audit records are waiting for the disk than are held")
 
 // Record implements sts.Audit.
 func (a *Audit) Record(_ context.Context, r *sts.Record) error {
-	line, err := json.Marshal(r)
-	if err != nil {
+	line := lines.Get().(*line)
+	defer lines.Put(line)
+	if err := line.encode(r); err != nil {
 		return fmt.Errorf("encoding an audit record: %w", err)
 	}
 	a.mu.Lock()
+	var err error
 	switch {
 	case a.closed:
-		a.mu.Unlock()
-		return ErrClosed
+		err = ErrClosed
 	case a.failed != nil:
-		defer a.mu.Unlock()
-		return a.failed
+		err = a.failed
 	case a.pending.count == maxQueue:
+		err = errQueue
+	}
+	if err != nil {
 		a.mu.Unlock()
-		return errQueue
+		return err
 	}
 	g := a.pending
-	g.buf.Write(line)
-	g.buf.WriteByte('\n')
+	g.buf.Write(line.Bytes())
 	g.count++
-	leader := g.count == 1
+	first := g.count == 1
 	a.mu.Unlock()
-	if leader {
+	if first {
 		a.write(g)
 	}
 	<-g.done
@@ -159,39 +113,54 @@ func (a *Audit) write(g *group) {
 	a.turn.Lock()
 	defer a.turn.Unlock()
 	a.mu.Lock()
-	a.pending = newGroup()
+	a.pending = &group{buf: a.spare, done: make(chan struct{})}
+	a.spare = bytes.Buffer{}
 	g.err = a.failed
 	a.mu.Unlock()
 	if g.err == nil {
 		g.err = a.append(g.buf.Bytes())
 	}
+	a.mu.Lock()
+	if g.buf.Cap() <= maxSpare {
+		g.buf.Reset()
+		a.spare = g.buf
+	}
+	a.dirty = a.dirty || g.err == nil
+	a.mu.Unlock()
 	close(g.done)
 }
 
 // append writes whole records or nothing.
 func (a *Audit) append(records []byte) error {
+	before, err := a.file.Stat()
+	if err != nil {
+		return fmt.Errorf("writing the audit log: %w", err)
+	}
+	if s, ok := before.Sys().(*syscall.Stat_t); ok && s.Nlink == 0 {
+		return a.fail(errors.New("its file was removed while in use"))
+	}
 	n, err := a.file.Write(records)
+	if err == nil && n < len(records) {
+		err = io.ErrShortWrite
+	}
 	if err == nil {
-		a.size += int64(n)
-		a.mu.Lock()
-		a.dirty = true
-		a.mu.Unlock()
 		return nil
 	}
 	err = fmt.Errorf("writing the audit log: %w", err)
-	if n > 0 {
-		if cut := a.file.Truncate(a.size); cut != nil {
-			err = errors.Join(err, cut)
-			a.fail(err)
-		}
+	if cut := a.file.Truncate(before.Size()); cut != nil {
+		return a.fail(errors.Join(err, cut))
 	}
 	return err
 }
 
-func (a *Audit) fail(err error) {
+// fail takes no more records from now on.
+func (a *Audit) fail(err error) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.failed = fmt.Errorf("the audit log takes no more records until the server is started again: %w", err)
+	if a.failed == nil {
+		a.failed = fmt.Errorf("the audit log takes no more records until it is opened again: %w", err)
+	}
+	return a.failed
 }
 
 func (a *Audit) syncLoop() {
@@ -208,24 +177,23 @@ func (a *Audit) syncLoop() {
 	}
 }
 
-// sync makes what is written survive a power cut.
-func (a *Audit) sync() error {
+// sync makes what is written survive a power cut. It is not repeated after an
+// error: the kernel may have dropped what it could not write.
+func (a *Audit) sync() {
 	a.mu.Lock()
 	dirty := a.dirty && a.failed == nil
 	a.dirty = false
 	a.mu.Unlock()
 	if !dirty {
-		return nil
+		return
 	}
-	err := a.file.Sync()
-	if err != nil {
+	if err := a.file.Sync(); err != nil {
 		a.fail(err)
 	}
-	return err
 }
 
-// Close makes all records durable and closes the file. Records that are being
-// written are finished first.
+// Close makes all records durable and closes the file; an error means that some
+// may not be. Records that are being written are finished first.
 func (a *Audit) Close() error {
 	a.mu.Lock()
 	if a.closed {
@@ -233,10 +201,18 @@ func (a *Audit) Close() error {
 		return nil
 	}
 	a.closed = true
+	last := a.pending
+	waiting := last.count > 0
 	a.mu.Unlock()
-	close(a.stop)
-	<-a.stopped
+	if waiting {
+		<-last.done
+	}
 	a.turn.Lock()
 	defer a.turn.Unlock()
-	return errors.Join(a.sync(), a.file.Close())
+	close(a.stop)
+	<-a.stopped
+	a.sync()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return errors.Join(a.failed, a.file.Close())
 }

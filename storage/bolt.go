@@ -8,172 +8,205 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
-	"syscall"
-	"time"
 
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 )
 
-// boltFormat is the version of the layout below. A file of a newer one is not
-// opened.
-const boltFormat = 1
+// boltFormat is the version of the layout below. A file of another one is not
+// opened. Format 1 had no sum and was never released.
+const boltFormat = 2
 
-// Layout: bucket "meta" has "format" and "revision", each 8 bytes big endian;
-// bucket "kv" has for each key the revision of its entry, 8 bytes, and the value.
+// Layout: bucket "meta" has "format", 8 bytes big endian, and "state", see
+// boltState; bucket "kv" has for each key the revision of its entry, 8 bytes, and
+// the value.
 var (
-	bucketMeta  = []byte("meta")
-	bucketKV    = []byte("kv")
-	keyFormat   = []byte("format")
-	keyRevision = []byte("revision")
+	bucketMeta = []byte("meta")
+	bucketKV   = []byte("kv")
+	keyFormat  = []byte("format")
+	keyState   = []byte("state")
 )
 
-// lockWait is how long another process may hold the file before that is an
-// error.
-const lockWait = 500 * time.Millisecond
-
-// checkBelow is the size up to which a file is checked whole when it is opened:
-// about 0.2 s.
-const checkBelow = 64 << 20
-
 // Bolt is a KV in one file.
+//
+// Transactions that arrive while one is being written go out together in the
+// next write, each with a revision of its own.
 type Bolt struct {
-	db *bolt.DB
+	db   *bolt.DB
+	path string
+
+	txns    chan *txn
+	closing chan struct{} // closed by Close
+	written chan struct{} // closed when the last transaction was written
+	file    *os.File      // the one that bbolt has
+	seen    os.FileInfo   // of file, when it was last written
 
 	mu       sync.Mutex
 	failed   error         // the write that could not be made durable
 	revision int64         // of the last transaction
 	changed  chan struct{} // closed when revision rises
-	closed   chan struct{}
+	closed   bool
 }
 
-// BoltOptions are for tests; the zero value is right.
-type BoltOptions struct {
-	// OpenFile replaces how the file is opened.
-	OpenFile func(string, int, os.FileMode) (*os.File, error)
-}
+// BoltOptions say how to open a store; the zero value is right.
+type BoltOptions struct{}
 
 // OpenBolt opens the store in a file, which is made with mode 0600 if it is
 // missing. Its directory must exist.
-func OpenBolt(path string, o BoltOptions) (*Bolt, error) {
-	if err := checkPrivate(path); err != nil {
-		return nil, err
+//
+// The whole file is read and checked first (0.1 s for 64 MiB): one that is empty,
+// cut off or damaged is refused, never taken for an empty store.
+func OpenBolt(path string, _ BoltOptions) (*Bolt, error) {
+	b := &Bolt{
+		path: path, txns: make(chan *txn), changed: make(chan struct{}),
+		closing: make(chan struct{}), written: make(chan struct{}),
 	}
-	info, statErr := os.Stat(path)
-	if statErr == nil && info.Size() == 0 {
-		return nil, fmt.Errorf("%s is empty: it was cut off or not written by this program; restore it from a backup, or remove it to begin with nothing", path)
-	}
-	db, err := bolt.Open(path, 0o600, &bolt.Options{Timeout: lockWait, OpenFile: o.OpenFile, FreelistType: bolt.FreelistMapType})
-	switch {
-	case errors.Is(err, bolterrors.ErrTimeout):
-		return nil, fmt.Errorf("%s is in use by another process; stop that one first", path)
-	case err != nil:
-		return nil, fmt.Errorf("opening %s: %w; restore it from a backup if it is damaged", path, err)
-	}
-	b := &Bolt{db: db, changed: make(chan struct{}), closed: make(chan struct{})}
-	if err := b.prepare(path, statErr == nil && info.Size() < checkBelow); err != nil {
-		return nil, errors.Join(err, db.Close())
-	}
-	if statErr != nil {
-		if err := syncDir(filepath.Dir(path)); err != nil {
-			return nil, errors.Join(err, db.Close())
+	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+		if err := createBolt(path); err != nil {
+			return nil, fmt.Errorf("making the store %s: %w", path, err)
 		}
 	}
+	f, info, err := openPrivate(path, 0)
+	if err != nil {
+		return nil, fmt.Errorf("opening the store: %w", err)
+	}
+	if info.Size() == 0 {
+		return nil, errors.Join(fmt.Errorf("%s is empty: it was cut off or not written by this program; restore it from a backup, or remove it to begin with nothing", path), f.Close())
+	}
+	if err := checkPages(f, info.Size()); err != nil {
+		return nil, errors.Join(fmt.Errorf("%s is damaged or was not written by this program: %w; restore it from a backup", path, err), f.Close())
+	}
+	b.file, b.seen = f, info
+	err = guard(func() (err error) {
+		b.db, err = bolt.Open(path, 0o600, &bolt.Options{
+			Timeout: lockWait, FreelistType: bolt.FreelistMapType,
+			OpenFile: func(string, int, os.FileMode) (*os.File, error) { return f, nil },
+		})
+		return err
+	})
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("opening the store %s: %w; restore it from a backup if it is damaged", path, err)
+	}
+	if err := guard(func() error { return b.db.View(b.verify) }); err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), b.db.Close())
+	}
+	go b.writeLoop()
 	return b, nil
 }
 
-// checkPrivate refuses a file that others on the machine can read.
-func checkPrivate(path string) error {
-	info, err := os.Stat(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
+// createBolt makes a store under another name and then gives it its own, so that
+// a store whose making was interrupted is never seen.
+func createBolt(path string) error {
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return fmt.Errorf("its directory must exist: %w", err)
 	}
+	defer dir.Close()
+	if err := lock(dir, dir.Name()); err != nil {
+		return err
+	}
+	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+		return err // another process has just made it
+	}
+	f, err := os.CreateTemp(dir.Name(), filepath.Base(path)+".new-*") // has mode 0600
 	if err != nil {
 		return err
 	}
-	if info.Mode().Perm()&0o077 != 0 {
-		return fmt.Errorf("%s can be read or written by others (mode %04o); make it private with `chmod 600 %s`", path, info.Mode().Perm(), path)
-	}
-	return nil
-}
-
-// syncDir makes the name of a new file durable.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
+	f.Close()
+	defer os.Remove(f.Name())
+	db, err := bolt.Open(f.Name(), 0o600, &bolt.Options{Timeout: lockWait})
 	if err != nil {
 		return err
 	}
-	return errors.Join(d.Sync(), d.Close())
+	err = db.Update(func(tx *bolt.Tx) error {
+		meta, err := tx.CreateBucket(bucketMeta)
+		if err != nil {
+			return err
+		}
+		_, err = tx.CreateBucket(bucketKV)
+		return errors.Join(err, meta.Put(keyFormat, number(boltFormat)), meta.Put(keyState, boltState{}.encode()))
+	})
+	if err := errors.Join(err, db.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	return dir.Sync()
 }
 
-// prepare checks an old file or lays out a new one.
-func (b *Bolt) prepare(path string, check bool) (err error) {
-	defer func() { // a page that is not what it says makes bbolt panic
+// verify checks that every entry is as it was written.
+func (b *Bolt) verify(tx *bolt.Tx) error {
+	meta, kv := tx.Bucket(bucketMeta), tx.Bucket(bucketKV)
+	if meta == nil || kv == nil || len(meta.Get(keyFormat)) != 8 {
+		return errors.New("not written by this program, or damaged; restore it from a backup")
+	}
+	if v := binary.BigEndian.Uint64(meta.Get(keyFormat)); v != boltFormat {
+		return fmt.Errorf("it has format %d, this program reads format %d; use the program that wrote it or a newer one", v, boltFormat)
+	}
+	state, err := readState(tx)
+	if err != nil {
+		return err
+	}
+	var sum uint64
+	err = kv.ForEach(func(k, v []byte) error {
+		sum += entrySum(k, v)
+		_, err := decodeEntry(k, v)
+		return err
+	})
+	if err == nil && sum != state.sum {
+		err = fmt.Errorf("%w: entries are missing or not as they were written; restore it from a backup", errDamaged)
+	}
+	b.revision = state.revision
+	return err
+}
+
+// errDamaged is the error of a file whose content cannot be right.
+var errDamaged = errors.New("the store is damaged")
+
+// guard turns into an error what bbolt does with a page that is not what it says,
+// or that cannot be read any more: it panics, or touches memory that is not there.
+func guard(f func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
 		if p := recover(); p != nil {
-			err = fmt.Errorf("%s is damaged: %v; restore it from a backup", path, p)
+			err = fmt.Errorf("%w: %v", errDamaged, p)
 		}
 	}()
-	if check {
-		err := b.db.View(func(tx *bolt.Tx) error {
-			var first error
-			for e := range tx.Check() { // drained, so that its goroutine ends
-				if first == nil {
-					first = e
-				}
-			}
-			return first
-		})
-		if err != nil {
-			return fmt.Errorf("%s is damaged: %w; restore it from a backup", path, err)
-		}
-	}
-	return b.db.Update(func(tx *bolt.Tx) error {
-		meta := tx.Bucket(bucketMeta)
-		if meta == nil {
-			var err error
-			if meta, err = tx.CreateBucket(bucketMeta); err != nil {
-				return err
-			}
-			if _, err := tx.CreateBucketIfNotExists(bucketKV); err != nil {
-				return err
-			}
-			return errors.Join(meta.Put(keyFormat, number(boltFormat)), meta.Put(keyRevision, number(0)))
-		}
-		format := meta.Get(keyFormat)
-		if len(format) != 8 || len(meta.Get(keyRevision)) != 8 || tx.Bucket(bucketKV) == nil {
-			return fmt.Errorf("%s was not written by this program", path)
-		}
-		if v := binary.BigEndian.Uint64(format); v != boltFormat {
-			return fmt.Errorf("%s has format %d, this program reads format %d; use the program that wrote it, or a newer one", path, v, boltFormat)
-		}
-		b.revision = int64(binary.BigEndian.Uint64(meta.Get(keyRevision)))
-		return nil
-	})
+	return f()
 }
 
-func number(n int64) []byte { return binary.BigEndian.AppendUint64(nil, uint64(n)) }
-
 // Get implements KV.
-func (b *Bolt) Get(_ context.Context, key string) (e Entry, err error) {
-	err = b.view(func(tx *bolt.Tx) error {
+func (b *Bolt) Get(ctx context.Context, key string) (e Entry, err error) {
+	err = b.view(ctx, func(tx *bolt.Tx) error {
 		v := tx.Bucket(bucketKV).Get([]byte(key))
 		if v == nil {
 			return ErrNotFound
 		}
-		e, err = entry([]byte(key), v)
+		e, err = decodeEntry([]byte(key), v)
 		return err
 	})
 	return e, err
 }
 
 // List implements KV.
-func (b *Bolt) List(_ context.Context, prefix string) (list []Entry, revision int64, err error) {
-	err = b.view(func(tx *bolt.Tx) error {
-		revision = int64(binary.BigEndian.Uint64(tx.Bucket(bucketMeta).Get(keyRevision)))
+func (b *Bolt) List(ctx context.Context, prefix, after string, limit int) (list []Entry, revision int64, err error) {
+	err = b.view(ctx, func(tx *bolt.Tx) error {
+		state, err := readState(tx)
+		if err != nil {
+			return err
+		}
+		revision = state.revision
 		c := tx.Bucket(bucketKV).Cursor()
-		for k, v := c.Seek([]byte(prefix)); k != nil && bytes.HasPrefix(k, []byte(prefix)); k, v = c.Next() {
-			e, err := entry(k, v)
+		k, v := c.Seek([]byte(max(prefix, after)))
+		if k != nil && string(k) == after {
+			k, v = c.Next()
+		}
+		for ; bytes.HasPrefix(k, []byte(prefix)) && k != nil && (limit == 0 || len(list) < limit); k, v = c.Next() {
+			e, err := decodeEntry(k, v)
 			if err != nil {
 				return err
 			}
@@ -181,104 +214,26 @@ func (b *Bolt) List(_ context.Context, prefix string) (list []Entry, revision in
 		}
 		return nil
 	})
-	return list, revision, err
-}
-
-// entry copies: what bbolt hands out is gone with the transaction.
-func entry(k, v []byte) (Entry, error) {
-	if len(v) < 8 {
-		return Entry{}, fmt.Errorf("the entry of key %q is damaged", k)
+	if err != nil {
+		return nil, 0, err
 	}
-	return Entry{Key: string(k), Value: bytes.Clone(v[8:]), Revision: int64(binary.BigEndian.Uint64(v))}, nil
+	return list, revision, nil
 }
 
-func (b *Bolt) view(f func(*bolt.Tx) error) error {
-	err := b.db.View(f)
+func (b *Bolt) view(ctx context.Context, f func(*bolt.Tx) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	select {
+	case <-b.closing:
+		return ErrClosed
+	default:
+	}
+	err := guard(func() error { return b.db.View(f) })
 	if errors.Is(err, bolterrors.ErrDatabaseNotOpen) {
 		return ErrClosed
 	}
 	return err
-}
-
-// errCompare leaves a transaction without writing.
-var errCompare = errors.New("a comparison does not hold")
-
-// Txn implements KV.
-func (b *Bolt) Txn(ctx context.Context, compare []Compare, ops []Op) (int64, bool, error) {
-	if err := ctx.Err(); err != nil {
-		return 0, false, err
-	}
-	b.mu.Lock()
-	failed := b.failed
-	b.mu.Unlock()
-	if failed != nil {
-		return 0, false, fmt.Errorf("the store takes no more writes until it is opened again: %w", failed)
-	}
-	var revision int64
-	prepared := false
-	err := b.db.Update(func(tx *bolt.Tx) error {
-		meta, kv := tx.Bucket(bucketMeta), tx.Bucket(bucketKV)
-		revision = int64(binary.BigEndian.Uint64(meta.Get(keyRevision)))
-		for _, c := range compare {
-			var have int64
-			if v := kv.Get([]byte(c.Key)); len(v) >= 8 {
-				have = int64(binary.BigEndian.Uint64(v))
-			}
-			if have != c.Revision {
-				return errCompare
-			}
-		}
-		revision++
-		for _, op := range ops {
-			var err error
-			if op.Value == nil {
-				err = kv.Delete([]byte(op.Key))
-			} else {
-				err = kv.Put([]byte(op.Key), append(number(revision), op.Value...))
-			}
-			if err != nil {
-				return err
-			}
-		}
-		prepared = true
-		return meta.Put(keyRevision, number(revision))
-	})
-	switch {
-	case errors.Is(err, bolterrors.ErrDatabaseNotOpen):
-		return 0, false, ErrClosed
-	case errors.Is(err, errCompare):
-		return revision, false, nil
-	case errors.Is(err, syscall.ENOSPC):
-		// Nothing that the last meta page refers to has been touched: the space that
-		// is missing is that of new pages. The store goes on when there is room.
-		return 0, false, fmt.Errorf("writing the store: %w", err)
-	case err != nil && prepared:
-		b.fail(err)
-		return 0, false, fmt.Errorf("writing the store: %w", err)
-	case err != nil:
-		return 0, false, err
-	}
-	b.raise(revision)
-	return revision, true, nil
-}
-
-// fail remembers that what is on the disk is not known any more. A failed sync is
-// never tried again: the kernel may have dropped the pages it could not write.
-func (b *Bolt) fail(err error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.failed = err
-}
-
-// raise wakes those who wait for a revision.
-func (b *Bolt) raise(revision int64) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if revision > b.revision {
-		b.revision = revision
-		close(b.changed)
-		b.changed = make(chan struct{})
-	}
 }
 
 // Wait implements KV.
@@ -292,7 +247,7 @@ func (b *Bolt) Wait(ctx context.Context, after int64) (int64, error) {
 		}
 		select {
 		case <-changed:
-		case <-b.closed:
+		case <-b.closing:
 			return 0, ErrClosed
 		case <-ctx.Done():
 			return 0, ctx.Err()
@@ -300,16 +255,19 @@ func (b *Bolt) Wait(ctx context.Context, after int64) (int64, error) {
 	}
 }
 
-// Close implements KV.
+// Close implements KV. It waits for the disk as long as a write does.
 func (b *Bolt) Close() error {
 	b.mu.Lock()
-	select {
-	case <-b.closed:
-		b.mu.Unlock()
-		return nil
-	default:
-		close(b.closed)
-	}
+	closed := b.closed
+	b.closed = true
 	b.mu.Unlock()
+	if closed {
+		return nil
+	}
+	close(b.closing)
+	<-b.written
+	if errors.Is(b.failed, errDamaged) {
+		return b.file.Close() // bbolt may still hold its locks, and would wait for itself
+	}
 	return b.db.Close()
 }

@@ -6,15 +6,18 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 
+	"github.com/workload-sts/sts/policy"
 	"github.com/workload-sts/sts/sts"
 )
 
 // Keys of the records. Each kind of record has a space of its own, so that a name
 // of one can never be taken for a name of another.
 const (
+	resourceSpace  = "resource"   // begins the next two, which are read together
 	resourcePrefix = "resource/"  // + kind + "/" + name: a resource as JSON
-	resourcesKey   = "resources"  // compared by every change of resources
+	resourcesKey   = "resources"  // compared and written by every change of resources
 	adminKey       = "admin/hash" // hash of the admin token
 	keyStatePrefix = "keys/"      // + key set: its state, opaque
 )
@@ -27,57 +30,96 @@ func NewStore(kv KV) *Store { return &Store{kv} }
 
 // Load implements sts.Store. The revision of the resources is that of the last
 // change of any of them, 0 before the first.
+//
+// A record that cannot be read, or holds what this program does not know, is an
+// error that names it: to leave it out might allow more than was meant.
 func (s *Store) Load(ctx context.Context) ([]sts.Resource, int64, error) {
-	for {
-		revision, err := s.resourcesRevision(ctx)
+	list, _, err := s.kv.List(ctx, resourceSpace, "", 0)
+	if err != nil {
+		return nil, 0, fmt.Errorf("reading resources: %w", err)
+	}
+	var revision, newest int64
+	resources := make([]sts.Resource, 0, len(list))
+	for _, e := range list {
+		if e.Key == resourcesKey {
+			revision = e.Revision
+			continue
+		}
+		r, err := decodeResource(e)
 		if err != nil {
 			return nil, 0, err
 		}
-		list, at, err := s.kv.List(ctx, resourcePrefix)
-		if err != nil {
-			return nil, 0, fmt.Errorf("reading resources: %w", err)
-		}
-		again, err := s.resourcesRevision(ctx)
-		if err != nil {
-			return nil, 0, err
-		}
-		if again > at || again != revision {
-			continue // a change came in between
-		}
-		resources := make([]sts.Resource, 0, len(list))
-		for _, e := range list {
-			r, err := decodeResource(e)
-			if err != nil {
-				return nil, 0, err
-			}
-			resources = append(resources, r)
-		}
-		return resources, revision, nil
+		resources, newest = append(resources, r), max(newest, e.Revision)
 	}
-}
-
-// resourcesRevision is the revision of the last change of resources.
-func (s *Store) resourcesRevision(ctx context.Context) (int64, error) {
-	e, err := s.kv.Get(ctx, resourcesKey)
-	if errors.Is(err, ErrNotFound) {
-		return 0, nil
+	if newest > revision {
+		return nil, 0, fmt.Errorf("a resource has revision %d, but they were last changed at %d: something else has written to the store", newest, revision)
 	}
-	return e.Revision, err
+	return resources, revision, nil
 }
 
 // decodeResource reads strictly: a member that this program does not know might
-// be a restriction, so dropping it silently could allow more than was meant.
+// be a restriction.
 func decodeResource(e Entry) (sts.Resource, error) {
 	var r sts.Resource
 	d := json.NewDecoder(bytes.NewReader(e.Value))
 	d.DisallowUnknownFields()
-	if err := d.Decode(&r); err != nil {
+	d.UseNumber()
+	err := d.Decode(&r)
+	if err == nil {
+		if _, more := d.Token(); more != io.EOF {
+			err = errors.New("something follows it")
+		}
+	}
+	if err == nil && r.Rule != nil {
+		err = errors.Join(exactClaims(r.Rule.Subject), exactClaims(r.Rule.Actor))
+	}
+	if err != nil {
 		return r, fmt.Errorf("the record %q cannot be read: %w; was it written by a newer version?", e.Key, err)
 	}
-	if resourceKey(r.Ref()) != e.Key {
-		return r, fmt.Errorf("the record %q holds %s", e.Key, r.Ref())
+	kinds := 0
+	for _, set := range []bool{r.Audience != nil, r.Client != nil, r.Issuer != nil, r.Rule != nil} {
+		if set {
+			kinds++
+		}
+	}
+	if kinds != 1 || resourceKey(r.Ref()) != e.Key {
+		return r, fmt.Errorf("the record %q holds something else than it should; was it written by a newer version?", e.Key)
 	}
 	return r, nil
+}
+
+// exactClaims makes numbers what they were: a float64 cannot hold every int64, and
+// one that was rounded would match another's claim.
+func exactClaims(p *policy.Party) error {
+	if p == nil {
+		return nil
+	}
+	for name, v := range p.Claims {
+		v, err := exact(v)
+		if err != nil {
+			return fmt.Errorf("claim %q: %w", name, err)
+		}
+		p.Claims[name] = v
+	}
+	return nil
+}
+
+func exact(v any) (any, error) {
+	switch v := v.(type) {
+	case json.Number:
+		if i, err := v.Int64(); err == nil {
+			return i, nil
+		}
+		return v.Float64()
+	case []any:
+		for i := range v {
+			var err error
+			if v[i], err = exact(v[i]); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return v, nil
 }
 
 func resourceKey(ref sts.Ref) string { return resourcePrefix + string(ref.Kind) + "/" + ref.Name }
@@ -90,17 +132,24 @@ func (s *Store) Commit(ctx context.Context, base int64, put []sts.Resource, del 
 		if err != nil {
 			return 0, fmt.Errorf("encoding %s: %w", r.Ref(), err)
 		}
-		ops = append(ops, Op{resourceKey(r.Ref()), value})
+		e := Entry{Key: resourceKey(r.Ref()), Value: value}
+		if _, err := decodeResource(e); err != nil {
+			return 0, fmt.Errorf("%s would not be read back: %w", r.Ref(), err)
+		}
+		ops = append(ops, Op{Key: e.Key, Value: value})
 	}
 	for _, ref := range del {
-		ops = append(ops, Op{Key: resourceKey(ref)})
+		ops = append(ops, Op{Key: resourceKey(ref), Delete: true})
 	}
-	ops = append(ops, Op{resourcesKey, []byte{}})
+	ops = append(ops, Op{Key: resourcesKey})
 	revision, done, err := s.kv.Txn(ctx, []Compare{{resourcesKey, base}}, ops)
-	if err == nil && !done {
-		err = sts.ErrConflict
+	if err != nil {
+		return 0, err
 	}
-	return revision, err
+	if !done {
+		return 0, sts.ErrConflict
+	}
+	return revision, nil
 }
 
 // Changed implements sts.Store.
@@ -111,9 +160,12 @@ func (s *Store) Changed(ctx context.Context, after int64) error {
 		if err != nil {
 			return err
 		}
-		revision, err := s.resourcesRevision(ctx)
-		if err != nil || revision > after {
+		e, err := s.kv.Get(ctx, resourcesKey)
+		if err != nil && !errors.Is(err, ErrNotFound) {
 			return err
+		}
+		if e.Revision > after {
+			return nil
 		}
 		seen = at // something else was written
 	}
@@ -137,7 +189,7 @@ func (s *Store) SetAdminHash(ctx context.Context, old, hash string) error {
 	if string(e.Value) != old {
 		return sts.ErrConflict
 	}
-	_, done, err := s.kv.Txn(ctx, []Compare{{adminKey, e.Revision}}, []Op{{adminKey, []byte(hash)}})
+	_, done, err := s.kv.Txn(ctx, []Compare{{adminKey, e.Revision}}, []Op{{Key: adminKey, Value: []byte(hash)}})
 	if err == nil && !done {
 		err = sts.ErrConflict
 	}
@@ -164,5 +216,6 @@ func (k *KeyStates) Load(ctx context.Context, name string) ([]byte, int64, error
 // done is false if it is not. After an error the state may be the old or the new
 // one.
 func (k *KeyStates) Swap(ctx context.Context, name string, revision int64, data []byte) (next int64, done bool, err error) {
-	return k.kv.Txn(ctx, []Compare{{keyStatePrefix + name, revision}}, []Op{{keyStatePrefix + name, data}})
+	key := keyStatePrefix + name
+	return k.kv.Txn(ctx, []Compare{{key, revision}}, []Op{{Key: key, Value: data}})
 }

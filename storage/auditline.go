@@ -1,0 +1,68 @@
+package storage
+
+import (
+	"bytes"
+	"encoding/json"
+	"sync"
+	"unicode"
+	"unicode/utf16"
+	"unicode/utf8"
+
+	"github.com/workload-sts/sts/sts"
+)
+
+// line is a record as a line of JSON, line break included.
+type line struct {
+	bytes.Buffer
+	json *json.Encoder
+	raw  bytes.Buffer // what json writes
+}
+
+var lines = sync.Pool{New: func() any {
+	l := new(line)
+	l.json = json.NewEncoder(&l.raw)
+	return l
+}}
+
+// encode replaces the line. What a terminal or an editor would not show as it is,
+// control characters, changes of the direction of writing, invisible ones, is
+// escaped: names in a record come from tokens that others wrote.
+func (l *line) encode(r *sts.Record) error {
+	l.Reset()
+	l.raw.Reset()
+	if err := l.json.Encode(r); err != nil {
+		return err
+	}
+	// All that is not ASCII is inside of strings, and encoding/json has escaped
+	// what JSON demands.
+	for b := l.raw.Bytes(); len(b) > 0; {
+		plain := 0
+		for plain < len(b) && b[plain] < 0x7f {
+			plain++
+		}
+		l.Write(b[:plain])
+		if b = b[plain:]; len(b) == 0 {
+			break
+		}
+		c, n := utf8.DecodeRune(b)
+		if unicode.IsPrint(c) {
+			l.Write(b[:n])
+		} else {
+			l.escape(c)
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
+func (l *line) escape(c rune) {
+	if high, low := utf16.EncodeRune(c); high != unicode.ReplacementChar {
+		l.escape(high)
+		c = low
+	}
+	const digits = "0123456789abcdef"
+	l.WriteString(`\u`)
+	for shift := 12; shift >= 0; shift -= 4 {
+		l.WriteByte(digits[c>>shift&0xf])
+	}
+}
