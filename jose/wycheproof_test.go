@@ -9,6 +9,8 @@ import (
 
 	"crypto/ecdsa"
 	"crypto/ed25519"
+	"crypto/rsa"
+	"math/big"
 
 	"github.com/c2sp/wycheproof"
 )
@@ -105,6 +107,8 @@ type rawVectors struct {
 		PublicKey struct {
 			Uncompressed string `json:"uncompressed"`
 			PK           string `json:"pk"`
+			Modulus      string `json:"modulus"`
+			Exponent     string `json:"publicExponent"`
 		} `json:"publicKey"`
 		Tests []struct {
 			TcID    int    `json:"tcId"`
@@ -167,6 +171,100 @@ func TestWycheproofRaw(t *testing.T) {
 			}
 			if total == 0 {
 				t.Error("no vectors")
+			}
+		})
+	}
+}
+
+// TestWycheproofRSA runs the RSA schemes through Verify [J-21, J-22].
+func TestWycheproofRSA(t *testing.T) {
+	for file, alg := range map[string]Algorithm{
+		"rsa_signature_2048_sha256_test.json": RS256, "rsa_pss_2048_sha256_mgf1_32_test.json": PS256,
+	} {
+		t.Run(file, func(t *testing.T) {
+			var v rawVectors
+			readVectors(t, file, &v)
+			total := 0
+			for _, g := range v.TestGroups {
+				e, _ := new(big.Int).SetString(g.PublicKey.Exponent, 16)
+				pub := &rsa.PublicKey{N: new(big.Int).SetBytes(unhex(t, g.PublicKey.Modulus)), E: int(e.Int64())}
+				for _, tc := range g.Tests {
+					total++
+					got := Verify(alg, pub, unhex(t, tc.Msg), unhex(t, tc.Sig)) == nil
+					// "acceptable" is a signature that the RFC forbids and some accept.
+					if got != (tc.Result == "valid") {
+						t.Errorf("tcId %d (%s, %s): accepted %v", tc.TcID, tc.Comment, tc.Result, got)
+					}
+				}
+			}
+			if total < 100 {
+				t.Errorf("only %d vectors", total)
+			}
+		})
+	}
+}
+
+// TestWycheproofJWE holds that nothing encrypted is read as a token [J-36 to
+// J-39].
+func TestWycheproofJWE(t *testing.T) {
+	var v struct {
+		TestGroups []struct {
+			Tests []struct {
+				TcID int             `json:"tcId"`
+				JWE  json.RawMessage `json:"jwe"`
+			} `json:"tests"`
+		} `json:"testGroups"`
+	}
+	readVectors(t, "json_web_encryption_test.json", &v)
+	total := 0
+	for _, g := range v.TestGroups {
+		for _, tc := range g.Tests {
+			var token string
+			if json.Unmarshal(tc.JWE, &token) != nil {
+				token = string(tc.JWE)
+			}
+			total++
+			if _, err := Parse(token); err == nil {
+				t.Errorf("tcId %d is read as a token", tc.TcID)
+			}
+		}
+	}
+	if total != 139 {
+		t.Errorf("%d vectors, want 139", total)
+	}
+}
+
+// TestWycheproofKeys runs the vectors about keys: a token that a weak, private or
+// unsuitable key should verify is refused, or the key is not loaded.
+func TestWycheproofKeys(t *testing.T) {
+	for file, want := range map[string]int{"json_web_key_test.json": 26, "json_web_crypto_test.json": 83} {
+		t.Run(file, func(t *testing.T) {
+			var v jwsVectors
+			readVectors(t, file, &v)
+			total := 0
+			for _, g := range v.TestGroups {
+				raw := g.Public
+				if len(raw) == 0 {
+					raw = g.Private
+				}
+				keys := `{"keys":[` + string(raw) + `]}`
+				if strings.Contains(string(raw), `"keys"`) {
+					keys = string(raw)
+				}
+				set, _, setErr := ParseKeySet([]byte(keys))
+				for _, tc := range g.Tests {
+					total++
+					var token string
+					if json.Unmarshal(tc.JWS, &token) != nil {
+						token = string(tc.JWS)
+					}
+					if got := setErr == nil && verifyWith(set, token) == nil; got && tc.Result != "valid" {
+						t.Errorf("tcId %d (%s, %v) is accepted", tc.TcID, tc.Comment, tc.Flags)
+					}
+				}
+			}
+			if total != want {
+				t.Errorf("%d vectors, want %d", total, want)
 			}
 		})
 	}
