@@ -1,0 +1,505 @@
+package policy
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+// What random worlds are made of: few names, so that rules and requests meet.
+var (
+	someClients = []string{"web", "api", "batch"}
+	someIssuers = []string{"corp", "github"}
+	someScopes  = []string{"r", "w", "x"}
+	someTargets = []string{"a", "b", "c"}
+	someLabels  = []map[string]string{nil, {"tier": "1"}, {"tier": "2"}, {"tier": "1", "zone": "e"}}
+	someClaims  = []map[string]any{nil, {"role": "dev"}, {"role": "ops"}, {"role": []any{"dev", "ops"}}, {"n": int64(1)}, {"n": true}}
+	someGlobs   = []map[string]string{nil, nil, {"ref": "heads/*"}, {"ref": "*/main"}}
+	somePresent = []map[string]any{nil, {"role": "dev", "ref": "heads/main"}, {"role": []any{"ops"}, "n": int64(1)}, {"role": "ops", "n": "1", "ref": "heads/x/main"}, {"n": true, "ref": "tags/main"}}
+	someLives   = []time.Duration{0, 10 * time.Second, time.Minute, 5 * time.Minute, 2 * time.Hour}
+	someWhen    = []string{"", "", `subject.claims.role == "dev"`, `request.time > timestamp("2020-01-01T00:00:00Z")`, `has(subject.claims.n)`, `false`}
+	whenHolds   = map[string]func(*Token) bool{ // someWhen without an interpreter
+		"":          func(*Token) bool { return true },
+		someWhen[2]: func(t *Token) bool { return t != nil && t.Claims["role"] == "dev" },
+		someWhen[3]: func(*Token) bool { return true },
+		someWhen[4]: func(t *Token) bool { return t != nil && t.Claims["n"] != nil },
+		someWhen[5]: func(*Token) bool { return false },
+	}
+)
+
+func pick[E any](t *rapid.T, from []E, label string) E { return rapid.SampledFrom(from).Draw(t, label) }
+
+func some(t *rapid.T, from []string, least int, label string) []string {
+	return rapid.SliceOfNDistinct(rapid.SampledFrom(from), least, len(from), rapid.ID[string]).Draw(t, label)
+}
+
+func drawParty(t *rapid.T, label string) *Party {
+	if rapid.IntRange(0, 3).Draw(t, label+" missing") == 0 {
+		return nil
+	}
+	p := &Party{Issuer: pick(t, append([]string{Self, Self}, someIssuers...), label+" issuer"), Claims: pick(t, someClaims, label+" claims"), ClaimGlobs: pick(t, someGlobs, label+" globs")}
+	p.AcceptUnaddressed = p.Issuer == Self && label == "subject" && rapid.Bool().Draw(t, "unaddressed")
+	return p
+}
+
+func drawRule(t *rapid.T, i int) Rule {
+	r := Rule{Name: fmt.Sprintf("rule-%02d", i), Subject: drawParty(t, "subject"), When: pick(t, someWhen, "when")}
+	if rapid.IntRange(0, 2).Draw(t, "actor") == 0 {
+		r.Actor = drawParty(t, "actor")
+	}
+	switch rapid.IntRange(0, 3).Draw(t, "requester") {
+	case 0:
+		r.Requester.Labels = pick(t, someLabels[1:], "labels")
+	case 1:
+		r.Requester = Requester{Clients: some(t, someClients, 1, "clients"), Labels: pick(t, someLabels, "labels")}
+	case 2:
+		r.Requester.Clients = some(t, someClients, 1, "clients")
+	default: // the workload itself, if a token of another issuer is presented
+		if r.Subject == nil || r.Subject.Issuer == Self {
+			r.Requester.Clients = someClients
+		}
+	}
+	r.Allow = Allow{
+		Audiences:         some(t, someTargets, 1, "audiences"),
+		Scopes:            some(t, someScopes, 0, "scopes"),
+		TTL:               pick(t, someLives, "ttl"),
+		Impersonate:       rapid.Bool().Draw(t, "impersonate"),
+		MultipleAudiences: rapid.Bool().Draw(t, "multiple"),
+	}
+	if rapid.Bool().Draw(t, "jwt") {
+		r.Allow.TokenTypes = []string{JWT}
+	}
+	return r
+}
+
+func drawWorld(t *rapid.T) World {
+	w := World{Clients: someClients, Issuers: someIssuers}
+	for i, name := range someTargets {
+		w.Audiences = append(w.Audiences, Audience{Name: name, Identifiers: []string{name, "https://" + name}, Scopes: someScopes, MaxTTL: someLives[i+2]})
+	}
+	for i := range rapid.IntRange(0, 12).Draw(t, "rules") {
+		w.Rules = append(w.Rules, drawRule(t, i))
+	}
+	return w
+}
+
+func drawClient(t *rapid.T) *Client {
+	id := pick(t, someClients, "client")
+	return &Client{ID: id, Labels: pick(t, someLabels, "client labels"), Audiences: append([]string{id}, some(t, someTargets, 0, "client audiences")...)}
+}
+
+func drawToken(t *rapid.T, label string) *Token {
+	issuer := pick(t, append([]string{Self, Self, Self}, someIssuers...), label+" issuer")
+	k := &Token{
+		Issuer: issuer, Iss: "https://" + issuer, Subject: pick(t, append([]string{"alice"}, someClients...), label+" sub"),
+		Claims: pick(t, somePresent, label+" claims"), Expires: now.Add(pick(t, []time.Duration{time.Second, 7 * time.Second, time.Minute, time.Hour}, label+" life")),
+		Confirmed: rapid.IntRange(0, 15).Draw(t, label+" cnf") == 0,
+	}
+	if issuer == Self {
+		k.Audiences, k.ClientID, k.Scopes, k.Txn = some(t, someTargets, 0, label+" aud"), pick(t, someClients, label+" client"), some(t, someScopes, 0, label+" scopes"), "txn"
+		k.Act = chain(some(t, append([]string{"p", "q"}, someClients...), 0, label+" act")...)
+	}
+	if rapid.IntRange(0, 7).Draw(t, label+" may_act") == 0 {
+		k.MayAct = &MayAct{Subject: pick(t, someClients, label+" may_act sub"), Iss: pick(t, []string{"", "https://corp"}, label+" may_act iss")}
+	}
+	return k
+}
+
+func drawRequest(t *rapid.T) Request {
+	r := Request{TokenType: pick(t, []string{AccessToken, AccessToken, JWT}, "type"), Now: now, SelfIssuer: "https://" + Self}
+	if rapid.IntRange(0, 4).Draw(t, "workload") > 0 {
+		r.Client = drawClient(t)
+	}
+	if rapid.IntRange(0, 4).Draw(t, "own") > 0 {
+		r.Subject = drawToken(t, "subject")
+	}
+	if rapid.IntRange(0, 3).Draw(t, "acts") == 0 {
+		r.Actor = drawToken(t, "actor")
+	}
+	r.Targets = some(t, append([]string{"https://a"}, someTargets...), 0, "targets")
+	r.Scopes = some(t, someScopes, 0, "wanted")
+	return r
+}
+
+func compileRapid(t *rapid.T, w World) *Set {
+	s, problems := Compile(w)
+	if len(problems) > 0 {
+		t.Fatalf("problems: %v", problems)
+	}
+	return s
+}
+
+// TestExchangesOnlyNarrow walks chains of exchanges: what a grant becomes is
+// presented again.
+func TestExchangesOnlyNarrow(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		s := compileRapid(t, drawWorld(t))
+		r := drawRequest(t)
+		for range 6 {
+			g, err := s.Decide(context.Background(), r)
+			if err == nil {
+				assertNarrower(t, r, g)
+			}
+			if err == nil && rapid.IntRange(0, 4).Draw(t, "follow") > 0 {
+				next := token(g)
+				next.Iss, next.Claims = r.SelfIssuer, pick(t, somePresent, "claims")
+				if next.Txn == "" {
+					next.Txn = "begun"
+				}
+				r.Subject, r.Now = next, r.Now.Add(time.Second)
+			}
+			other := drawRequest(t)
+			r.Client, r.Targets, r.Scopes, r.TokenType, r.Actor = other.Client, other.Targets, other.Scopes, other.TokenType, other.Actor
+			if r.Client != nil && r.Subject != nil {
+				r.Client.Audiences = append(r.Client.Audiences, r.Subject.Audiences...)
+			}
+		}
+	})
+}
+
+// assertNarrower holds a grant to what no rule can change.
+func assertNarrower(t *rapid.T, r Request, g Grant) {
+	if !slices.IsSorted(g.Scopes()) || len(slices.Compact(slices.Clone(g.Scopes()))) != len(g.Scopes()) {
+		t.Fatalf("scopes %v are not sorted and unique", g.Scopes())
+	}
+	if len(g.Audiences()) == 0 || len(g.Rules()) == 0 && len(r.Scopes) > 0 {
+		t.Fatalf("audiences %v, rules %v", g.Audiences(), g.Rules())
+	}
+	if g.Expires().Before(r.Now.Add(minLife)) {
+		t.Fatalf("expires in %s", g.Expires().Sub(r.Now))
+	}
+	for _, k := range []*Token{r.Subject, r.Actor} {
+		if k != nil && (g.Expires().After(k.Expires) || k.Confirmed) {
+			t.Fatalf("expires %s after %s, cnf %v", g.Expires(), k.Expires, k.Confirmed)
+		}
+	}
+	if len(r.Scopes) > 0 && !slices.Equal(g.Scopes(), slices.Sorted(slices.Values(r.Scopes))) {
+		t.Fatalf("scopes %v, asked %v", g.Scopes(), r.Scopes)
+	}
+	k := r.Subject
+	if k == nil {
+		return
+	}
+	old, grown := subjects(k.Act), subjects(g.Act())
+	if len(grown) < len(old) || !slices.Equal(grown[len(grown)-len(old):], old) || len(grown) > max(maxChain, len(old)) {
+		t.Fatalf("actors %v became %v", old, grown)
+	}
+	if r.Actor != nil && (len(grown) == 0 || grown[0] != r.Actor.Subject) {
+		t.Fatalf("the actor %q is not on top of %v", r.Actor.Subject, grown)
+	}
+	if k.Issuer != Self {
+		if g.Subject() != k.Issuer+":"+k.Subject || g.Txn() != "" {
+			t.Fatalf("subject %q, txn %q", g.Subject(), g.Txn())
+		}
+		return
+	}
+	if g.Subject() != k.Subject || g.Txn() != k.Txn {
+		t.Fatalf("subject %q became %q, txn %q became %q", k.Subject, g.Subject(), k.Txn, g.Txn())
+	}
+	for _, scope := range g.Scopes() {
+		if !slices.Contains(k.Scopes, scope) {
+			t.Fatalf("scope %q is not in %v", scope, k.Scopes)
+		}
+	}
+}
+
+// TestRuleLessAllowsNoMore takes a rule away, for requests that say what they
+// want.
+func TestRuleLessAllowsNoMore(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		w, r := drawWorld(t), drawRequest(t)
+		if len(w.Rules) == 0 {
+			w.Rules = append(w.Rules, drawRule(t, 0))
+		}
+		r.Targets, r.Scopes = some(t, someTargets, 1, "explicit targets"), some(t, someScopes, 1, "explicit scopes")
+		all := compileRapid(t, w)
+		less := w
+		i := rapid.IntRange(0, len(w.Rules)-1).Draw(t, "removed")
+		less.Rules = slices.Delete(slices.Clone(w.Rules), i, i+1)
+		with, errWith := all.Decide(context.Background(), r)
+		without, errWithout := compileRapid(t, less).Decide(context.Background(), r)
+		if errWithout != nil {
+			return
+		}
+		if errWith != nil {
+			t.Fatalf("without %s granted, with it %s", w.Rules[i].Name, explained(errWith))
+		}
+		if without.Expires().After(with.Expires()) {
+			t.Fatalf("without %s until %s, with it %s", w.Rules[i].Name, without.Expires(), with.Expires())
+		}
+		for _, scope := range without.Scopes() {
+			if !slices.Contains(with.Scopes(), scope) {
+				t.Fatalf("without %s %v, with it %v", w.Rules[i].Name, without.Scopes(), with.Scopes())
+			}
+		}
+	})
+}
+
+// TestDecisionIsThatOfAllRules compares the decision with one that looks at every
+// rule, in the words of the package documentation.
+func TestDecisionIsThatOfAllRules(t *testing.T) {
+	granted := 0
+	rapid.Check(t, func(t *rapid.T) {
+		w, r := drawWorld(t), drawRequest(t)
+		g, err := compileRapid(t, w).Decide(context.Background(), r)
+		want := naive(w, r)
+		d, denied := errors.AsType[*Denial](err)
+		if denied {
+			if d.Code != want.code {
+				t.Fatalf("denied with %s, want code %d", explained(err), want.code)
+			}
+			if want.nearest && len(d.Reasons) == 0 {
+				t.Fatalf("no reason although rules are for this requester: %s", d.Message)
+			}
+			return
+		}
+		granted++
+		if want.code != 0 {
+			t.Fatalf("granted by %v, want code %d", g.Rules(), want.code)
+		}
+		if !slices.Equal(g.Scopes(), want.scopes) || g.Expires() != want.expires || !slices.Equal(g.Rules(), want.rules) ||
+			!slices.Equal(g.Audiences(), want.audiences) || !slices.Equal(subjects(g.Act()), want.actors) {
+			t.Fatalf("granted %v to %v until %s for %v by %v, want %+v", g.Scopes(), subjects(g.Act()), g.Expires(), g.Audiences(), g.Rules(), want)
+		}
+	})
+	if granted == 0 {
+		t.Error("nothing was ever granted: the worlds are of no use")
+	}
+}
+
+// answer is what the naive evaluation says; code 0 is a grant.
+type answer struct {
+	code                             Code
+	nearest                          bool // rules for the requester exist, and it was them that denied
+	scopes, audiences, rules, actors []string
+	expires                          time.Time
+}
+
+// naive decides by looking at all rules, without an index and without CEL. It
+// knows the worlds of drawWorld: all audiences have all scopes.
+func naive(w World, r Request) answer {
+	if !naiveConsent(r) {
+		return answer{code: InvalidRequest}
+	}
+	actors, ok := naiveActors(r)
+	if !ok {
+		return answer{code: InvalidRequest}
+	}
+	var asked, names []string
+	for _, target := range r.Targets {
+		name := target[len(target)-1:]
+		if !slices.Contains(asked, name) {
+			asked, names = append(asked, name), append(names, target)
+		}
+	}
+	codes := [...]Code{UnauthorizedClient, InvalidRequest, InvalidRequest, InvalidTarget, InvalidRequest, InvalidRequest}
+	furthest, candidates := 0, 0
+	var rules []Rule
+	for _, rule := range w.Rules {
+		at := naiveStage(rule, r, asked)
+		if furthest = max(furthest, at); at == len(codes) {
+			rules = append(rules, rule)
+		}
+		if at > 0 {
+			candidates++
+		}
+	}
+	if len(rules) == 0 {
+		return answer{code: codes[furthest], nearest: candidates > 0}
+	}
+	if len(asked) == 0 {
+		left := map[string]bool{}
+		for _, rule := range rules {
+			for _, name := range rule.Allow.Audiences {
+				left[name] = true
+			}
+		}
+		if len(left) > 1 {
+			return answer{code: InvalidTarget}
+		}
+		asked = slices.Collect(maps.Keys(left))
+		names = asked
+	}
+	a := naiveAmount(w, r, rules, asked)
+	a.audiences, a.actors = names, actors
+	if a.code == 0 && r.Subject != nil && r.Actor == nil && !slices.ContainsFunc(w.Rules, func(rule Rule) bool {
+		return slices.Contains(a.rules, rule.Name) && !rule.Allow.Impersonate
+	}) {
+		a.actors = subjects(r.Subject.Act)
+	}
+	return a
+}
+
+// naiveAmount adds up scopes and lifetimes.
+func naiveAmount(w World, r Request, rules []Rule, asked []string) answer {
+	offered := map[string]time.Duration{} // the longest life of each scope
+	lives := map[string]time.Duration{}   // of each rule
+	for _, rule := range rules {
+		life := cmp.Or(rule.Allow.TTL, 24*time.Hour)
+		for _, a := range w.Audiences {
+			if slices.Contains(asked, a.Name) {
+				life = min(life, a.MaxTTL)
+			}
+		}
+		lives[rule.Name] = life
+		for _, scope := range rule.Allow.Scopes {
+			offered[scope] = max(offered[scope], life)
+		}
+	}
+	own := r.Subject != nil && r.Subject.Issuer == Self
+	var out answer
+	for _, scope := range someScopes {
+		wanted := slices.Contains(r.Scopes, scope)
+		within := !own || slices.Contains(r.Subject.Scopes, scope)
+		_, offer := offered[scope]
+		switch {
+		case wanted && !(within && offer):
+			return answer{code: InvalidScope, nearest: !slices.ContainsFunc(r.Scopes, func(s string) bool { return own && !slices.Contains(r.Subject.Scopes, s) })}
+		case wanted || len(r.Scopes) == 0 && within && offer:
+			out.scopes = append(out.scopes, scope)
+		}
+	}
+	slices.Sort(out.scopes)
+	var life time.Duration
+	for _, rule := range rules {
+		if len(r.Scopes) == 0 || slices.ContainsFunc(r.Scopes, func(s string) bool { return slices.Contains(rule.Allow.Scopes, s) }) {
+			out.rules = append(out.rules, rule.Name)
+			life = max(life, lives[rule.Name])
+		}
+	}
+	for _, scope := range out.scopes {
+		life = min(life, offered[scope])
+	}
+	out.expires = r.Now.Add(life)
+	for _, k := range []*Token{r.Subject, r.Actor} {
+		if k != nil && k.Expires.Before(out.expires) {
+			out.expires = k.Expires
+		}
+	}
+	if out.expires.Sub(r.Now) < 5*time.Second {
+		return answer{code: InvalidRequest}
+	}
+	return out
+}
+
+// naiveConsent says whether the tokens themselves allow the request.
+func naiveConsent(r Request) bool {
+	if r.Client == nil && (r.Subject == nil || r.Subject.Issuer == Self) || r.Subject == nil && r.Actor != nil {
+		return false
+	}
+	for _, k := range []*Token{r.Subject, r.Actor} {
+		if k != nil && k.Confirmed {
+			return false
+		}
+	}
+	if r.Actor != nil && r.Actor.Issuer == Self && !naiveAddressed(r.Actor, r.Client) {
+		return false
+	}
+	if r.Subject != nil && r.Subject.MayAct != nil {
+		m := r.Subject.MayAct
+		return r.Actor != nil && r.Actor.Iss == cmp.Or(m.Iss, r.Subject.Iss) && r.Actor.Subject == m.Subject
+	}
+	return true
+}
+
+func naiveAddressed(k *Token, c *Client) bool {
+	return c != nil && (k.ClientID == c.ID || slices.ContainsFunc(c.Audiences, func(a string) bool { return slices.Contains(k.Audiences, a) }))
+}
+
+// naiveActors is the chain, outermost first, unless it comes back or is too long.
+func naiveActors(r Request) ([]string, bool) {
+	if r.Subject == nil {
+		return nil, true
+	}
+	var now Actor
+	switch {
+	case r.Actor != nil:
+		now = Actor{Iss: r.Actor.Iss, Subject: r.Actor.Subject}
+		if now.Iss == r.Subject.Iss && now.Subject == r.Subject.Subject {
+			return nil, false
+		}
+	case r.Client != nil && (r.Subject.Issuer != Self || r.Subject.Subject != r.Client.ID):
+		now = Actor{Iss: r.SelfIssuer, Subject: r.Client.ID}
+	default:
+		return subjects(r.Subject.Act), true
+	}
+	names := subjects(r.Subject.Act)
+	at := 0
+	for a := r.Subject.Act; a != nil; a = a.Act {
+		if a.Iss == now.Iss && a.Subject == now.Subject {
+			return names, at == 0
+		}
+		at++
+	}
+	return append([]string{now.Subject}, names...), at < maxChain
+}
+
+// naiveStage is how many predicates of a rule hold, in their order.
+func naiveStage(rule Rule, r Request, asked []string) int {
+	q := rule.Requester
+	workload := len(q.Clients)+len(q.Labels) == 0
+	var labels map[string]string
+	if r.Client != nil {
+		labels = r.Client.Labels
+	}
+	labelled := true
+	for name, value := range q.Labels {
+		labelled = labelled && labels[name] == value
+	}
+	switch {
+	case workload != (r.Client == nil), workload && rule.Subject.Issuer != r.Subject.Issuer,
+		!workload && len(q.Clients) > 0 && !slices.Contains(q.Clients, r.Client.ID), !labelled:
+		return 0
+	case !naiveSubject(rule, r):
+		return 1
+	case rule.Actor == nil && r.Actor != nil, rule.Actor != nil && !naiveParty(rule.Actor, r.Actor):
+		return 2
+	case len(asked) > 1 && !rule.Allow.MultipleAudiences, slices.ContainsFunc(asked, func(a string) bool { return !slices.Contains(rule.Allow.Audiences, a) }):
+		return 3
+	case r.TokenType != AccessToken && !slices.Contains(rule.Allow.TokenTypes, r.TokenType):
+		return 4
+	case !whenHolds[rule.When](r.Subject):
+		return 5
+	}
+	return 6
+}
+
+func naiveSubject(rule Rule, r Request) bool {
+	k := r.Subject
+	if rule.Subject == nil {
+		return k == nil || k.Issuer == Self && k.Subject == r.Client.ID && k.ClientID == r.Client.ID && k.Act == nil
+	}
+	return naiveParty(rule.Subject, k) && (k.Issuer != Self || rule.Subject.AcceptUnaddressed || naiveAddressed(k, r.Client))
+}
+
+func naiveParty(p *Party, k *Token) bool {
+	if k == nil || k.Issuer != p.Issuer {
+		return false
+	}
+	asList := func(v any) []any {
+		if l, ok := v.([]any); ok {
+			return l
+		}
+		return []any{v}
+	}
+	for name, want := range p.Claims {
+		got, ok := k.Claims[name]
+		if !ok || !slices.ContainsFunc(asList(want), func(e any) bool { return slices.Contains(asList(got), e) }) {
+			return false
+		}
+	}
+	for name, pattern := range p.ClaimGlobs {
+		got, ok := k.Claims[name].(string)
+		if !ok || !plainGlob(pattern, got) {
+			return false
+		}
+	}
+	return true
+}
