@@ -23,8 +23,9 @@ func TestKill(t *testing.T) {
 	var acknowledged []string
 	for cycle := range cycles {
 		n := startDev(t, dir)
+		there := listAudiences(t, n)
 		for _, name := range acknowledged {
-			if !strings.Contains(listAudiences(t, n), name+" ") {
+			if !strings.Contains(there, name+" ") {
 				t.Fatalf("cycle %d: %s was acknowledged and is gone", cycle, name)
 			}
 		}
