@@ -48,7 +48,6 @@ func (s *Set) decide(ctx context.Context, r *Request) (*grant, *Denial) {
 	if d := q.target(rules); d != nil {
 		return nil, d
 	}
-	rules = slices.DeleteFunc(rules, func(m match) bool { return !m.rule.covers(q) })
 	if rules, d = g.grantScopes(q, rules); d != nil {
 		return nil, d
 	}

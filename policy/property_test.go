@@ -112,7 +112,37 @@ func drawToken(t *rapid.T, label string) *Token {
 	return k
 }
 
-func drawRequest(t *rapid.T) Request {
+// drawRequest draws a request; half of them are made to come near a rule.
+func drawRequest(t *rapid.T, w World) Request {
+	r := drawAnyRequest(t)
+	if len(w.Rules) == 0 || rapid.Bool().Draw(t, "anything") {
+		return r
+	}
+	rule := pick(t, w.Rules, "rule")
+	r.Client = drawClient(t)
+	r.Client.Labels = rule.Requester.Labels
+	switch {
+	case len(rule.Requester.Clients) > 0:
+		r.Client.ID = rule.Requester.Clients[0]
+	case len(rule.Requester.Labels) == 0:
+		r.Client = nil
+	}
+	r.Subject = nil
+	if rule.Subject != nil {
+		r.Subject = drawToken(t, "subject")
+		r.Subject.Issuer, r.Subject.Scopes, r.Subject.MayAct = rule.Subject.Issuer, someScopes, nil
+		if r.Client != nil {
+			r.Subject.ClientID = r.Client.ID
+		}
+	}
+	if rule.Actor == nil || rule.Subject == nil {
+		r.Actor = nil
+	}
+	r.Targets, r.Scopes = rule.Allow.Audiences[:1], rule.Allow.Scopes[:min(1, len(rule.Allow.Scopes))]
+	return r
+}
+
+func drawAnyRequest(t *rapid.T) Request {
 	r := Request{TokenType: pick(t, []string{AccessToken, AccessToken, JWT}, "type"), Now: now, SelfIssuer: "https://" + Self}
 	if rapid.IntRange(0, 4).Draw(t, "workload") > 0 {
 		r.Client = drawClient(t)
@@ -120,11 +150,15 @@ func drawRequest(t *rapid.T) Request {
 	if rapid.IntRange(0, 4).Draw(t, "own") > 0 {
 		r.Subject = drawToken(t, "subject")
 	}
-	if rapid.IntRange(0, 3).Draw(t, "acts") == 0 {
+	if rapid.IntRange(0, 7).Draw(t, "acts") == 0 {
 		r.Actor = drawToken(t, "actor")
 	}
-	r.Targets = some(t, append([]string{"https://a"}, someTargets...), 0, "targets")
-	r.Scopes = some(t, someScopes, 0, "wanted")
+	if few := rapid.IntRange(0, 3).Draw(t, "few"); few > 0 {
+		r.Targets, r.Scopes = []string{pick(t, someTargets, "target")}, []string{pick(t, someScopes, "scope")}[few/3:]
+	} else {
+		r.Targets = some(t, append([]string{"https://a"}, someTargets...), 0, "targets")
+		r.Scopes = some(t, someScopes, 0, "wanted")
+	}
 	return r
 }
 
@@ -140,8 +174,9 @@ func compileRapid(t *rapid.T, w World) *Set {
 // presented again.
 func TestExchangesOnlyNarrow(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		s := compileRapid(t, drawWorld(t))
-		r := drawRequest(t)
+		w := drawWorld(t)
+		s := compileRapid(t, w)
+		r := drawRequest(t, w)
 		for range 6 {
 			g, err := s.Decide(context.Background(), r)
 			if err == nil {
@@ -155,7 +190,10 @@ func TestExchangesOnlyNarrow(t *testing.T) {
 				}
 				r.Subject, r.Now = next, r.Now.Add(time.Second)
 			}
-			other := drawRequest(t)
+			other := drawRequest(t, w)
+			if r.Subject == nil {
+				r.Subject = other.Subject
+			}
 			r.Client, r.Targets, r.Scopes, r.TokenType, r.Actor = other.Client, other.Targets, other.Scopes, other.TokenType, other.Actor
 			if r.Client != nil && r.Subject != nil {
 				r.Client.Audiences = append(r.Client.Audiences, r.Subject.Audiences...)
@@ -214,29 +252,33 @@ func assertNarrower(t *rapid.T, r Request, g Grant) {
 // want.
 func TestRuleLessAllowsNoMore(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		w, r := drawWorld(t), drawRequest(t)
+		w := drawWorld(t)
 		if len(w.Rules) == 0 {
 			w.Rules = append(w.Rules, drawRule(t, 0))
 		}
-		r.Targets, r.Scopes = some(t, someTargets, 1, "explicit targets"), some(t, someScopes, 1, "explicit scopes")
 		all := compileRapid(t, w)
 		less := w
 		i := rapid.IntRange(0, len(w.Rules)-1).Draw(t, "removed")
 		less.Rules = slices.Delete(slices.Clone(w.Rules), i, i+1)
-		with, errWith := all.Decide(context.Background(), r)
-		without, errWithout := compileRapid(t, less).Decide(context.Background(), r)
-		if errWithout != nil {
-			return
-		}
-		if errWith != nil {
-			t.Fatalf("without %s granted, with it %s", w.Rules[i].Name, explained(errWith))
-		}
-		if without.Expires().After(with.Expires()) {
-			t.Fatalf("without %s until %s, with it %s", w.Rules[i].Name, without.Expires(), with.Expires())
-		}
-		for _, scope := range without.Scopes() {
-			if !slices.Contains(with.Scopes(), scope) {
-				t.Fatalf("without %s %v, with it %v", w.Rules[i].Name, without.Scopes(), with.Scopes())
+		fewer := compileRapid(t, less)
+		for range 50 {
+			r := drawRequest(t, w)
+			r.Targets, r.Scopes = some(t, someTargets, 1, "explicit targets"), some(t, someScopes, 1, "explicit scopes")
+			without, err := fewer.Decide(context.Background(), r)
+			if err != nil {
+				continue
+			}
+			with, err := all.Decide(context.Background(), r)
+			if err != nil {
+				t.Fatalf("without %s granted, with it %s", w.Rules[i].Name, explained(err))
+			}
+			if without.Expires().After(with.Expires()) {
+				t.Fatalf("without %s until %s, with it %s", w.Rules[i].Name, without.Expires(), with.Expires())
+			}
+			for _, scope := range without.Scopes() {
+				if !slices.Contains(with.Scopes(), scope) {
+					t.Fatalf("without %s %v, with it %v", w.Rules[i].Name, without.Scopes(), with.Scopes())
+				}
 			}
 		}
 	})
@@ -247,30 +289,38 @@ func TestRuleLessAllowsNoMore(t *testing.T) {
 func TestDecisionIsThatOfAllRules(t *testing.T) {
 	granted := 0
 	rapid.Check(t, func(t *rapid.T) {
-		w, r := drawWorld(t), drawRequest(t)
-		g, err := compileRapid(t, w).Decide(context.Background(), r)
-		want := naive(w, r)
-		d, denied := errors.AsType[*Denial](err)
-		if denied {
-			if d.Code != want.code {
-				t.Fatalf("denied with %s, want code %d", explained(err), want.code)
+		w := drawWorld(t)
+		s := compileRapid(t, w)
+		for range 50 {
+			r := drawRequest(t, w)
+			g, err := s.Decide(context.Background(), r)
+			assertAsNaive(t, g, err, naive(w, r))
+			if err == nil {
+				granted++
 			}
-			if want.nearest && len(d.Reasons) == 0 {
-				t.Fatalf("no reason although rules are for this requester: %s", d.Message)
-			}
-			return
-		}
-		granted++
-		if want.code != 0 {
-			t.Fatalf("granted by %v, want code %d", g.Rules(), want.code)
-		}
-		if !slices.Equal(g.Scopes(), want.scopes) || g.Expires() != want.expires || !slices.Equal(g.Rules(), want.rules) ||
-			!slices.Equal(g.Audiences(), want.audiences) || !slices.Equal(subjects(g.Act()), want.actors) {
-			t.Fatalf("granted %v to %v until %s for %v by %v, want %+v", g.Scopes(), subjects(g.Act()), g.Expires(), g.Audiences(), g.Rules(), want)
 		}
 	})
 	if granted == 0 {
 		t.Error("nothing was ever granted: the worlds are of no use")
+	}
+}
+
+func assertAsNaive(t *rapid.T, g Grant, err error, want answer) {
+	if d, denied := errors.AsType[*Denial](err); denied {
+		if d.Code != want.code {
+			t.Fatalf("denied with %s, want code %d", explained(err), want.code)
+		}
+		if want.nearest && len(d.Reasons) == 0 {
+			t.Fatalf("no reason although rules are for this requester: %s", d.Message)
+		}
+		return
+	}
+	if want.code != 0 {
+		t.Fatalf("granted by %v, want code %d", g.Rules(), want.code)
+	}
+	if !slices.Equal(g.Scopes(), want.scopes) || g.Expires() != want.expires || !slices.Equal(g.Rules(), want.rules) ||
+		!slices.Equal(g.Audiences(), want.audiences) || !slices.Equal(subjects(g.Act()), want.actors) {
+		t.Fatalf("granted %v to %v until %s for %v by %v, want %+v", g.Scopes(), subjects(g.Act()), g.Expires(), g.Audiences(), g.Rules(), want)
 	}
 }
 
