@@ -6,7 +6,7 @@ import "fmt"
 func didYouMean[V any](name string, known map[string]V) string {
 	best, distance := "", 3
 	for k := range known {
-		if d := editDistance(name, k, distance); d < distance || d == distance && k < best {
+		if d := editDistance(name, k, distance+1); d < distance || d == distance && k < best {
 			best, distance = k, d
 		}
 	}

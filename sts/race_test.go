@@ -1,0 +1,5 @@
+//go:build race
+
+package sts_test
+
+const raceEnabled = true
