@@ -239,10 +239,12 @@ func (c *compiler) party(what string, p *Party, bad func(field, format string, a
 			bad(what+".claim_globs."+name, "matches every value; say what the claim must begin with")
 		}
 	}
-	for _, names := range []map[string]bool{set(slices.Collect(maps.Keys(p.Claims))), set(slices.Collect(maps.Keys(p.ClaimGlobs)))} {
-		if names["act"] {
-			bad(what+".claims.act", "only who presents an actor token decides about access; use actor [RFC 8693 §4.1]")
-		}
+	const actors = "only who presents an actor token decides about access; use actor [RFC 8693 §4.1]"
+	if _, present := p.Claims["act"]; present {
+		bad(what+".claims.act", actors)
+	}
+	if _, present := p.ClaimGlobs["act"]; present {
+		bad(what+".claim_globs.act", actors)
 	}
 }
 
