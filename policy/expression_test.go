@@ -11,10 +11,6 @@ import (
 	"time"
 )
 
-// slack is how much longer than the rows of the threat model say a test may
-// take: other tests run at the same time, perhaps under the race detector.
-const slack = 5
-
 // within runs f and fails if it takes longer.
 func within(t *testing.T, limit time.Duration, f func()) {
 	t.Helper()
