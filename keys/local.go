@@ -50,8 +50,8 @@ type keyState struct {
 	Keys []storedKey `json:"keys"`
 }
 
-// storedKey is a private key, encrypted with AES-256-GCM under the key file.
-// Set name, kid, algorithm and role are authenticated with it.
+// storedKey is a private key, encrypted with AES-256-GCM under the key file. Set
+// name, kid and algorithm are authenticated with it; its role changes over time.
 type storedKey struct {
 	ID         string         `json:"kid"`
 	Algorithm  jose.Algorithm `json:"alg"`

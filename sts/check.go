@@ -88,6 +88,13 @@ func (c *checker) client(cl *Client) {
 	}
 }
 
+// apiServers are the audiences that Kubernetes API servers accept by default.
+// Every pod holds such a token.
+var apiServers = []string{
+	"api", "kubernetes.default.svc", "https://kubernetes.default.svc", "https://kubernetes.default.svc.cluster.local",
+	"https://kubernetes.default", "kubernetes/serviceaccount",
+}
+
 // issuer is told of another Issuer with the same iss, if there is one: which of
 // the two a token belongs to could not be told.
 func (c *checker) issuer(i, twin *Issuer) {
@@ -101,6 +108,9 @@ func (c *checker) issuer(i, twin *Issuer) {
 	}
 	if twin != nil {
 		c.problem(ref, "issuer", "Issuer %q has the same issuer identifier; tokens of the two could not be told apart", twin.Name)
+	}
+	if i.Audience != "" && (i.Audience == i.Issuer || slices.Contains(apiServers, i.Audience)) {
+		c.problem(ref, "audience", "tokens with this audience are meant for the issuer's own API, so everyone who may call that could present them here; let workloads ask for tokens with an audience of this service alone")
 	}
 	if err := c.service.issuerKeys.Check(i); err != nil {
 		c.problem(ref, "issuer", "%s", err)

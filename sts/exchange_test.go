@@ -99,7 +99,7 @@ func TestExchange(t *testing.T) {
 			r.Subject.Token = f.foreign(t, "idp", nil, map[string]any{"sub": "user-2"})
 		}, sts.InvalidRequest},
 		"T-37 issuer without a rule for this client": {func(t *testing.T, f *fixture, r *sts.TokenRequest) { r.Subject.Token = f.foreign(t, "ci", nil, nil) }, sts.InvalidRequest},
-		"T-40 token bound to a key": {func(t *testing.T, f *fixture, r *sts.TokenRequest) {
+		"T-38 T-39 T-40 token bound to a key": {func(t *testing.T, f *fixture, r *sts.TokenRequest) {
 			r.Subject.Token = f.foreign(t, "idp", nil, map[string]any{"cnf": map[string]any{"jkt": "x"}})
 		}, sts.InvalidRequest},
 		"T-43 subject undecodable": {func(_ *testing.T, _ *fixture, r *sts.TokenRequest) { r.Subject.Token = "x.y.z" }, sts.InvalidRequest},

@@ -17,7 +17,7 @@ var allScopes = []string{"a", "b", "c", "d"}
 
 // TestPromises draws a world of clients, audiences and rules and lets a token
 // wander through it, one exchange after the other, by whoever and for whatever.
-// Whatever is granted keeps the promises that no rule can break.
+// Whatever is granted keeps the promises that no rule can break [T-44].
 func TestPromises(t *testing.T) {
 	names := []string{"n0", "n1", "n2", "n3"}
 	outer := t

@@ -9,6 +9,12 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
+
+	stsv1 "github.com/workload-sts/sts/gen/sts/v1"
 )
 
 func credentialsGrant(n *node) url.Values {
@@ -101,6 +107,16 @@ func TestSecretsStayInside(t *testing.T) {
 		}
 	}
 	n.post(t, credentialsGrant(n), func(r *http.Request) { r.SetBasicAuth("demo", canary) })
+	conn, err := grpc.NewClient(n.env["STS_GRPC"], grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	// [G-15] Metadata is neither logged nor answered.
+	ctx := metadata.AppendToOutgoingContext(t.Context(), "authorization", "Basic "+canary, "x-secret", canary)
+	if _, err := stsv1.NewTokenServiceClient(conn).IssueToken(ctx, &stsv1.IssueTokenRequest{ClientSecret: canary}); err == nil || strings.Contains(err.Error(), canary) {
+		t.Errorf("gRPC: %v", err)
+	}
 	metrics := getRaw(t, n.env["STS_HTTP"]+"/metrics")
 	audit, err := os.ReadFile(filepath.Join(n.dir, "audit.jsonl"))
 	if err != nil {
