@@ -252,6 +252,9 @@ func FuzzParse(f *testing.F) {
 	f.Add("")
 	f.Add("..")
 	f.Add("eyJhbGciOiJub25lIn0.e30.")
+	for _, token := range vectorTokens(f) {
+		f.Add(token)
+	}
 	f.Fuzz(func(t *testing.T, token string) {
 		j, err := Parse(token)
 		if err != nil {
@@ -269,6 +272,11 @@ func FuzzParseObject(f *testing.F) {
 	for _, s := range []string{`{}`, `{"a":[1,2.5,{"b":null}],"c":"\u00e9"}`, `{"a":1,"a":2}`, `[`, `{"x":1e999}`, "{\"\xff\":1}"} {
 		f.Add([]byte(s))
 	}
+	for _, token := range vectorTokens(f) {
+		if j, err := Parse(token); err == nil {
+			f.Add(j.Payload)
+		}
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if m, err := ParseObject(b); err == nil && len(m) > maxMembers {
 			t.Errorf("%d members", len(m))
@@ -281,6 +289,9 @@ func FuzzParseObject(f *testing.F) {
 func FuzzParseKeySet(f *testing.F) {
 	f.Add([]byte(`{"keys":[{"kty":"EC","crv":"P-256","x":"AA","y":"AA"}]}`))
 	f.Add([]byte(`{"keys":[{"kty":"RSA","n":"AQAB","e":"AQAB"},{"kty":"OKP","crv":"Ed25519","x":"AAAA"}]}`))
+	for _, set := range vectorKeySets(f) {
+		f.Add(set)
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		set, _, err := ParseKeySet(b)
 		if err != nil {
