@@ -219,7 +219,8 @@ func (c *compiler) party(what string, p *Party, bad func(field, format string, a
 	if p.AcceptUnaddressed && p.Issuer != Self {
 		bad(what+".accept_unaddressed", "is for tokens of issuer %q", Self)
 	}
-	for name, v := range p.Claims {
+	for _, name := range slices.Sorted(maps.Keys(p.Claims)) {
+		v := p.Claims[name]
 		field := what + ".claims." + name
 		switch list, isList := v.([]any); {
 		case isList && len(list) == 0:
@@ -232,7 +233,8 @@ func (c *compiler) party(what string, p *Party, bad func(field, format string, a
 			c.value(field, v, bad)
 		}
 	}
-	for name, pattern := range p.ClaimGlobs {
+	for _, name := range slices.Sorted(maps.Keys(p.ClaimGlobs)) {
+		pattern := p.ClaimGlobs[name]
 		if !strings.Contains(pattern, "*") {
 			bad(what+".claim_globs."+name, "has no *; put an exact value under claims")
 		} else if strings.Trim(pattern, "*") == "" {

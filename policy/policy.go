@@ -20,7 +20,10 @@
 //     different values are refused, when they are compiled if that can be told.
 //   - The requester becomes an actor unless every contributing rule impersonates.
 //
-// So a rule more never allows less, and a rule less never allows more.
+// So a rule less never allows more, and a rule more never allows less, but for one
+// case: two rules that set a claim to different values and could not be told
+// apart when they were compiled, because the claim they match by has several
+// values in the token. Such a request is refused rather than given either value.
 //
 // # What no rule can change
 //
