@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
@@ -42,6 +43,8 @@ type Bolt struct {
 	written chan struct{} // closed when the last transaction was written
 	file    *os.File      // the one that bbolt has
 	seen    os.FileInfo   // of file, when it was last written
+
+	damage atomic.Pointer[error] // what was found in use
 
 	mu       sync.Mutex
 	failed   error         // the write that could not be made durable
@@ -229,9 +232,22 @@ func (b *Bolt) view(ctx context.Context, f func(*bolt.Tx) error) error {
 		return ErrClosed
 	default:
 	}
-	err := guard(func() error { return b.db.View(f) })
+	err := b.guard(func() error { return b.db.View(f) })
 	if errors.Is(err, bolterrors.ErrDatabaseNotOpen) {
 		return ErrClosed
+	}
+	return err
+}
+
+// guard uses bbolt. Once damage was found it is not used again: what panicked may
+// have held its locks.
+func (b *Bolt) guard(f func() error) error {
+	if p := b.damage.Load(); p != nil {
+		return *p
+	}
+	err := guard(f)
+	if errors.Is(err, errDamaged) {
+		b.damage.CompareAndSwap(nil, &err)
 	}
 	return err
 }
@@ -266,8 +282,8 @@ func (b *Bolt) Close() error {
 	}
 	close(b.closing)
 	<-b.written
-	if errors.Is(b.failed, errDamaged) {
-		return b.file.Close() // bbolt may still hold its locks, and would wait for itself
+	if b.damage.Load() != nil {
+		return b.file.Close() // closing bbolt might wait for ever
 	}
 	return b.db.Close()
 }

@@ -135,7 +135,7 @@ var errNothing = errors.New("nothing to write")
 // commit returns the revision after the transactions. An error other than one
 // that harmless knows may leave them in the file or not.
 func (b *Bolt) commit(group []*txn) (revision int64, err error) {
-	err = guard(func() error {
+	err = b.guard(func() error {
 		return b.db.Update(func(tx *bolt.Tx) error {
 			state, err := readState(tx)
 			if err != nil {
@@ -169,7 +169,7 @@ func (b *Bolt) harmless(err error, revision int64) bool {
 	if !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, syscall.EDQUOT) || !errors.As(err, &write) || write.Op != "write" {
 		return false
 	}
-	err = guard(func() error {
+	err = b.guard(func() error {
 		return b.db.View(func(tx *bolt.Tx) error {
 			state, err := readState(tx)
 			if err == nil && state.revision != revision {

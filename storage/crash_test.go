@@ -1,0 +1,195 @@
+package storage
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/workload-sts/sts/sts"
+)
+
+// crashDir is the variable that makes the test binary a writer in a directory.
+const crashDir = "STORAGE_TEST_CRASH_DIR"
+
+const crashWriters = 4
+
+// writeUntilKilled writes to a store and an audit log for ever, and names what was
+// acknowledged on the standard output. It returns only an error.
+func writeUntilKilled(dir string) error {
+	kv, err := OpenBolt(filepath.Join(dir, "sts.db"), BoltOptions{})
+	if err != nil {
+		return err
+	}
+	audit, _, err := OpenAudit(filepath.Join(dir, "audit.jsonl"))
+	if err != nil {
+		return err
+	}
+	ctx := context.Background()
+	failed := make(chan error)
+	for w := range crashWriters {
+		from, err := counter(kv, w)
+		if err != nil {
+			return err
+		}
+		go func() {
+			for i := from + 1; ; i++ {
+				value := fmt.Append(nil, i, strings.Repeat(" ", i%500))
+				var ops []Op
+				for _, part := range []string{"x", "y", "z"} {
+					ops = append(ops, Op{Key: fmt.Sprintf("last/%d/%s", w, part), Value: value})
+				}
+				ops = append(ops, Op{Key: fmt.Sprintf("all/%d/%d", w, i), Value: value})
+				if _, done, err := kv.Txn(ctx, nil, ops); err != nil || !done {
+					failed <- fmt.Errorf("writing: %v, %w", done, err)
+					return
+				}
+				fmt.Printf("kv %d %d\n", w, i)
+			}
+		}()
+		go func() {
+			for i := 0; ; i++ {
+				id := fmt.Sprintf("%d-%d-%d", os.Getpid(), w, i)
+				if err := audit.Record(ctx, &sts.Record{Decision: id, Reason: strings.Repeat("r", i%3000)}); err != nil {
+					failed <- err
+					return
+				}
+				fmt.Printf("audit %s\n", id)
+				time.Sleep(time.Millisecond) // so that the store is written as often
+			}
+		}()
+	}
+	return <-failed
+}
+
+// counter is the last number that a writer has written.
+func counter(kv KV, w int) (n int, err error) {
+	list, _, err := kv.List(context.Background(), fmt.Sprintf("last/%d/", w), "", 0)
+	if err != nil || len(list) == 0 {
+		return 0, err
+	}
+	if len(list) != 3 || !bytes.Equal(list[0].Value, list[1].Value) || !bytes.Equal(list[1].Value, list[2].Value) {
+		return 0, fmt.Errorf("half a transaction: %v", list)
+	}
+	_, err = fmt.Sscan(string(list[0].Value), &n)
+	return n, err
+}
+
+// TestKill kills a process that writes, at random moments, and looks for all that
+// was acknowledged [F28].
+func TestKill(t *testing.T) {
+	cycles := 50
+	if testing.Short() {
+		cycles = 5
+	}
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed)
+	rnd := rand.New(rand.NewPCG(seed, 0))
+	dir := t.TempDir()
+	decisions := map[string]bool{}
+	last := make([]int, crashWriters)
+	torn := 0
+	for cycle := range cycles {
+		out := killed(t, dir, time.Duration(rnd.IntN(40_000))*time.Microsecond)
+		for line := range strings.Lines(out) {
+			var w, i int
+			if id, ok := strings.CutPrefix(line, "audit "); ok && strings.HasSuffix(id, "\n") {
+				decisions[strings.TrimSpace(id)] = true
+			} else if n, _ := fmt.Sscanf(line, "kv %d %d\n", &w, &i); n == 2 && strings.HasSuffix(line, "\n") {
+				last[w] = max(last[w], i)
+			}
+		}
+		last = survived(t, dir, last)
+		audit, aside, err := OpenAudit(filepath.Join(dir, "audit.jsonl"))
+		if err != nil {
+			t.Fatalf("cycle %d: %v", cycle, err)
+		}
+		if aside != "" {
+			torn++
+		}
+		must(t, audit.Close())
+	}
+	log, err := os.ReadFile(filepath.Join(dir, "audit.jsonl"))
+	must(t, err)
+	for line := range bytes.Lines(log) {
+		var r sts.Record
+		if err := json.Unmarshal(line, &r); err != nil {
+			t.Fatalf("the audit log has half a record: %v", err)
+		}
+		delete(decisions, r.Decision)
+	}
+	if len(decisions) > 0 {
+		t.Errorf("%d decisions were acknowledged and are gone", len(decisions))
+	}
+	total := 0
+	for _, n := range last {
+		total += n
+	}
+	if total < cycles || len(log) == 0 {
+		t.Errorf("only %d changes in %d cycles", total, cycles)
+	}
+	t.Logf("%d kills, %d changes, %d KiB of records, %d torn", cycles, total, len(log)>>10, torn)
+}
+
+// killed runs a writer, kills it some time after the first acknowledgement, and
+// returns what it acknowledged.
+func killed(t *testing.T, dir string, after time.Duration) string {
+	t.Helper()
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), crashDir+"="+dir)
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	stdout, err := cmd.StdoutPipe()
+	must(t, err)
+	must(t, cmd.Start())
+	defer cmd.Wait()
+	var once sync.Once
+	kill := func() { once.Do(func() { cmd.Process.Kill() }) }
+	defer kill()
+	defer time.AfterFunc(20*time.Second, kill).Stop()
+	r := bufio.NewReader(stdout)
+	first, err := r.ReadString('\n')
+	if err != nil {
+		t.Fatalf("the writer did not begin: %v: %s", err, stderr.String())
+	}
+	defer time.AfterFunc(after, kill).Stop()
+	rest, err := io.ReadAll(r)
+	must(t, err)
+	if s := stderr.String(); s != "" {
+		t.Fatalf("the writer ended by itself: %s", s)
+	}
+	return first + string(rest)
+}
+
+// survived checks that every change up to the acknowledged ones is there, and
+// returns the last of each writer.
+func survived(t *testing.T, dir string, acknowledged []int) []int {
+	t.Helper()
+	kv, err := OpenBolt(filepath.Join(dir, "sts.db"), BoltOptions{})
+	must(t, err)
+	defer kv.Close()
+	found := make([]int, len(acknowledged))
+	for w, n := range acknowledged {
+		found[w], err = counter(kv, w)
+		must(t, err)
+		if found[w] < n {
+			t.Fatalf("change %d of writer %d was acknowledged, and the last one there is %d", n, w, found[w])
+		}
+		all, _, err := kv.List(t.Context(), fmt.Sprintf("all/%d/", w), "", 0)
+		must(t, err)
+		if len(all) != found[w] {
+			t.Fatalf("%d changes of writer %d are there, the last is %d", len(all), w, found[w])
+		}
+	}
+	return found
+}
