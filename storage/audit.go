@@ -46,7 +46,7 @@ type auditFile interface {
 type Audit struct {
 	file auditFile
 
-	turn sync.Mutex // held by the group that is written
+	turn chan struct{} // has room for the group that is written
 
 	mu      sync.Mutex
 	pending *group       // takes records that come in
@@ -67,7 +67,10 @@ type group struct {
 }
 
 func newAudit(f auditFile) *Audit {
-	a := &Audit{file: f, pending: &group{done: make(chan struct{})}, stop: make(chan struct{}), stopped: make(chan struct{})}
+	a := &Audit{
+		file: f, turn: make(chan struct{}, 1), pending: &group{done: make(chan struct{})},
+		stop: make(chan struct{}), stopped: make(chan struct{}),
+	}
 	go a.syncLoop()
 	return a
 }
@@ -110,8 +113,8 @@ func (a *Audit) Record(_ context.Context, r *sts.Record) error {
 // write writes a group once the one before it is written. It is called by the
 // first of the group; the others come in while it waits.
 func (a *Audit) write(g *group) {
-	a.turn.Lock()
-	defer a.turn.Unlock()
+	a.turn <- struct{}{}
+	defer func() { <-a.turn }()
 	a.mu.Lock()
 	a.pending = &group{buf: a.spare, done: make(chan struct{})}
 	a.spare = bytes.Buffer{}
@@ -207,8 +210,8 @@ func (a *Audit) Close() error {
 	if waiting {
 		<-last.done
 	}
-	a.turn.Lock()
-	defer a.turn.Unlock()
+	a.turn <- struct{}{}
+	defer func() { <-a.turn }()
 	close(a.stop)
 	<-a.stopped
 	a.sync()
