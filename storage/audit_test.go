@@ -353,6 +353,7 @@ func TestAuditSync(t *testing.T) {
 		a := newAudit(f)
 		record := func() error { return a.Record(context.Background(), &sts.Record{Decision: "1"}) }
 		time.Sleep(10 * syncEvery)
+		synctest.Wait()
 		if f.syncs != 0 {
 			t.Errorf("%d syncs of nothing", f.syncs)
 		}
@@ -362,12 +363,14 @@ func TestAuditSync(t *testing.T) {
 			time.Sleep(syncEvery + time.Millisecond)
 		}
 		time.Sleep(10 * syncEvery)
+		synctest.Wait()
 		if f.syncs != 3 {
 			t.Errorf("%d syncs", f.syncs)
 		}
 		f.syncErr = syscall.EIO
 		must(t, record())
-		time.Sleep(syncEvery)
+		time.Sleep(syncEvery + time.Millisecond)
+		synctest.Wait()
 		f.syncErr = nil
 		size := len(f.content)
 		for range 3 {

@@ -11,6 +11,7 @@ import (
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
+	"syscall"
 
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
@@ -59,8 +60,8 @@ type BoltOptions struct{}
 // OpenBolt opens the store in a file, which is made with mode 0600 if it is
 // missing. Its directory must exist.
 //
-// The whole file is read and checked first (0.1 s for 64 MiB): one that is empty,
-// cut off or damaged is refused, never taken for an empty store.
+// The whole file is read and checked first, at about 1 GB a second: one that is
+// empty, cut off or damaged is refused, never taken for an empty store.
 func OpenBolt(path string, _ BoltOptions) (*Bolt, error) {
 	b := &Bolt{
 		path: path, txns: make(chan *txn), changed: make(chan struct{}),
@@ -90,10 +91,12 @@ func OpenBolt(path string, _ BoltOptions) (*Bolt, error) {
 		return err
 	})
 	if err != nil {
-		f.Close()
+		abandon(f) // its error would only be that bbolt has closed it
 		return nil, fmt.Errorf("opening the store %s: %w; restore it from a backup if it is damaged", path, err)
 	}
-	if err := guard(func() error { return b.db.View(b.verify) }); err != nil {
+	if err := guard(func() error { return b.db.View(b.verify) }); errors.Is(err, errDamaged) {
+		return nil, errors.Join(fmt.Errorf("%s: %w; restore it from a backup", path, err), abandon(f))
+	} else if err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), b.db.Close())
 	}
 	go b.writeLoop()
@@ -141,11 +144,18 @@ func createBolt(path string) error {
 	return dir.Sync()
 }
 
+// abandon closes the file of a bbolt that panicked: what it was doing may hold its
+// locks, so that closing it might wait for ever. The memory that it has mapped
+// stays, and would keep the lock on the file.
+func abandon(f *os.File) error {
+	return errors.Join(syscall.Flock(int(f.Fd()), syscall.LOCK_UN), f.Close())
+}
+
 // verify checks that every entry is as it was written.
 func (b *Bolt) verify(tx *bolt.Tx) error {
 	meta, kv := tx.Bucket(bucketMeta), tx.Bucket(bucketKV)
 	if meta == nil || kv == nil || len(meta.Get(keyFormat)) != 8 {
-		return errors.New("not written by this program, or damaged; restore it from a backup")
+		return fmt.Errorf("%w or was not written by this program", errDamaged)
 	}
 	if v := binary.BigEndian.Uint64(meta.Get(keyFormat)); v != boltFormat {
 		return fmt.Errorf("it has format %d, this program reads format %d; use the program that wrote it or a newer one", v, boltFormat)
@@ -161,7 +171,7 @@ func (b *Bolt) verify(tx *bolt.Tx) error {
 		return err
 	})
 	if err == nil && sum != state.sum {
-		err = fmt.Errorf("%w: entries are missing or not as they were written; restore it from a backup", errDamaged)
+		err = fmt.Errorf("%w: entries are missing or not as they were written", errDamaged)
 	}
 	b.revision = state.revision
 	return err
@@ -283,7 +293,7 @@ func (b *Bolt) Close() error {
 	close(b.closing)
 	<-b.written
 	if b.damage.Load() != nil {
-		return b.file.Close() // closing bbolt might wait for ever
+		return abandon(b.file)
 	}
 	return b.db.Close()
 }

@@ -207,7 +207,7 @@ func (s boltState) encode() []byte {
 func readState(tx *bolt.Tx) (boltState, error) {
 	b := tx.Bucket(bucketMeta).Get(keyState)
 	if len(b) != 20 || crc32.Checksum(b[:16], castagnoli) != binary.BigEndian.Uint32(b[16:]) {
-		return boltState{}, fmt.Errorf("%w: its revision is not as it was written; restore it from a backup", errDamaged)
+		return boltState{}, fmt.Errorf("%w: its revision is not as it was written", errDamaged)
 	}
 	return boltState{int64(binary.BigEndian.Uint64(b)), binary.BigEndian.Uint64(b[8:])}, nil
 }

@@ -12,7 +12,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -152,19 +151,17 @@ func killed(t *testing.T, dir string, after time.Duration) string {
 	stdout, err := cmd.StdoutPipe()
 	must(t, err)
 	must(t, cmd.Start())
-	defer cmd.Wait()
-	var once sync.Once
-	kill := func() { once.Do(func() { cmd.Process.Kill() }) }
-	defer kill()
+	kill := func() { cmd.Process.Kill() }
 	defer time.AfterFunc(20*time.Second, kill).Stop()
 	r := bufio.NewReader(stdout)
-	first, err := r.ReadString('\n')
-	if err != nil {
-		t.Fatalf("the writer did not begin: %v: %s", err, stderr.String())
-	}
+	first, firstErr := r.ReadString('\n')
 	defer time.AfterFunc(after, kill).Stop()
 	rest, err := io.ReadAll(r)
-	must(t, err)
+	kill()
+	cmd.Wait() // its error is that it was killed
+	if firstErr != nil || err != nil {
+		t.Fatalf("the writer did not begin: %v, %v: %s", firstErr, err, stderr.String())
+	}
 	if s := stderr.String(); s != "" {
 		t.Fatalf("the writer ended by itself: %s", s)
 	}

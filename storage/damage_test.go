@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -61,7 +62,7 @@ func TestBoltDamage(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	rnd := rand.New(rand.NewPCG(seed, 0))
-	each := 12
+	each := 8
 	if testing.Short() {
 		each = 2
 	}
@@ -149,4 +150,9 @@ func TestBoltDamagedInUse(t *testing.T) {
 	if failed == 0 {
 		t.Error("all was read from a file that is not there")
 	}
+	if _, _, err := b.Txn(t.Context(), nil, []Op{{Key: "a"}}); !errors.Is(err, ErrFailed) {
+		t.Errorf("write: %v", err)
+	}
+	must(t, b.Close())
+	refuses(t, path, "cut off", "backup") // and not because it is in use
 }
