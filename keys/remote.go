@@ -119,16 +119,18 @@ func (r *Remote) Key(ctx context.Context, issuer, kid string, alg jose.Algorithm
 	if !ok {
 		return jose.Key{}, errNotConfigured
 	}
-	key, waitFor, err := s.lookup(r, kid, alg)
-	if waitFor == nil {
-		return key, err
-	}
-	select {
-	case <-waitFor:
-		key, _, err = s.lookup(r, kid, alg)
-		return key, err
-	case <-ctx.Done():
-		return jose.Key{}, fmt.Errorf("waiting for the keys of issuer %q: %w", issuer, ctx.Err())
+	for {
+		key, waitFor, err := s.lookup(r, kid, alg)
+		if waitFor == nil {
+			return key, err
+		}
+		// What ends may have begun before the keys were missed; then there is one more
+		// attempt, and after that the cool-down.
+		select {
+		case <-waitFor:
+		case <-ctx.Done():
+			return jose.Key{}, fmt.Errorf("waiting for the keys of issuer %q: %w", issuer, ctx.Err())
+		}
 	}
 }
 
