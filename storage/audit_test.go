@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"reflect"
 	"runtime"
 	"strings"
 	"sync"
@@ -17,10 +16,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-	"unicode"
 
 	"github.com/workload-sts/sts/sts"
-	"pgregory.net/rapid"
 )
 
 var _ sts.Audit = (*Audit)(nil)
@@ -142,106 +139,6 @@ func TestAuditClose(t *testing.T) {
 	}
 	if len(acknowledged) > 0 || len(got) < 8 {
 		t.Errorf("acknowledged and gone: %v", acknowledged)
-	}
-}
-
-func TestAuditFileIsPrivate(t *testing.T) { // L-10, F33, F35
-	a, path := newLog(t)
-	info, err := os.Stat(path)
-	must(t, err)
-	if info.Mode().Perm() != 0o600 {
-		t.Errorf("made with mode %o", info.Mode().Perm())
-	}
-	reopen := func(path string, words ...string) {
-		t.Helper()
-		a, _, err := OpenAudit(path)
-		if err == nil {
-			a.Close()
-			t.Fatal("it was opened")
-		}
-		for _, w := range append(words, path) {
-			if !strings.Contains(err.Error(), w) {
-				t.Errorf("the error does not say %q: %v", w, err)
-			}
-		}
-	}
-	reopen(path, "in use by another process")
-	must(t, a.Close())
-	must(t, os.Chmod(path, 0o640))
-	reopen(path, "0640", "chmod 600")
-	reopen(filepath.Join(t.TempDir(), "missing", "audit.jsonl"), "no such file")
-	reopen(t.TempDir())
-	other := filepath.Join(t.TempDir(), "stsd.yaml")
-	must(t, os.WriteFile(other, []byte("audit: x"), 0o600))
-	reopen(other, "not an audit log")
-	if content, err := os.ReadFile(other); err != nil || string(content) != "audit: x" {
-		t.Errorf("a file of something else was changed: %q, %v", content, err)
-	}
-}
-
-// TestAuditTorn: what a crash left of a record is moved aside, never glued to the
-// next one, and never lost.
-func TestAuditTorn(t *testing.T) {
-	whole := `{"decision":"1"}` + "\n" + `{"decision":"2"}` + "\n"
-	for name, c := range map[string]struct{ content, torn, left string }{
-		"nothing":                 {"", "", ""},
-		"whole":                   {whole, "", whole},
-		"half a record":           {whole + `{"decision":"3`, `{"decision":"3`, whole},
-		"all but its line break":  {whole + `{"decision":"3"}`, `{"decision":"3"}`, whole},
-		"one byte":                {whole + "{", "{", whole},
-		"only half a record":      {`{"decision`, `{"decision`, ""},
-		"a hole after the record": {whole + "\x00\x00\x00", "\x00\x00\x00", whole},
-		"long":                    {whole + "{" + strings.Repeat("x", maxRecord/2), "{" + strings.Repeat("x", maxRecord/2), whole},
-	} {
-		t.Run(name, func(t *testing.T) {
-			path := filepath.Join(t.TempDir(), "audit.jsonl")
-			must(t, os.WriteFile(path, []byte(c.content), 0o600))
-			a, torn, err := OpenAudit(path)
-			must(t, err)
-			defer a.Close()
-			if (torn != "") != (c.torn != "") {
-				t.Fatalf("torn is %q", torn)
-			}
-			if torn != "" {
-				content, err := os.ReadFile(torn)
-				must(t, err)
-				info, err := os.Stat(torn)
-				must(t, err)
-				if string(content) != c.torn || info.Mode().Perm() != 0o600 || !strings.HasPrefix(torn, path+".torn-") {
-					t.Errorf("%s has %q, mode %o", torn, content, info.Mode().Perm())
-				}
-			}
-			must(t, a.Record(context.Background(), &sts.Record{Decision: "next"}))
-			content, err := os.ReadFile(path)
-			must(t, err)
-			if left, ok := strings.CutPrefix(string(content), c.left); !ok || strings.Count(left, "\n") != 1 || !json.Valid([]byte(left)) {
-				t.Errorf("the log has %q", content)
-			}
-		})
-	}
-	path := filepath.Join(t.TempDir(), "audit.jsonl")
-	must(t, os.WriteFile(path, []byte("{"+strings.Repeat("x", 2*maxRecord)), 0o600))
-	if _, _, err := OpenAudit(path); err == nil {
-		t.Error("a file without line breaks was opened")
-	}
-}
-
-func TestAuditFileTaken(t *testing.T) { // F33
-	a, path := newLog(t)
-	must(t, a.Record(context.Background(), &sts.Record{Decision: "1"}))
-	must(t, os.Rename(path, path+".1"))
-	must(t, a.Record(context.Background(), &sts.Record{Decision: "2"}))
-	if got := decisions(t, path+".1"); len(got) != 2 {
-		t.Errorf("after renaming: %v", got)
-	}
-	must(t, os.Remove(path+".1"))
-	for range 2 {
-		if err := a.Record(context.Background(), &sts.Record{Decision: "3"}); err == nil || !strings.Contains(err.Error(), "removed") {
-			t.Errorf("after removing: %v", err)
-		}
-	}
-	if err := a.Close(); err == nil {
-		t.Error("Close hides it")
 	}
 }
 
@@ -448,76 +345,6 @@ func TestAuditGroups(t *testing.T) {
 		t.Errorf("%d records by %d writes", n, f.writes)
 	}
 	must(t, a.Close())
-}
-
-// TestAuditLine: a record is one line whatever is in it, shows as it is, and reads
-// back as what it was [L-04].
-func TestAuditLine(t *testing.T) {
-	hostile := "a\n{\"level\":\"info\"}\r\x00\x1b[31m\x7f\u009b\u2028\u2029\u202e\u2066\u200b\ufeff\U000e0041\\\" <&> é 漢 \U0001f511"
-	var r sts.Record
-	fillValue(t, reflect.ValueOf(&r).Elem(), nil)
-	r.Subject.Sub, r.Reason, r.Issued.KID, r.Client = hostile, hostile, hostile, hostile
-	r.Actor.Act = []string{hostile, "\xff\xfe"}
-	l := lines.Get().(*line)
-	must(t, l.encode(&r))
-	oneLine(t, l.Bytes())
-	if !bytes.Contains(l.Bytes(), []byte("é 漢 \U0001f511")) {
-		t.Errorf("what shows well is escaped: %s", l.Bytes())
-	}
-	var got sts.Record
-	must(t, json.Unmarshal(l.Bytes(), &got))
-	r.Actor.Act[1] = "\ufffd\ufffd"
-	if !reflect.DeepEqual(got, r) {
-		t.Errorf("read back:\n%s\nnot\n%s", asJSON(got), asJSON(r))
-	}
-	rapid.Check(t, func(t *rapid.T) {
-		text := rapid.String().Draw(t, "text")
-		if err := l.encode(&sts.Record{Reason: text}); err != nil {
-			t.Fatal(err)
-		}
-		oneLine(t, l.Bytes())
-		var got sts.Record
-		if err := json.Unmarshal(l.Bytes(), &got); err != nil || got.Reason != strings.ToValidUTF8(text, "\ufffd") {
-			t.Fatalf("%q became %q, %v", text, got.Reason, err)
-		}
-	})
-}
-
-func oneLine(t interface{ Errorf(string, ...any) }, line []byte) {
-	text, ok := strings.CutSuffix(string(line), "\n")
-	if !ok {
-		t.Errorf("no line break at the end of %q", line)
-	}
-	for _, c := range text {
-		if !unicode.IsPrint(c) {
-			t.Errorf("%U stands in %q", c, text)
-		}
-	}
-}
-
-// typical is a record of an exchange.
-func typical() *sts.Record {
-	return &sts.Record{
-		Time: time.Date(2026, 11, 24, 12, 0, 0, 123456789, time.UTC), Decision: "5y0f3kq9a2m8wz1c", RequestID: "0192f3c4-7a5e-7000-8000-0123456789ab",
-		Peer: "10.1.2.3", Grant: sts.TokenExchange, Outcome: "allow", Revision: 4711, Client: "checkout", AuthMethod: sts.SecretBasic,
-		Subject:        &sts.RecordParty{Issuer: "github", Sub: "repo:acme/shop:ref:refs/heads/main", JTI: "a6c0dd9e-1c7b-4f0e-9d3f-5e2f8a1b0c4d", Exp: 1795521600},
-		AskedAudiences: []string{"https://payments.example.com"}, AskedScopes: []string{"payments.read", "payments.write"},
-		Issued: &sts.RecordToken{
-			JTI: "Zk3nq0y7T0m8b1l2c3d4eQ", KID: "2026-11-24-a1b2", Type: sts.AccessToken, Sub: "github:repo:acme/shop:ref:refs/heads/main", ClientID: "checkout",
-			Audiences: []string{"https://payments.example.com"}, Scopes: []string{"payments.read"}, Act: []string{"checkout"}, Txn: "q1w2e3r4t5y6u7i8o9p0aQ", Exp: 1795521900, Rules: []string{"shop-pays"},
-		},
-	}
-}
-
-func BenchmarkAuditLine(b *testing.B) {
-	r := typical()
-	l := lines.Get().(*line)
-	must(b, l.encode(r))
-	b.SetBytes(int64(l.Len()))
-	b.ReportAllocs()
-	for b.Loop() {
-		l.encode(r)
-	}
 }
 
 func BenchmarkAuditRecord(b *testing.B) {
