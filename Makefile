@@ -92,8 +92,10 @@ check-generate: workspace ## Fail if gen/ or the reference is not what the sourc
 	go run ./docs/generate -check
 
 .PHONY: lint
-lint: workspace ## gofmt, go vet, staticcheck, buf lint, buf breaking
+lint: workspace ## gofmt, go mod tidy, go vet, staticcheck, buf lint, buf breaking
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); echo 'run gofmt -w on these files'; exit 1; }
+	go mod tidy -diff
+	cd test && go mod tidy -diff
 	go vet ./...
 	cd test && go vet ./...
 	staticcheck ./...
