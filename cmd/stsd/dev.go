@@ -187,9 +187,9 @@ Paste into another terminal:
   set -a; . %[3]s; set +a
 
   # get a token
-  curl -sS -u "$STS_CLIENT_ID:$STS_CLIENT_SECRET" -d grant_type=client_credentials \
-       -d audience="$STS_AUDIENCE" "$STS_HTTP/oauth2/token" | tee token.json; echo
-  TOKEN=$(sed 's/.*"access_token":"\([^"]*\)".*/\1/' token.json)
+  ANSWER=$(curl -sS -u "$STS_CLIENT_ID:$STS_CLIENT_SECRET" -d grant_type=client_credentials \
+       -d audience="$STS_AUDIENCE" "$STS_HTTP/oauth2/token"); echo "$ANSWER"
+  TOKEN=$(echo "$ANSWER" | sed 's/.*"access_token":"\([^"]*\)".*/\1/')
 
   # exchange it for one that can only read
   curl -sS -u "$STS_CLIENT_ID:$STS_CLIENT_SECRET" \
