@@ -68,8 +68,7 @@ type GetProviderMetadataResponse struct {
 	TokenEndpoint string `protobuf:"bytes,2,opt,name=token_endpoint,json=tokenEndpoint,proto3" json:"token_endpoint,omitempty"`
 	// URL of the JWKS.
 	JwksUri string `protobuf:"bytes,3,opt,name=jwks_uri,json=jwksUri,proto3" json:"jwks_uri,omitempty"`
-	// The scopes that any Audience defines are not listed; this is what clients
-	// may always send.
+	// The grants of the token endpoint.
 	GrantTypesSupported []string `protobuf:"bytes,4,rep,name=grant_types_supported,json=grantTypesSupported,proto3" json:"grant_types_supported,omitempty"`
 	// How clients authenticate at the token endpoint.
 	TokenEndpointAuthMethodsSupported []string `protobuf:"bytes,5,rep,name=token_endpoint_auth_methods_supported,json=tokenEndpointAuthMethodsSupported,proto3" json:"token_endpoint_auth_methods_supported,omitempty"`
