@@ -42,8 +42,9 @@ func (s *Service) Token(ctx context.Context, req TokenRequest) (Token, error) {
 		}
 	}
 	if e != nil {
-		e.Decision = d.ids.decision
-		return Token{}, e
+		refusal := *e // a wire may keep the one it passed in
+		refusal.Decision = d.ids.decision
+		return Token{}, &refusal
 	}
 	return token, nil
 }
