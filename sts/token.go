@@ -42,9 +42,8 @@ func (s *Service) Token(ctx context.Context, req TokenRequest) (Token, error) {
 		}
 	}
 	if e != nil {
-		refusal := *e // a wire may keep the one it passed in
-		refusal.Decision = d.ids.decision
-		return Token{}, &refusal
+		e.Decision = d.ids.decision
+		return Token{}, e
 	}
 	return token, nil
 }
