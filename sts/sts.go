@@ -51,7 +51,8 @@ type TokenRequest struct {
 	Source Source
 
 	// Malformed is set by a wire that could not read the request. The request is
-	// then refused with it, and recorded, like any other.
+	// then refused with that very Error, whose Decision is set, and recorded like
+	// any other. It must be the request's own.
 	Malformed *Error
 }
 
