@@ -76,8 +76,9 @@ func startFake(options ...grpc.ServerOption) (f *fakeServer, stop func(), err er
 		}
 	})
 	mux.Handle("/moved", http.RedirectHandler("/.well-known/jwks.json", http.StatusFound))
-	web := httptest.NewServer(mux)
-	f.issuer = web.URL
+	web := httptest.NewUnstartedServer(mux)
+	f.issuer = "http://" + web.Listener.Addr().String() // before a handler can read it
+	web.Start()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		web.Close()
