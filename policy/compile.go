@@ -39,6 +39,7 @@ type audience struct {
 	identifiers []string
 	scopes      map[string]bool
 	maxTTL      time.Duration
+	keySet      string
 }
 
 type rule struct {
@@ -119,7 +120,7 @@ func (c *compiler) problem(kind, name, field, format string, args ...any) {
 }
 
 func (c *compiler) audience(in *Audience) {
-	a := &audience{name: in.Name, identifiers: in.Identifiers, scopes: set(in.Scopes), maxTTL: in.MaxTTL}
+	a := &audience{name: in.Name, identifiers: in.Identifiers, scopes: set(in.Scopes), maxTTL: in.MaxTTL, keySet: in.KeySet}
 	if len(a.identifiers) == 0 {
 		a.identifiers = []string{in.Name}
 	}
@@ -196,7 +197,7 @@ func (c *compiler) requester(r *rule, bad func(field, format string, args ...any
 	}
 	for i, name := range q.Clients {
 		if !c.clients[name] {
-			bad(fmt.Sprintf("requester.clients[%d]", i), "Client %q is not defined%s", name, didYouMean(name, c.clients))
+			bad(fmt.Sprintf("requester.clients[%d]", i), "Client %q is not defined%s", name, DidYouMean(name, c.clients))
 		}
 	}
 	if !q.workload() {
@@ -214,7 +215,7 @@ func (c *compiler) party(what string, p *Party, bad func(field, format string, a
 		return
 	}
 	if p.Issuer != Self && !c.issuers[p.Issuer] {
-		bad(what+".issuer", "Issuer %q is not defined%s", p.Issuer, didYouMean(p.Issuer, c.issuers))
+		bad(what+".issuer", "Issuer %q is not defined%s", p.Issuer, DidYouMean(p.Issuer, c.issuers))
 	}
 	if p.AcceptUnaddressed && p.Issuer != Self {
 		bad(what+".accept_unaddressed", "is for tokens of issuer %q", Self)
@@ -286,7 +287,7 @@ func (c *compiler) allow(r *rule, bad func(field, format string, args ...any)) {
 		if found, ok := c.named[name]; ok {
 			r.audiences = append(r.audiences, found)
 		} else {
-			bad(fmt.Sprintf("allow.audiences[%d]", i), "Audience %q is not defined%s", name, didYouMean(name, c.named))
+			bad(fmt.Sprintf("allow.audiences[%d]", i), "Audience %q is not defined%s", name, DidYouMean(name, c.named))
 		}
 	}
 	for i, scope := range a.Scopes {
@@ -295,7 +296,7 @@ func (c *compiler) allow(r *rule, bad func(field, format string, args ...any)) {
 			for _, a := range r.audiences {
 				maps.Copy(known, a.scopes)
 			}
-			bad(fmt.Sprintf("allow.scopes[%d]", i), "scope %q is not defined by an audience of the rule%s", scope, didYouMean(scope, known))
+			bad(fmt.Sprintf("allow.scopes[%d]", i), "scope %q is not defined by an audience of the rule%s", scope, DidYouMean(scope, known))
 		}
 	}
 	if a.TTL < 0 || a.TTL > 0 && a.TTL < minLife {

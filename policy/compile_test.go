@@ -131,9 +131,9 @@ func TestDidYouMean(t *testing.T) {
 		"paymets": "payments", "paymentz": "payment", "Ledger": "ledger", "ledgre": "ledger",
 		"x": "", "ab": "a", "bc": "", "invoices": "", "": "", "ledge": "ledger", "led": "",
 	} {
-		got := didYouMean(name, known)
+		got := DidYouMean(name, known)
 		if want == "" && got != "" || want != "" && got != fmt.Sprintf("; did you mean %q?", want) {
-			t.Errorf("didYouMean(%q) = %q, want %q", name, got, want)
+			t.Errorf("DidYouMean(%q) = %q, want %q", name, got, want)
 		}
 	}
 }

@@ -84,6 +84,10 @@ func (s *Set) resolve(q *query) *Denial {
 			q.audiences, q.names = append(q.audiences, a), append(q.names, id)
 		}
 	}
+	// A token has one signature, so it cannot be for those who want different keys.
+	if slices.ContainsFunc(q.audiences, func(a *audience) bool { return a.keySet != q.audiences[0].keySet }) {
+		return deny(InvalidTarget, "the audiences take tokens of different signing keys; ask for one token each")
+	}
 	return nil
 }
 
@@ -185,7 +189,7 @@ func (q *query) longest(rules []match, counts func(*rule) bool) time.Duration {
 
 // finish sets what is left: audiences, claims, actors, and which rules it was.
 func (g *grant) finish(q *query, rules []match, act *Actor) *Denial {
-	g.audiences, g.act = q.names, act
+	g.audiences, g.keySet, g.act = q.names, q.audiences[0].keySet, act
 	impersonate := true
 	for _, m := range rules {
 		g.rules = append(g.rules, m.rule.Name)

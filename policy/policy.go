@@ -83,6 +83,7 @@ type Audience struct {
 	Identifiers []string // empty: the name
 	Scopes      []string
 	MaxTTL      time.Duration // 0: one hour
+	KeySet      string        // that signs its tokens
 }
 
 // Token is a verified token.

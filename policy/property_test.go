@@ -19,6 +19,7 @@ var (
 	someIssuers = []string{"corp", "github"}
 	someScopes  = []string{"r", "w", "x"}
 	someTargets = []string{"a", "b", "c"}
+	someKeySets = []string{"default", "default", "rsa"}
 	someLabels  = []map[string]string{nil, {"tier": "1"}, {"tier": "2"}, {"tier": "1", "zone": "e"}}
 	someClaims  = []map[string]any{nil, {"role": "dev"}, {"role": "ops"}, {"role": []any{"dev", "ops"}}, {"n": int64(1)}, {"n": true}}
 	someGlobs   = []map[string]string{nil, nil, {"ref": "heads/*"}, {"ref": "*/main"}}
@@ -82,7 +83,9 @@ func drawRule(t *rapid.T, i int) Rule {
 func drawWorld(t *rapid.T) World {
 	w := World{Clients: someClients, Issuers: someIssuers}
 	for i, name := range someTargets {
-		w.Audiences = append(w.Audiences, Audience{Name: name, Identifiers: []string{name, "https://" + name}, Scopes: someScopes, MaxTTL: someLives[i+2]})
+		w.Audiences = append(w.Audiences, Audience{
+			Name: name, Identifiers: []string{name, "https://" + name}, Scopes: someScopes, MaxTTL: someLives[i+2], KeySet: pick(t, someKeySets, "key set"),
+		})
 	}
 	for i := range rapid.IntRange(0, 12).Draw(t, "rules") {
 		w.Rules = append(w.Rules, drawRule(t, i))
@@ -318,7 +321,7 @@ func assertAsNaive(t *rapid.T, g Grant, err error, want answer) {
 	if want.code != 0 {
 		t.Fatalf("granted by %v, want code %d", g.Rules(), want.code)
 	}
-	if !slices.Equal(g.Scopes(), want.scopes) || g.Expires() != want.expires || !slices.Equal(g.Rules(), want.rules) ||
+	if !slices.Equal(g.Scopes(), want.scopes) || g.Expires() != want.expires || !slices.Equal(g.Rules(), want.rules) || g.KeySet() != want.keySet ||
 		!slices.Equal(g.Audiences(), want.audiences) || !slices.Equal(subjects(g.Act()), want.actors) {
 		t.Fatalf("granted %v to %v until %s for %v by %v, want %+v", g.Scopes(), subjects(g.Act()), g.Expires(), g.Audiences(), g.Rules(), want)
 	}
@@ -330,6 +333,7 @@ type answer struct {
 	nearest                          bool // rules for the requester exist, and it was them that denied
 	scopes, audiences, rules, actors []string
 	expires                          time.Time
+	keySet                           string
 }
 
 // naive decides by looking at all rules, without an index and without CEL. It
@@ -348,6 +352,9 @@ func naive(w World, r Request) answer {
 		if !slices.Contains(asked, name) {
 			asked, names = append(asked, name), append(names, target)
 		}
+	}
+	if len(naiveKeySets(w, asked)) > 1 {
+		return answer{code: InvalidTarget}
 	}
 	codes := [...]Code{UnauthorizedClient, InvalidRequest, InvalidRequest, InvalidTarget, InvalidRequest, InvalidRequest}
 	furthest, candidates := 0, 0
@@ -378,13 +385,24 @@ func naive(w World, r Request) answer {
 		names = asked
 	}
 	a := naiveAmount(w, r, rules, asked)
-	a.audiences, a.actors = names, actors
+	a.audiences, a.actors, a.keySet = names, actors, naiveKeySets(w, asked)[0]
 	if a.code == 0 && r.Subject != nil && r.Actor == nil && !slices.ContainsFunc(w.Rules, func(rule Rule) bool {
 		return slices.Contains(a.rules, rule.Name) && !rule.Allow.Impersonate
 	}) {
 		a.actors = subjects(r.Subject.Act)
 	}
 	return a
+}
+
+// naiveKeySets are the key sets of audiences, each once.
+func naiveKeySets(w World, asked []string) []string {
+	var out []string
+	for _, a := range w.Audiences {
+		if slices.Contains(asked, a.Name) && !slices.Contains(out, a.KeySet) {
+			out = append(out, a.KeySet)
+		}
+	}
+	return out
 }
 
 // naiveAmount adds up scopes and lifetimes.

@@ -28,6 +28,8 @@ func TestApplyProblems(t *testing.T) {
 		"identifier taken":                {sts.Resource{Audience: &sts.Audience{Name: "new", Identifiers: []string{"api"}}}, "identifiers[0]", "same identifier"},
 		"identifier is ourselves":         {sts.Resource{Audience: &sts.Audience{Name: "new", Identifiers: []string{selfIssuer}}}, "identifiers[0]", "issuer identifier of this service"},
 		"max_ttl too long":                {sts.Resource{Audience: &sts.Audience{Name: "new", MaxTTL: 48 * time.Hour}}, "max_ttl", "between"},
+		"key set unknown":                 {sts.Resource{Audience: &sts.Audience{Name: "new", KeySet: "clowd"}}, "key_set", `key set "clowd" is not in the configuration of the server; did you mean "cloud"?`},
+		"key set unknown, nothing near":   {sts.Resource{Audience: &sts.Audience{Name: "new", KeySet: "hardware"}}, "key_set", "is not in the configuration"},
 		"scope with a space":              {sts.Resource{Audience: &sts.Audience{Name: "new", Scopes: []string{"a b"}}}, "scopes[0]", "visible"},
 		"three secrets":                   {sts.Resource{Client: &sts.Client{Name: "new", Secrets: []sts.ClientSecret{secret, secret, secret}}}, "secrets", "at most 2"},
 		"a plain secret":                  {sts.Resource{Client: &sts.Client{Name: "new", Secrets: []sts.ClientSecret{{Hash: "hunter2"}}}}, "secrets[0].hash", "secret hash"},

@@ -57,8 +57,22 @@ func (c *checker) audience(a *Audience) {
 			c.problem(ref, fmt.Sprintf("identifiers[%d]", i), "this is the issuer identifier of this service; tokens addressed to it would be addressed to the service itself")
 		}
 	}
-	if ttl := a.maxTTL(); ttl < minTTL || ttl > maxTTL {
+	keys := c.service.keys
+	most := keys.MaxTokenLifetime()
+	switch ttl := a.maxTTL(most); {
+	case ttl < minTTL || ttl > maxTTL:
 		c.problem(ref, "max_ttl", "must be between %s and %s, not %s", minTTL, maxTTL, ttl)
+	case ttl > most:
+		c.problem(ref, "max_ttl", "is %s, but signing keys stay published for tokens of at most %s after they signed last: lower it, or raise rotation.retain in the configuration of the server", ttl, most)
+	}
+	if set := a.keySet(); !keys.Has(set) {
+		known := map[string]bool{}
+		for _, s := range keys.Status() {
+			if keys.Has(s.Name) {
+				known[s.Name] = true
+			}
+		}
+		c.problem(ref, "key_set", "key set %q is not in the configuration of the server%s", set, policy.DidYouMean(set, known))
 	}
 }
 

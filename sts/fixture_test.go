@@ -2,7 +2,6 @@ package sts_test
 
 import (
 	"context"
-	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -289,47 +288,6 @@ func (m *memStore) SetAdminHash(_ context.Context, old, hash string) error {
 	m.admin = hash
 	return m.err
 }
-
-// memKeys signs with a key in memory.
-type memKeys struct {
-	key    jose.Key
-	signer crypto.Signer
-	signed int
-	err    error
-}
-
-func newMemKeys(t testing.TB) *memKeys {
-	t.Helper()
-	signer, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	id, err := jose.Thumbprint(signer.Public())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &memKeys{key: jose.Key{ID: id, Algorithm: jose.ES256, Public: signer.Public()}, signer: signer}
-}
-
-func (k *memKeys) Sign(_ context.Context, typ string, payload []byte) (string, string, error) {
-	if k.err != nil {
-		return "", "", k.err
-	}
-	k.signed++
-	input := jose.SigningInput(jose.Header{Algorithm: jose.ES256, KeyID: k.key.ID, Type: typ}, payload)
-	sig, err := jose.Sign(jose.ES256, k.signer, input)
-	return jose.Compact(input, sig), k.key.ID, err
-}
-
-func (k *memKeys) KeySet() jose.KeySet {
-	set, err := jose.NewKeySet(k.key)
-	if err != nil {
-		panic(err)
-	}
-	return set
-}
-
-func (k *memKeys) MaxAge() time.Duration { return time.Minute }
 
 // memIssuers has a key for each issuer.
 type memIssuers struct {

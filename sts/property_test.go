@@ -43,6 +43,7 @@ func TestPromises(t *testing.T) {
 				t.Fatalf("the record %+v is not that of the token %v", rec, got.claims)
 			}
 			holdPromises(t, r, from, got)
+			holdKeySet(t, f, got)
 			held = append(held, got)
 		}
 	})
@@ -124,6 +125,21 @@ func holdPromises(t *rapid.T, r sts.TokenRequest, from *granted, got granted) {
 	}
 }
 
+// holdKeySet holds a token to be signed by the key set of its audience.
+func holdKeySet(t *rapid.T, f *fixture, got granted) {
+	r, _, err := f.service.Resource(sts.Ref{Kind: sts.KindAudience, Name: got.audience()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	set := r.Audience.KeySet
+	if set == "" {
+		set = sts.DefaultKeySet
+	}
+	if want := f.keys.of(set).ID; got.kid != want {
+		t.Fatalf("a token for %s is signed by %s, not by %s of key set %s", got.audience(), got.kid, want, set)
+	}
+}
+
 // randomWorld has the same clients and audiences, and rules that are drawn.
 func randomWorld(t *rapid.T, f *fixture, names []string) *fixture {
 	var put []sts.Resource
@@ -135,7 +151,7 @@ func randomWorld(t *rapid.T, f *fixture, names []string) *fixture {
 		f.secrets[name] = canary + name
 		put = append(put,
 			sts.Resource{Client: &sts.Client{Name: name, Audiences: []string{name}, Secrets: []sts.ClientSecret{{Hash: hash}}}},
-			sts.Resource{Audience: &sts.Audience{Name: name, Scopes: allScopes}})
+			sts.Resource{Audience: &sts.Audience{Name: name, Scopes: allScopes, KeySet: rapid.SampledFrom([]string{"", "default", "cloud"}).Draw(t, "key set")}})
 	}
 	some := func(label string, of []string) []string {
 		return rapid.SliceOfNDistinct(rapid.SampledFrom(of), 1, len(of), rapid.ID[string]).Draw(t, label)

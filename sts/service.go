@@ -8,8 +8,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/workload-sts/sts/jose"
 )
 
 // Config is what a Service is made of. All members but Now are required.
@@ -60,7 +58,7 @@ func (s *Service) Run(ctx context.Context) error {
 			return nil
 		}
 		if err != nil {
-			s.health.failed(CapabilityAdmin, s.now(), err)
+			s.health.failed(CapabilityAdmin, s.now(), DependencyStorage, err)
 			select {
 			case <-ctx.Done():
 				return nil
@@ -130,10 +128,4 @@ func (s *Service) Metadata() Metadata {
 	}
 	slices.Sort(m.Algorithms)
 	return m
-}
-
-// KeySet returns the public keys that verify our tokens, and how long a verifier
-// may cache them.
-func (s *Service) KeySet() (jose.KeySet, time.Duration) {
-	return s.keys.KeySet(), s.keys.MaxAge()
 }

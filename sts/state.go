@@ -77,7 +77,10 @@ func (s *Service) newState(resources map[Ref]Resource, revision int64) (*state, 
 		switch r := resources[ref]; ref.Kind {
 		case KindAudience:
 			c.audience(r.Audience)
-			a := policy.Audience{Name: ref.Name, Identifiers: r.Audience.identifiers(), Scopes: r.Audience.Scopes, MaxTTL: r.Audience.maxTTL()}
+			a := policy.Audience{
+				Name: ref.Name, Identifiers: r.Audience.identifiers(), Scopes: r.Audience.Scopes,
+				MaxTTL: r.Audience.maxTTL(s.keys.MaxTokenLifetime()), KeySet: r.Audience.keySet(),
+			}
 			identifiers[ref.Name] = a.Identifiers
 			world.Audiences = append(world.Audiences, a)
 		case KindClient: // Audience sorts before Client
@@ -122,9 +125,18 @@ func (a *Audience) identifiers() []string {
 	return a.Identifiers
 }
 
-func (a *Audience) maxTTL() time.Duration {
+// maxTTL takes the longest that signing keys allow, which makes the default
+// shorter and nothing else: what is set is checked.
+func (a *Audience) maxTTL(most time.Duration) time.Duration {
 	if a.MaxTTL == 0 {
-		return defaultTTL
+		return min(defaultTTL, most)
 	}
 	return a.MaxTTL
+}
+
+func (a *Audience) keySet() string {
+	if a.KeySet == "" {
+		return DefaultKeySet
+	}
+	return a.KeySet
 }

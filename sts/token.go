@@ -35,7 +35,7 @@ func (s *Service) Token(ctx context.Context, req TokenRequest) (Token, error) {
 	token, e := s.walk(ctx, d)
 	// 6. Record. The caller cannot cancel this: the decision has been taken.
 	if err := s.record(context.WithoutCancel(ctx), d, e); err != nil {
-		s.health.failed(CapabilityIssue, s.now(), err)
+		s.health.failed(CapabilityIssue, s.now(), DependencyAudit, err)
 		return Token{}, &Error{
 			Code: Unavailable, Decision: d.ids.decision, RetryAfter: retryLater, Err: err,
 			Message: "the decision cannot be recorded now and so does not take effect; try again later",
@@ -45,11 +45,27 @@ func (s *Service) Token(ctx context.Context, req TokenRequest) (Token, error) {
 		e.Decision = d.ids.decision
 		return Token{}, e
 	}
+	s.health.worked(CapabilityIssue)
 	return token, nil
 }
 
-// retryLater is when to come back after something of ours failed.
-const retryLater = 2 * time.Second
+// When to come back after something of ours failed: what is said if nothing is
+// known, and the longest that is said, since nobody knows an outage so well.
+const (
+	retryLater = 2 * time.Second
+	retryMost  = time.Hour
+)
+
+// retryAfter is when to come back, as the error says if it does.
+func retryAfter(err error) time.Duration {
+	if e, ok := errors.AsType[interface {
+		error
+		RetryAfter() time.Duration
+	}](err); ok && e.RetryAfter() > 0 {
+		return min(e.RetryAfter(), retryMost)
+	}
+	return retryLater
+}
 
 // walk takes the steps of DESIGN.md in their order: local and cheap ones first,
 // the network next, the signing key last.

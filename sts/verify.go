@@ -123,7 +123,7 @@ func (s *Service) keyFor(ctx context.Context, field string, p *proven) (jose.Key
 	if p.issuer == nil {
 		key, ok := s.keys.KeySet().Key(p.kid)
 		if !ok || key.Algorithm != p.alg {
-			return jose.Key{}, errToken(field, "the "+field+" was not signed by a current key of this service", jose.ErrUnknownKey)
+			return jose.Key{}, errToken(field, "the "+field+" was not signed by a key that this service publishes: the key is unknown, retired or revoked; present a fresh token", jose.ErrUnknownKey)
 		}
 		return key, nil
 	}

@@ -14,7 +14,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -500,35 +499,3 @@ func (f *fixture) scrape(tb testing.TB) string {
 }
 
 var errBroken = errors.New("the disk is full")
-
-// testKeys is a sts.SigningKeys with one ES256 key in memory. It counts and can
-// fail.
-type testKeys struct {
-	signingKey
-	signed atomic.Int64
-	block  atomic.Pointer[chan struct{}] // Sign waits until it is closed
-	boom   atomic.Bool                   // Sign panics
-	broken atomic.Bool                   // Sign fails
-}
-
-func (k *testKeys) Sign(ctx context.Context, typ string, payload []byte) (token, kid string, err error) {
-	k.signed.Add(1)
-	switch {
-	case k.boom.Load():
-		panic("with a secret: " + canary)
-	case k.broken.Load():
-		return "", "", errBroken
-	}
-	if c := k.block.Load(); c != nil {
-		select {
-		case <-*c:
-		case <-ctx.Done():
-			return "", "", ctx.Err()
-		}
-	}
-	token, err = k.sign(typ, payload)
-	return token, k.kid, err
-}
-
-func (k *testKeys) KeySet() jose.KeySet { return k.set }
-func (*testKeys) MaxAge() time.Duration { return 5 * time.Minute }
