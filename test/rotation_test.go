@@ -169,7 +169,11 @@ func TestRotationUnderLoad(t *testing.T) {
 	t.Logf("%d tokens by %d keys; %d failures outside the emergency's window of %s, %d within; %d refusals around the restart",
 		tr.issued, len(tr.kids), outside, until.Sub(emergency).Round(time.Millisecond), inside, len(tr.refused))
 	if t.Failed() {
-		t.Log(n.log)
+		for line := range strings.Lines(n.log.String()) {
+			if !strings.Contains(line, `"msg":"request"`) {
+				t.Log(line)
+			}
+		}
 	}
 	if tr.issued < 500 {
 		t.Errorf("only %d tokens", tr.issued)
@@ -185,7 +189,7 @@ func (n *vaultNode) revoke(t *testing.T, kid string) time.Time {
 		t.Fatalf("revoke: %s", stderr)
 	}
 	var said struct {
-		AcceptedUntil time.Time `json:"acceptedUntil"`
+		AcceptedUntil time.Time `json:"accepted_until"`
 		Successor     struct{ Kid string }
 	}
 	if err := json.Unmarshal([]byte(out), &said); err != nil {
