@@ -109,7 +109,11 @@ func (r *rule) grants(q *query, scope string) bool {
 	return slices.Contains(r.Allow.Scopes, scope) && slices.ContainsFunc(q.audiences, func(a *audience) bool { return a.scopes[scope] })
 }
 
-// grantScopes sets the scopes and returns the rules that contribute to them.
+// grantScopes sets the scopes and returns the rules that contribute: those that
+// grant one of the scopes and, if the request names none, those that name none
+// either. What else a rule sets comes with its scopes, so that nobody who lost
+// those gets it back. If no rule is left, they all grant a token without scopes,
+// and without claims.
 func (g *grant) grantScopes(q *query, rules []match) ([]match, *Denial) {
 	ceiling := func(string) bool { return true }
 	if t := q.r.Subject; t != nil && t.Issuer == Self {
@@ -124,6 +128,9 @@ func (g *grant) grantScopes(q *query, rules []match) ([]match, *Denial) {
 				}
 			}
 		}
+		rules = contributing(rules, func(m match) bool {
+			return len(m.rule.Allow.Scopes) == 0 || m.grantsAny(q, wanted)
+		})
 	} else {
 		for _, scope := range wanted {
 			if !ceiling(scope) {
@@ -133,12 +140,27 @@ func (g *grant) grantScopes(q *query, rules []match) ([]match, *Denial) {
 				return nil, q.scopeDenied(rules)
 			}
 		}
-		rules = slices.DeleteFunc(rules, func(m match) bool {
-			return !slices.ContainsFunc(wanted, func(scope string) bool { return m.rule.grants(q, scope) })
-		})
+		rules = contributing(rules, func(m match) bool { return m.grantsAny(q, wanted) })
 	}
 	g.scopes = slices.Compact(slices.Sorted(slices.Values(wanted)))
 	return rules, nil
+}
+
+// contributing returns the rules that contribute or, if none does, all of them
+// without their claims.
+func contributing(rules []match, does func(match) bool) []match {
+	if !slices.ContainsFunc(rules, does) {
+		for i := range rules {
+			rules[i].claims = nil
+		}
+		return rules
+	}
+	return slices.DeleteFunc(rules, func(m match) bool { return !does(m) })
+}
+
+// grantsAny tells whether a rule allows one of the scopes.
+func (m match) grantsAny(q *query, scopes []string) bool {
+	return slices.ContainsFunc(scopes, func(scope string) bool { return m.rule.grants(q, scope) })
 }
 
 func (q *query) scopeDenied(rules []match) *Denial {
@@ -190,14 +212,15 @@ func (g *grant) finish(q *query, rules []match, act *Actor) *Denial {
 	for _, m := range rules {
 		g.rules = append(g.rules, m.rule.Name)
 		impersonate = impersonate && m.rule.Allow.Impersonate
-		for i, c := range m.rule.claims {
-			if old, ok := g.claims[c.name]; ok && !sameJSON(old, m.claims[i]) {
+		for i, v := range m.claims {
+			name := m.rule.claims[i].name
+			if old, ok := g.claims[name]; ok && !sameJSON(old, v) {
 				return deny(InvalidRequest, "two rules set one claim to different values")
 			}
 			if g.claims == nil {
 				g.claims = map[string]any{}
 			}
-			g.claims[c.name] = m.claims[i]
+			g.claims[name] = v
 		}
 	}
 	if impersonate && q.r.Subject != nil && q.r.Actor == nil {
