@@ -209,18 +209,19 @@ func (q *query) longest(rules []match, counts func(*rule) bool) time.Duration {
 func (g *grant) finish(q *query, rules []match, act *Actor) *Denial {
 	g.audiences, g.act = q.names, act
 	impersonate := true
+	var names map[string]string // of claims, by their folded names
 	for _, m := range rules {
 		g.rules = append(g.rules, m.rule.Name)
 		impersonate = impersonate && m.rule.Allow.Impersonate
 		for i, v := range m.claims {
-			name := m.rule.claims[i].name
-			if old, ok := g.claims[name]; ok && !sameJSON(old, v) {
+			c := &m.rule.claims[i]
+			if old, ok := names[c.folded]; ok && (old != c.name || !sameJSON(g.claims[old], v)) {
 				return deny(InvalidRequest, "two rules set one claim to different values")
 			}
 			if g.claims == nil {
-				g.claims = map[string]any{}
+				g.claims, names = map[string]any{}, map[string]string{}
 			}
-			g.claims[name] = v
+			g.claims[c.name], names[c.folded] = v, c.name
 		}
 	}
 	if impersonate && q.r.Subject != nil && q.r.Actor == nil {

@@ -307,6 +307,10 @@ func TestClaimsInConflictAtLast(t *testing.T) {
 			}
 		}},
 		{name: "both", code: InvalidRequest, edit: asked(func(r *Request) { r.Subject.Claims["role"] = []any{"x", "y"} })},
+		{name: "both, in two cases", code: InvalidRequest, edit: func(w *World, r *Request) {
+			r.Subject.Claims["role"] = []any{"x", "y"}
+			w.Rules[1].Allow.Claims = map[string]string{"Team": `"a"`}
+		}},
 		{name: "both with one value", edit: func(w *World, r *Request) {
 			r.Subject.Claims["role"] = []any{"x", "y"}
 			w.Rules[0].Allow.Claims = map[string]string{"team": `{"a": 1, "b": [2]}`}
