@@ -134,7 +134,7 @@ func (g *grant) grantScopes(q *query, rules []match) ([]match, *Denial) {
 	} else {
 		for _, scope := range wanted {
 			if !ceiling(scope) {
-				return nil, deny(InvalidScope, "a scope is wider than the subject_token")
+				return nil, deny(InvalidScope, "a scope is wider than the subject_token").because("subject_token.scope", strings.Join(q.r.Subject.Scopes, " "), q.shownScopes())
 			}
 			if !slices.ContainsFunc(rules, func(m match) bool { return m.rule.grants(q, scope) }) {
 				return nil, q.scopeDenied(rules)
@@ -166,9 +166,22 @@ func (m match) grantsAny(q *query, scopes []string) bool {
 func (q *query) scopeDenied(rules []match) *Denial {
 	d := deny(InvalidScope, "a scope is wider than the rules allow")
 	for _, m := range rules[:min(len(rules), maxReasons)] {
-		d.Reasons = append(d.Reasons, Reason{m.rule.Name, "allow.scopes", strings.Join(q.r.Scopes, " "), strings.Join(m.rule.Allow.Scopes, " ")})
+		d.Reasons = append(d.Reasons, Reason{m.rule.Name, "allow.scopes", q.shownScopes(), strings.Join(m.rule.Allow.Scopes, " ")})
 	}
 	return d
+}
+
+// shownScopes are the scopes that were asked for. One that no audience of the
+// request defines can be anything, so it is not repeated.
+func (q *query) shownScopes() string {
+	var shown []string
+	for _, scope := range q.r.Scopes {
+		if !slices.ContainsFunc(q.audiences, func(a *audience) bool { return a.scopes[scope] }) {
+			scope = fmt.Sprintf("(one of %d characters that is not defined)", len(scope))
+		}
+		shown = append(shown, scope)
+	}
+	return strings.Join(shown, " ")
 }
 
 // limit sets when the token expires.
@@ -178,13 +191,15 @@ func (g *grant) limit(q *query, rules []match) *Denial {
 		life = min(life, q.longest(rules, func(r *rule) bool { return r.grants(q, scope) }))
 	}
 	g.expires = q.r.Now.Add(life)
-	for _, t := range []*Token{q.r.Subject, q.r.Actor} {
+	which := "subject_token"
+	for i, t := range []*Token{q.r.Subject, q.r.Actor} {
 		if t != nil && t.Expires.Before(g.expires) {
-			g.expires = t.Expires
+			g.expires, which = t.Expires, parties[i]
 		}
 	}
-	if g.expires.Sub(q.r.Now) < minLife {
-		return deny(InvalidRequest, fmt.Sprintf("the subject_token or actor_token expires in less than %s; present a fresh one", minLife))
+	if left := g.expires.Sub(q.r.Now); left < minLife {
+		return deny(InvalidRequest, fmt.Sprintf("the subject_token or actor_token expires in less than %s; present a fresh one", minLife)).
+			because(which+".exp", fmt.Sprintf("in %s", left), fmt.Sprintf("in %s or later", minLife))
 	}
 	return nil
 }
