@@ -57,6 +57,11 @@ func (c *checker) audience(a *Audience) {
 			c.problem(ref, fmt.Sprintf("identifiers[%d]", i), "this is the issuer identifier of this service; tokens addressed to it would be addressed to the service itself")
 		}
 	}
+	for i, scope := range a.Scopes {
+		if len(scope) > maxIdentifier {
+			c.problem(ref, fmt.Sprintf("scopes[%d]", i), "longer than %d characters", maxIdentifier)
+		}
+	}
 	if ttl := a.maxTTL(); ttl < minTTL || ttl > maxTTL {
 		c.problem(ref, "max_ttl", "must be between %s and %s, not %s", minTTL, maxTTL, ttl)
 	}
