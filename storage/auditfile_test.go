@@ -57,7 +57,8 @@ func TestAuditTorn(t *testing.T) {
 		"one byte":                {whole + "{", "{", whole},
 		"only half a record":      {`{"decision`, `{"decision`, ""},
 		"a hole after the record": {whole + "\x00\x00\x00", "\x00\x00\x00", whole},
-		"long":                    {whole + "{" + strings.Repeat("x", maxRecord/2), "{" + strings.Repeat("x", maxRecord/2), whole},
+		"long":                    {whole + "{" + strings.Repeat("x", sts.MaxRecordSize), "{" + strings.Repeat("x", sts.MaxRecordSize), whole},
+		"of an earlier version":   {whole + "{" + strings.Repeat("x", 1_500_000), "{" + strings.Repeat("x", 1_500_000), whole},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "audit.jsonl")
@@ -86,7 +87,7 @@ func TestAuditTorn(t *testing.T) {
 		})
 	}
 	path := filepath.Join(t.TempDir(), "audit.jsonl")
-	must(t, os.WriteFile(path, []byte("{"+strings.Repeat("x", 2*maxRecord)), 0o600))
+	must(t, os.WriteFile(path, []byte("{"+strings.Repeat("x", 2*maxTorn)), 0o600))
 	if _, _, err := OpenAudit(path); err == nil {
 		t.Error("a file without line breaks was opened")
 	}
