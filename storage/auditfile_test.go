@@ -103,8 +103,8 @@ func TestAuditFileTaken(t *testing.T) { // F33
 	}
 	must(t, os.Remove(path+".1"))
 	for range 2 {
-		if err := a.Record(context.Background(), &sts.Record{Decision: "3"}); err == nil || !strings.Contains(err.Error(), "removed") {
-			t.Errorf("after removing: %v", err)
+		if err := a.Record(context.Background(), &sts.Record{Decision: "3"}); err == nil || !strings.Contains(err.Error(), "removed") || a.Err() == nil {
+			t.Errorf("after removing: %v, %v", err, a.Err())
 		}
 	}
 	if err := a.Close(); err == nil {

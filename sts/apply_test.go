@@ -223,3 +223,73 @@ func TestAdminToken(t *testing.T) {
 		t.Error("the old token works, or the new one does not")
 	}
 }
+
+// TestFailedForGood holds that a store or an audit log that cannot work any more
+// makes the service not ready until the end, and ends it [F30, F52].
+func TestFailedForGood(t *testing.T) {
+	broken := errors.New("the disk lies")
+	for name, tc := range map[string]struct {
+		fail func(*fixture)
+		lost sts.Capability
+	}{
+		"audit log": {func(f *fixture) { f.audit.failed = broken }, sts.CapabilityIssue},
+		"store":     {func(f *fixture) { f.store.failed = broken }, sts.CapabilityAdmin},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			ended := make(chan error)
+			tc.fail(f)
+			go func() { ended <- f.service.Run(t.Context()) }()
+			for range 3 {
+				for c, why := range f.service.Ready(t.Context()) {
+					if (why != nil) != (c == tc.lost) {
+						t.Errorf("%s: %v", c, why)
+					}
+				}
+				f.now = f.now.Add(time.Hour)
+			}
+			select {
+			case err := <-ended:
+				if !errors.Is(err, broken) {
+					t.Errorf("Run: %v", err)
+				}
+			case <-time.After(20 * time.Second):
+				t.Fatal("the service goes on")
+			}
+		})
+	}
+	f := newFixture(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- f.service.Run(ctx) }()
+	cancel()
+	if err := <-ended; err != nil {
+		t.Errorf("Run that was told to end: %v", err)
+	}
+}
+
+// TestRecordHasItsTime holds that a record is given the time of its request, a
+// second at least, and that a caller who goes away does not take it along.
+func TestRecordHasItsTime(t *testing.T) {
+	f := newFixture(t)
+	for left, least := range map[time.Duration]time.Duration{time.Hour: time.Hour - time.Minute, -time.Hour: 0, 0: 0} {
+		ctx, cancel := context.WithCancel(t.Context())
+		if left != 0 {
+			ctx, cancel = context.WithDeadline(ctx, time.Now().Add(left))
+		}
+		cancel()
+		before := len(f.audit.records)
+		f.service.Token(ctx, f.credentials("web"))
+		if len(f.audit.records) != before+1 {
+			t.Fatalf("%s: not recorded", left)
+		}
+		switch until := time.Until(f.audit.deadline); {
+		case left == 0:
+			if !f.audit.deadline.IsZero() {
+				t.Errorf("a request without an end has one: %s", f.audit.deadline)
+			}
+		case until < least || until > max(left, time.Second):
+			t.Errorf("a request with %s left has %s for its record", left, until)
+		}
+	}
+}

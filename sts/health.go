@@ -52,5 +52,11 @@ func (s *Service) Ready(context.Context) map[Capability]error {
 			out[c] = f.err
 		}
 	}
+	if err := s.audit.Err(); err != nil {
+		out[CapabilityIssue] = err
+	}
+	if err := s.store.Err(); err != nil {
+		out[CapabilityAdmin] = err
+	}
 	return out
 }

@@ -43,7 +43,27 @@ func (s *Service) record(ctx context.Context, d *decision, e *Error) error {
 	d.rec.Subject = named(d.rec.Subject, d.req.Subject.Token)
 	d.rec.Actor = named(d.rec.Actor, d.req.Actor.Token)
 	d.rec.bound()
+	ctx, cancel := withoutCaller(ctx)
+	defer cancel()
 	return s.audit.Record(ctx, &d.rec)
+}
+
+// recordLeast is how long a record may take at least, also that of a request whose
+// time is up: the decision has been taken.
+const recordLeast = time.Second
+
+// withoutCaller returns a context that ends with the time of the request, but not
+// when the caller goes away.
+func withoutCaller(ctx context.Context) (context.Context, context.CancelFunc) {
+	deadline, bounded := ctx.Deadline()
+	ctx = context.WithoutCancel(ctx)
+	if !bounded {
+		return ctx, func() {}
+	}
+	if least := time.Now().Add(recordLeast); deadline.Before(least) {
+		deadline = least
+	}
+	return context.WithDeadline(ctx, deadline)
 }
 
 // authenticated tells whether it is known who asks.

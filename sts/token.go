@@ -33,7 +33,7 @@ func (s *Service) Token(ctx context.Context, req TokenRequest) (Token, error) {
 	d.asked = policy.Request{Now: d.now, SelfIssuer: s.issuer}
 	token, e := s.walk(ctx, d)
 	// 6. Record. The caller cannot cancel this: the decision has been taken.
-	if err := s.record(context.WithoutCancel(ctx), d, e); err != nil {
+	if err := s.record(ctx, d, e); err != nil {
 		s.health.failed(CapabilityIssue, s.now(), err)
 		return Token{}, &Error{
 			Code: Unavailable, Decision: d.ids.decision, RetryAfter: retryLater, Err: err,
