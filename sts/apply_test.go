@@ -34,6 +34,7 @@ func TestApplyProblems(t *testing.T) {
 		"audience of a client":            {sts.Resource{Client: &sts.Client{Name: "new", Audiences: []string{"nowhere"}}}, "audiences[0]", "not defined"},
 		"client like a subject":           {sts.Resource{Client: &sts.Client{Name: "ci:job-1"}}, "name", "subjects of Issuer"},
 		"I-26 ourselves as issuer":        {sts.Resource{Issuer: &sts.Issuer{Name: "me", Issuer: selfIssuer}}, "issuer", "this service"},
+		"issuer named Self":               {sts.Resource{Issuer: &sts.Issuer{Name: "Self", Issuer: "https://x.example.com"}}, "name", "this service"},
 		"issuer named self":               {sts.Resource{Issuer: &sts.Issuer{Name: "self", Issuer: "https://x.example.com"}}, "name", "this service"},
 		"C-14 audience of the API server": {sts.Resource{Issuer: &sts.Issuer{Name: "new", Issuer: "https://x.example.com", Audience: "https://kubernetes.default.svc"}}, "audience", "own API"},
 		"C-14 audience of the issuer":     {sts.Resource{Issuer: &sts.Issuer{Name: "new", Issuer: "https://x.example.com", Audience: "https://x.example.com"}}, "audience", "own API"},
@@ -291,5 +292,26 @@ func TestRecordHasItsTime(t *testing.T) {
 		case until < least || until > max(left, time.Second):
 			t.Errorf("a request with %s left has %s for its record", left, until)
 		}
+	}
+}
+
+// TestStrangersDoNotMakeUnready holds that an admin call that came without time
+// says nothing about the store: anybody can make one.
+func TestStrangersDoNotMakeUnready(t *testing.T) {
+	f := newFixture(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	f.store.err = ctx.Err()
+	err := f.service.AuthenticateAdmin(ctx, "x")
+	if e, _ := errors.AsType[*sts.Error](err); e == nil || e.Code != sts.Unavailable {
+		t.Errorf("%v", err)
+	}
+	if why := f.service.Ready(t.Context())[sts.CapabilityAdmin]; why != nil {
+		t.Errorf("not ready: %v", why)
+	}
+	f.store.err = errors.New("disk on fire")
+	f.service.AuthenticateAdmin(t.Context(), "x")
+	if f.service.Ready(t.Context())[sts.CapabilityAdmin] == nil {
+		t.Error("ready without a store")
 	}
 }

@@ -105,7 +105,7 @@ var apiServers = []string{
 func (c *checker) issuer(i, twin *Issuer) {
 	ref := Ref{KindIssuer, i.Name}
 	c.common(ref, i.Description)
-	if i.Name == policy.Self || strings.Contains(i.Name, ":") {
+	if strings.EqualFold(i.Name, policy.Self) || strings.Contains(i.Name, ":") {
 		c.problem(ref, "name", "an Issuer is not named %q, which means this service, and has no colon in its name", policy.Self)
 	}
 	if i.Issuer == c.service.issuer {
