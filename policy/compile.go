@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"cel.dev/cel-go/cel"
 )
@@ -52,8 +53,8 @@ type rule struct {
 
 // claim is an extra claim that a rule sets.
 type claim struct {
-	name, source string
-	value        cel.Program
+	name, folded, source string
+	value                cel.Program
 }
 
 // ttl is how long a token for one of the rule's audiences may live.
@@ -274,7 +275,15 @@ func (c *compiler) program(source string, boolean bool) (cel.Program, error) {
 	return p.program, p.err
 }
 
-// reserved are claims that the token format defines.
+// foldName is a claim's name without its case. Verifiers that ignore case take
+// names for each other that differ in it alone: encoding/json those of simple
+// Unicode folding, where ſ is an s and the Kelvin sign a k, others that of an i
+// with or without its dot as well.
+func foldName(name string) string {
+	return strings.Map(func(r rune) rune { return unicode.ToLower(unicode.ToUpper(r)) }, name)
+}
+
+// reserved are claims that the token format defines, as foldName has them.
 var reserved = set(strings.Fields(`iss sub aud exp nbf iat jti client_id scope act may_act cnf txn azp auth_time
 	acr amr nonce at_hash c_hash s_hash sid events token_use typ`))
 
@@ -307,8 +316,14 @@ func (c *compiler) allow(r *rule, bad func(field, format string, args ...any)) {
 			bad(fmt.Sprintf("allow.token_types[%d]", i), "%q is not one of jwt, id_token; an access_token is always allowed", t)
 		}
 	}
+	folded := map[string]string{}
 	for _, name := range slices.Sorted(maps.Keys(a.Claims)) {
-		if reserved[name] || name == "" || strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+		fold := foldName(name)
+		if other, ok := folded[fold]; ok {
+			bad("allow.claims."+name, "differs from claim %q in case alone, and some who read the token would take one for the other", other)
+		}
+		folded[fold] = name
+		if reserved[fold] || name == "" || strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r == 0x7f }) {
 			bad("allow.claims."+name, "this claim is defined by the token format and cannot be set by a rule")
 			continue
 		}
@@ -317,6 +332,6 @@ func (c *compiler) allow(r *rule, bad func(field, format string, args ...any)) {
 			bad("allow.claims."+name, "%s", err)
 			continue
 		}
-		r.claims = append(r.claims, claim{name, a.Claims[name], p})
+		r.claims = append(r.claims, claim{name, fold, a.Claims[name], p})
 	}
 }

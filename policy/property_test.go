@@ -77,6 +77,9 @@ func drawRule(t *rapid.T, i int) Rule {
 	if rapid.Bool().Draw(t, "jwt") {
 		r.Allow.TokenTypes = []string{JWT}
 	}
+	if rapid.Bool().Draw(t, "claim") {
+		r.Allow.Claims = map[string]string{r.Name: `"set"`} // so that a token tells whose claims it has
+	}
 	return r
 }
 
@@ -184,6 +187,7 @@ func TestExchangesOnlyNarrow(t *testing.T) {
 			g, err := s.Decide(context.Background(), r)
 			if err == nil {
 				assertNarrower(t, r, g)
+				assertClaimsOfScopes(t, w, g)
 			}
 			if err == nil && rapid.IntRange(0, 4).Draw(t, "follow") > 0 {
 				next := token(g)
@@ -212,6 +216,11 @@ func assertNarrower(t *rapid.T, r Request, g Grant) {
 	}
 	if len(g.Audiences()) == 0 || len(g.Rules()) == 0 && len(r.Scopes) > 0 {
 		t.Fatalf("audiences %v, rules %v", g.Audiences(), g.Rules())
+	}
+	for name := range g.Claims() {
+		if !slices.Contains(g.Rules(), name) {
+			t.Fatalf("a claim of %s, granted by %v", name, g.Rules())
+		}
 	}
 	if g.Expires().Before(r.Now.Add(minLife)) {
 		t.Fatalf("expires in %s", g.Expires().Sub(r.Now))
@@ -247,6 +256,19 @@ func assertNarrower(t *rapid.T, r Request, g Grant) {
 	for _, scope := range g.Scopes() {
 		if !slices.Contains(k.Scopes, scope) {
 			t.Fatalf("scope %q is not in %v", scope, k.Scopes)
+		}
+	}
+}
+
+// assertClaimsOfScopes holds claims to the rules that grant a scope of the token,
+// or name none.
+func assertClaimsOfScopes(t *rapid.T, w World, g Grant) {
+	for _, rule := range w.Rules {
+		if _, set := g.Claims()[rule.Name]; !set || len(rule.Allow.Scopes) == 0 {
+			continue
+		}
+		if !slices.ContainsFunc(g.Scopes(), func(s string) bool { return slices.Contains(rule.Allow.Scopes, s) }) {
+			t.Fatalf("a claim of %s, which allows %v, in a token for %v", rule.Name, rule.Allow.Scopes, g.Scopes())
 		}
 	}
 }
@@ -322,18 +344,19 @@ func assertAsNaive(t *rapid.T, g Grant, err error, want answer) {
 		t.Fatalf("granted by %v, want code %d", g.Rules(), want.code)
 	}
 	if !slices.Equal(g.Scopes(), want.scopes) || g.Expires() != want.expires || !slices.Equal(g.Rules(), want.rules) || g.KeySet() != want.keySet ||
-		!slices.Equal(g.Audiences(), want.audiences) || !slices.Equal(subjects(g.Act()), want.actors) {
-		t.Fatalf("granted %v to %v until %s for %v by %v, want %+v", g.Scopes(), subjects(g.Act()), g.Expires(), g.Audiences(), g.Rules(), want)
+		!slices.Equal(g.Audiences(), want.audiences) || !slices.Equal(subjects(g.Act()), want.actors) ||
+		!slices.Equal(slices.Sorted(maps.Keys(g.Claims())), want.claims) {
+		t.Fatalf("granted %v to %v until %s for %v with %v by %v, want %+v", g.Scopes(), subjects(g.Act()), g.Expires(), g.Audiences(), g.Claims(), g.Rules(), want)
 	}
 }
 
 // answer is what the naive evaluation says; code 0 is a grant.
 type answer struct {
-	code                             Code
-	nearest                          bool // rules for the requester exist, and it was them that denied
-	scopes, audiences, rules, actors []string
-	expires                          time.Time
-	keySet                           string
+	code                                     Code
+	nearest                                  bool // rules for the requester exist, and it was them that denied
+	scopes, audiences, rules, actors, claims []string
+	expires                                  time.Time
+	keySet                                   string
 }
 
 // naive decides by looking at all rules, without an index and without CEL. It
@@ -435,11 +458,20 @@ func naiveAmount(w World, r Request, rules []Rule, asked []string) answer {
 		}
 	}
 	slices.Sort(out.scopes)
+	counts := func(rule Rule) bool {
+		return len(r.Scopes) == 0 && len(rule.Allow.Scopes) == 0 ||
+			slices.ContainsFunc(out.scopes, func(s string) bool { return slices.Contains(rule.Allow.Scopes, s) })
+	}
+	left := slices.ContainsFunc(rules, counts) // if not, there are only lifetimes
 	var life time.Duration
 	for _, rule := range rules {
-		if len(r.Scopes) == 0 || slices.ContainsFunc(r.Scopes, func(s string) bool { return slices.Contains(rule.Allow.Scopes, s) }) {
-			out.rules = append(out.rules, rule.Name)
-			life = max(life, lives[rule.Name])
+		if left && !counts(rule) {
+			continue
+		}
+		out.rules = append(out.rules, rule.Name)
+		life = max(life, lives[rule.Name])
+		if left && rule.Allow.Claims != nil {
+			out.claims = append(out.claims, rule.Name)
 		}
 	}
 	for _, scope := range out.scopes {

@@ -201,6 +201,9 @@ func (s *Store) SetAdminHash(ctx context.Context, old, hash string) error {
 	return err
 }
 
+// Err implements sts.Store.
+func (s *Store) Err() error { return s.kv.Err() }
+
 // KeyStates keeps the state of the signing keys, as the keys package asks for.
 type KeyStates struct{ kv KV }
 

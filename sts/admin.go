@@ -200,6 +200,9 @@ func (s *Service) ReplaceAdmin(ctx context.Context) (string, error) {
 // AuthenticateAdmin returns nil if token is the admin token, else an *Error.
 func (s *Service) AuthenticateAdmin(ctx context.Context, token string) error {
 	stored, err := s.store.AdminHash(ctx)
+	if err != nil && ctx.Err() != nil {
+		return gone(err) // which says nothing about the store, and anybody can do
+	}
 	if err != nil {
 		s.health.failed(CapabilityAdmin, s.now(), DependencyStorage, err)
 		return &Error{Code: Unavailable, RetryAfter: retryLater, Message: "the admin token cannot be checked now", Err: err}

@@ -57,6 +57,11 @@ func (c *checker) audience(a *Audience) {
 			c.problem(ref, fmt.Sprintf("identifiers[%d]", i), "this is the issuer identifier of this service; tokens addressed to it would be addressed to the service itself")
 		}
 	}
+	for i, scope := range a.Scopes {
+		if len(scope) > maxIdentifier {
+			c.problem(ref, fmt.Sprintf("scopes[%d]", i), "longer than %d characters", maxIdentifier)
+		}
+	}
 	keys := c.service.keys
 	most := keys.MaxTokenLifetime()
 	switch ttl := a.maxTTL(most); {
@@ -114,7 +119,7 @@ var apiServers = []string{
 func (c *checker) issuer(i, twin *Issuer) {
 	ref := Ref{KindIssuer, i.Name}
 	c.common(ref, i.Description)
-	if i.Name == policy.Self || strings.Contains(i.Name, ":") {
+	if strings.EqualFold(i.Name, policy.Self) || strings.Contains(i.Name, ":") {
 		c.problem(ref, "name", "an Issuer is not named %q, which means this service, and has no colon in its name", policy.Self)
 	}
 	if i.Issuer == c.service.issuer {

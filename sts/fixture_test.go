@@ -230,6 +230,7 @@ type memStore struct {
 	revision  int64
 	admin     string
 	err       error // what Commit and Load return
+	failed    error
 	changed   chan struct{}
 }
 
@@ -278,6 +279,8 @@ func (m *memStore) Changed(ctx context.Context, after int64) error {
 		}
 	}
 }
+
+func (m *memStore) Err() error { return m.failed }
 
 func (m *memStore) AdminHash(context.Context) (string, error) { return m.admin, m.err }
 
@@ -353,6 +356,9 @@ type memAudit struct {
 	mu      sync.Mutex
 	records []sts.Record
 	err     error
+	failed  error
+
+	deadline time.Time // of the last record's context
 }
 
 func (a *memAudit) Record(ctx context.Context, r *sts.Record) error {
@@ -361,12 +367,15 @@ func (a *memAudit) Record(ctx context.Context, r *sts.Record) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
+	a.deadline, _ = ctx.Deadline()
 	if a.err != nil {
 		return a.err
 	}
 	a.records = append(a.records, *r)
 	return nil
 }
+
+func (a *memAudit) Err() error { return a.failed }
 
 func (a *memAudit) last() sts.Record {
 	if len(a.records) == 0 {

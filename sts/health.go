@@ -89,5 +89,12 @@ func (s *Service) Ready(context.Context) map[Capability]*Missing {
 		m := missing(DependencySigningKey, err)
 		out[CapabilityIssue] = &m
 	}
+	// These are for good.
+	if err := s.audit.Err(); err != nil {
+		out[CapabilityIssue] = &Missing{DependencyAudit, err}
+	}
+	if err := s.store.Err(); err != nil {
+		out[CapabilityAdmin] = &Missing{DependencyStorage, err}
+	}
 	return out
 }

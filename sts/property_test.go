@@ -44,6 +44,7 @@ func TestPromises(t *testing.T) {
 			}
 			holdPromises(t, r, from, got)
 			holdKeySet(t, f, got)
+			f.holdClaims(t, got)
 			held = append(held, got)
 		}
 	})
@@ -140,6 +141,21 @@ func holdKeySet(t *rapid.T, f *fixture, got granted) {
 	}
 }
 
+// holdClaims holds that a claim of a rule, which has the rule's name here, comes
+// with a scope that the rule allows: whoever gives a scope away does not keep what
+// came with it, nor gets it back.
+func (f *fixture) holdClaims(t *rapid.T, got granted) {
+	for name := range got.claims {
+		r, _, err := f.service.Resource(sts.Ref{Kind: sts.KindRule, Name: name})
+		if err != nil || len(r.Rule.Allow.Scopes) == 0 {
+			continue
+		}
+		if !slices.ContainsFunc(got.scopes(), func(s string) bool { return slices.Contains(r.Rule.Allow.Scopes, s) }) {
+			t.Fatalf("the claim of a rule for %v is in a token for %v", r.Rule.Allow.Scopes, got.scopes())
+		}
+	}
+}
+
 // randomWorld has the same clients and audiences, and rules that are drawn.
 func randomWorld(t *rapid.T, f *fixture, names []string) *fixture {
 	var put []sts.Resource
@@ -163,10 +179,17 @@ func randomWorld(t *rapid.T, f *fixture, names []string) *fixture {
 				Audiences: some("audiences", names), Scopes: some("scopes", allScopes), Impersonate: rapid.Bool().Draw(t, "impersonate"),
 			},
 		}
+		name := fmt.Sprintf("r%d", i)
+		if rapid.Bool().Draw(t, "claim") {
+			r.Allow.Claims = map[string]string{name: `"set"`}
+		}
+		if rapid.IntRange(0, 7).Draw(t, "without scopes") == 0 {
+			r.Allow.Scopes = nil
+		}
 		if rapid.Bool().Draw(t, "exchange") {
 			r.Subject = &policy.Party{Issuer: policy.Self}
 		}
-		put = append(put, rule(fmt.Sprintf("r%d", i), r))
+		put = append(put, rule(name, r))
 	}
 	if _, err := f.service.Apply(t.Context(), sts.Change{Put: put}); err != nil {
 		t.Fatal(err)

@@ -47,17 +47,28 @@ func New(ctx context.Context, c Config) (*Service, error) {
 	return s, nil
 }
 
-// Run keeps the Service at what is in the store until ctx ends.
+// failureCheck is how often Run looks whether the store and the audit log can
+// still work.
+const failureCheck = time.Second
+
+// Run keeps the Service at what is in the store until ctx ends, or returns why the
+// store or the audit log cannot work until the process starts anew.
 func (s *Service) Run(ctx context.Context) error {
 	for {
-		err := s.store.Changed(ctx, s.state.Load().revision)
+		wait, cancel := context.WithTimeout(ctx, failureCheck)
+		err := s.store.Changed(wait, s.state.Load().revision)
+		over := wait.Err() != nil
+		cancel()
 		if err == nil {
 			err = s.reload(ctx)
 		}
 		if ctx.Err() != nil {
 			return nil
 		}
-		if err != nil {
+		if failed := errors.Join(s.audit.Err(), s.store.Err()); failed != nil {
+			return failed
+		}
+		if err != nil && !over {
 			s.health.failed(CapabilityAdmin, s.now(), DependencyStorage, err)
 			select {
 			case <-ctx.Done():

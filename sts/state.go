@@ -27,6 +27,8 @@ type state struct {
 	issuers   map[string]*Issuer // by iss
 	rules     *policy.Set
 
+	identifiers, scopes map[string]bool // of all Audiences
+
 	// proven remembers tokens whose signature was verified, by the SHA-256 of
 	// their text. It goes with the state: another configuration verifies anew.
 	proven *lru.Cache[[sha256.Size]byte, *proven]
@@ -69,6 +71,9 @@ func (s *Service) newState(resources map[Ref]Resource, revision int64) (*state, 
 		order:     slices.SortedFunc(maps.Keys(resources), compareRefs),
 		clients:   map[string]*client{},
 		issuers:   map[string]*Issuer{},
+
+		identifiers: map[string]bool{},
+		scopes:      map[string]bool{},
 	}
 	c := checker{service: s, resources: resources}
 	world := policy.World{}
@@ -82,6 +87,12 @@ func (s *Service) newState(resources map[Ref]Resource, revision int64) (*state, 
 				MaxTTL: r.Audience.maxTTL(s.keys.MaxTokenLifetime()), KeySet: r.Audience.keySet(),
 			}
 			identifiers[ref.Name] = a.Identifiers
+			for _, id := range a.Identifiers {
+				st.identifiers[id] = true
+			}
+			for _, scope := range a.Scopes {
+				st.scopes[scope] = true
+			}
 			world.Audiences = append(world.Audiences, a)
 		case KindClient: // Audience sorts before Client
 			c.client(r.Client)
@@ -96,6 +107,7 @@ func (s *Service) newState(resources map[Ref]Resource, revision int64) (*state, 
 			st.issuers[r.Issuer.Issuer] = r.Issuer
 			world.Issuers = append(world.Issuers, ref.Name)
 		case KindRule:
+			c.common(ref, r.Rule.Description)
 			world.Rules = append(world.Rules, *r.Rule)
 		}
 	}

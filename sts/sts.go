@@ -200,6 +200,8 @@ type Store interface {
 	AdminHash(ctx context.Context) (string, error)
 	// SetAdminHash replaces the hash if it is still old, else ErrConflict.
 	SetAdminHash(ctx context.Context, old, hash string) error
+	// Err returns why nothing can be written any more, as Audit's does.
+	Err() error
 }
 
 // SigningKeys signs tokens with keys that the domain never sees, and looks after
@@ -305,8 +307,14 @@ type IssuerKeys interface {
 
 // Audit records decisions.
 type Audit interface {
-	// Record returns when the record is written; it is not called with a context
-	// that a caller can cancel. An error means that the decision was not recorded
-	// and must not take effect.
+	// Record returns when the record is written. An error means that the decision
+	// must not take effect. When ctx ends first, which no caller of ours can make
+	// it do before the time of its request is over, or when writing takes too long
+	// by itself, the record may still be written: then it tells of a token that
+	// was not handed out.
 	Record(ctx context.Context, r *Record) error
+	// Err returns why nothing can be recorded any more, nil while it can, be it
+	// that it does not work at the moment. What it returns does not go away: the
+	// process has to start anew.
+	Err() error
 }

@@ -75,6 +75,8 @@ func (s *memStore) Changed(ctx context.Context, _ int64) error {
 	return ctx.Err()
 }
 
+func (s *memStore) Err() error { return nil }
+
 func (s *memStore) AdminHash(context.Context) (string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -116,6 +118,8 @@ func (a *memAudit) Record(_ context.Context, r *sts.Record) error {
 	a.records = append(a.records, *r)
 	return nil
 }
+
+func (a *memAudit) Err() error { return nil }
 
 func (a *memAudit) all() []sts.Record {
 	a.mu.Lock()

@@ -835,7 +835,9 @@ type Allow struct {
 	// Lifetime of the token. Default: the Audience's max_ttl, which also caps it.
 	Ttl *durationpb.Duration `protobuf:"bytes,3,opt,name=ttl,proto3" json:"ttl,omitempty"`
 	// Extra claims: name to CEL expression, with the variables of `when`. Claims
-	// that the token format defines cannot be set.
+	// that the token format defines cannot be set, in whatever case. They come
+	// with the scopes above: a token that gets none of those gets no claims of
+	// this Rule.
 	Claims map[string]string `protobuf:"bytes,4,rep,name=claims,proto3" json:"claims,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Issue a token that does not name the requester as actor. The chain of actors
 	// that the subject token already carries is kept. Default: a requester that
