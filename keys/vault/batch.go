@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/bits"
 	"runtime"
-	"slices"
 	"time"
 )
 
@@ -50,11 +49,10 @@ func (s *Signer) take(r *round) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	lanes := min(spread, s.limits.Calls)
-	share := max(worthwhile, (len(s.waiting)+s.sent+lanes-1)/lanes)
+	share := max(worthwhile, (s.waiting.length+s.sent+lanes-1)/lanes)
 	r.items, r.inputs, r.epoch = r.items[:0], r.inputs[:0], s.circuit.epoch
-	now, n := time.Now(), 0
-	for ; n < len(s.waiting) && len(r.items) < min(share, s.limits.Size); n++ {
-		it := s.waiting[n]
+	now := time.Now()
+	for it := range s.waiting.take() {
 		if now.Sub(it.arrived)+s.took > s.limits.Timeout {
 			// The answer would come too late for whoever waits.
 			s.stats.Refused++
@@ -62,15 +60,17 @@ func (s *Signer) take(r *round) bool {
 			continue
 		}
 		r.items, r.inputs = append(r.items, it), append(r.inputs, it.input)
+		if len(r.items) == min(share, s.limits.Size) {
+			break
+		}
 	}
-	s.waiting = slices.Delete(s.waiting, 0, n)
 	if len(r.items) == 0 {
 		s.calls--
 		return false
 	}
 	s.sent += len(r.items)
 	s.stats.sending(len(r.items))
-	if len(s.waiting) > 0 && s.calls < lanes {
+	if s.waiting.length > 0 && s.calls < lanes {
 		s.open()
 	}
 	return true
@@ -156,7 +156,7 @@ func (s *Signer) regroup(answered int) {
 	for last := 0; ; {
 		runtime.Gosched()
 		s.mu.Lock()
-		n := len(s.waiting)
+		n := s.waiting.length
 		s.mu.Unlock()
 		if n <= last || n >= answered || time.Since(start) > maxRegroup {
 			return
@@ -205,10 +205,10 @@ func (s *Signer) overdue() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.opener.armed = false
-	if len(s.waiting) == 0 || s.calls == s.limits.Calls {
+	if s.waiting.length == 0 || s.calls == s.limits.Calls {
 		return // calls under way take all who wait when they end
 	}
-	if left := s.delay() - time.Since(s.waiting[0].arrived); left > 0 {
+	if left := s.delay() - time.Since(s.waiting.first.arrived); left > 0 {
 		s.arm(left)
 		return
 	}
@@ -245,6 +245,6 @@ func (s *Signer) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	t := s.stats
-	t.Waiting, t.UnderWay = len(s.waiting), s.calls
+	t.Waiting, t.UnderWay = s.waiting.length, s.calls
 	return t
 }

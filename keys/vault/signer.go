@@ -6,7 +6,6 @@ import (
 	"crypto/sha512"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -66,7 +65,7 @@ type Signer struct {
 
 	mu      sync.Mutex
 	closed  bool
-	waiting []*item       // not sent yet, oldest first
+	waiting queue
 	sent    int           // signatures in calls under way
 	calls   int           // under way
 	took    time.Duration // a call, smoothed
@@ -78,15 +77,6 @@ type Signer struct {
 // signFunc asks for signatures: one result for each input, in order, or an error
 // for all. It returns soon after ctx ends, and keeps nothing of r.
 type signFunc func(ctx context.Context, r signRequest) ([]signResult, error)
-
-// item is a signature that a caller waits for. It is answered once, by whoever
-// took it out of the queue.
-type item struct {
-	input   []byte // what is sent: a digest or a copy, for the caller may leave
-	arrived time.Time
-	answer  chan signResult // has room for the answer
-	timer   *time.Timer
-}
 
 var (
 	errEnded = errors.New("the signer is closed")
@@ -158,9 +148,9 @@ func (s *Signer) enter(input []byte) (*item, error) {
 		s.spare.Put(it)
 		return nil, err
 	}
-	s.waiting = append(s.waiting, it)
+	s.waiting.push(it)
 	switch {
-	case s.calls == 0, s.calls < s.limits.Calls && len(s.waiting) >= s.limits.Size:
+	case s.calls == 0, s.calls < s.limits.Calls && s.waiting.length >= s.limits.Size:
 		s.open()
 	case s.calls < s.limits.Calls:
 		s.arm(s.delay())
@@ -191,13 +181,13 @@ func appendSigned(dst []byte, alg jose.Algorithm, input []byte) ([]byte, error) 
 func (s *Signer) refusal(now time.Time) error {
 	var reason error
 	retry := comeBack
-	rounds := 1 + len(s.waiting)/(s.limits.Size*s.limits.Calls) // until it has its turn
+	rounds := 1 + s.waiting.length/(s.limits.Size*s.limits.Calls) // until it has its turn
 	switch {
 	case s.closed:
 		reason = errEnded
 	case s.circuit.reason != nil:
 		reason, retry = s.circuit.reason, s.circuit.retryAfter(now)
-	case len(s.waiting) >= s.limits.Queue:
+	case s.waiting.length >= s.limits.Queue:
 		reason = errQueue
 	case s.took*time.Duration(rounds) > s.limits.Timeout:
 		reason = s.late
@@ -215,20 +205,17 @@ func (s *Signer) leave(it *item) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stats.Abandoned++
-	if i := slices.Index(s.waiting, it); i >= 0 {
-		s.waiting = slices.Delete(s.waiting, i, i+1)
+	if s.waiting.remove(it) {
 		s.spare.Put(it)
 	}
 }
 
 // flush refuses all that wait. It is called with the lock held.
 func (s *Signer) flush(err error) {
-	for _, it := range s.waiting {
+	for it := range s.waiting.take() {
+		s.stats.Refused++
 		it.answer <- signResult{Err: err}
 	}
-	s.stats.Refused += uint64(len(s.waiting))
-	clear(s.waiting)
-	s.waiting = s.waiting[:0]
 }
 
 // Err returns nil, or why signatures are refused without a call.
