@@ -3,6 +3,7 @@ package vault
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"maps"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 
 	"github.com/hashicorp/vault/api"
 )
@@ -188,7 +190,7 @@ func (e *Error) after(before *Error) *Error {
 		return e
 	}
 	joined := *e
-	joined.Err = errors.New(before.Error() + "; " + e.Error())
+	joined.Err = fmt.Errorf("%s; %w", before.Error(), e.Err)
 	return &joined
 }
 
@@ -249,5 +251,19 @@ func unreachable(ctx context.Context, address string, err error) *Error {
 	case strings.Contains(text, "malformed"):
 		return newError(Garbage, "%s: the answer is not HTTP", address)
 	}
-	return newError(Unreachable, "%s: %s", address, text)
+	e := newError(Unreachable, "%s: %s", address, text)
+	if errno, ok := errors.AsType[syscall.Errno](err); ok {
+		e.Err = &lost{e.Err.Error(), errno}
+	}
+	return e
 }
+
+// lost is why a connection was not made or was lost.
+type lost struct {
+	text  string
+	errno syscall.Errno
+}
+
+func (l *lost) Error() string { return l.text }
+
+func (l *lost) Unwrap() error { return l.errno }

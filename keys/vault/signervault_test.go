@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -125,4 +126,39 @@ func signBatch(t *testing.T, s *Signer, n int, within time.Duration) []error {
 	}
 	wg.Wait()
 	return errs
+}
+
+// TestSignerRefusedDial: when nothing listens any more, the first call opens the
+// circuit.
+func TestSignerRefusedDial(t *testing.T) {
+	t.Parallel()
+	stub := vaulttest.NewStub(t, vaulttest.StubConfig{})
+	stub.AddKey(t, "sts", "ecdsa-p256")
+	proxy := vaulttest.NewProxy(t, stub.Addr)
+	c := rootConfig(t, stub)
+	c.Addresses = []string{proxy.Addr}
+	s := ready(t, c).Key("transit", "sts").Signer(1, jose.ES256, Batching{})
+	defer s.Close()
+	if _, err := s.Sign(t.Context(), []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	proxy.Refuse()
+	for deadline := time.Now().Add(5 * time.Second); ; {
+		_, err := s.Sign(t.Context(), []byte("x"))
+		if !errors.Is(err, syscall.ECONNREFUSED) && time.Now().Before(deadline) {
+			continue // a connection from before was cut
+		}
+		if s.Err() == nil {
+			t.Errorf("the circuit is closed after %v", err)
+		}
+		break
+	}
+	proxy.Heal()
+	for deadline := time.Now().Add(time.Second + time.Second/2); ; time.Sleep(10 * time.Millisecond) {
+		if _, err := s.Sign(t.Context(), []byte("x")); err == nil {
+			break
+		} else if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
 }
