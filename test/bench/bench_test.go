@@ -95,6 +95,11 @@ var next atomic.Int64
 // measure calls for a while from several callers at once.
 func measure(b *testing.B, c call, d time.Duration) rate {
 	b.Helper()
+	return measureWith(b, callers, c, d)
+}
+
+func measureWith(b *testing.B, callers int, c call, d time.Duration) rate {
+	b.Helper()
 	ctx, cancel := context.WithCancel(b.Context())
 	defer cancel()
 	var before, after runtime.MemStats
