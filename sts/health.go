@@ -13,7 +13,7 @@ type Capability string
 // The capabilities, each of which depends on other things outside.
 const (
 	CapabilityIssue  Capability = "issue"  // needs a signing key and the audit log
-	CapabilityVerify Capability = "verify" // discovery and JWKS; needs nothing
+	CapabilityVerify Capability = "verify" // discovery and JWKS; needs the store, but not for long
 	CapabilityAdmin  Capability = "admin"  // needs the store
 )
 
@@ -89,6 +89,9 @@ func (s *Service) Ready(context.Context) map[Capability]*Missing {
 		m := missing(DependencySigningKey, err)
 		out[CapabilityIssue] = &m
 	}
+	if s.keys.MaxAge() <= 0 {
+		out[CapabilityVerify] = &Missing{DependencyStorage, errStaleKeySet}
+	}
 	// These are for good.
 	if err := s.audit.Err(); err != nil {
 		out[CapabilityIssue] = &Missing{DependencyAudit, err}
@@ -98,3 +101,5 @@ func (s *Service) Ready(context.Context) map[Capability]*Missing {
 	}
 	return out
 }
+
+var errStaleKeySet = errors.New("the store has not answered for so long that another node may sign with a key that is not in the key set here")

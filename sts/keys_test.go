@@ -27,6 +27,7 @@ type memKeys struct {
 	down    error         // of Ready
 	longest time.Duration // MaxTokenLifetime
 	seen    []string      // verifiers of Delivered
+	maxAge  time.Duration // how long the key set may be cached
 	onSign  func()        // called first by Sign, if there is one
 }
 
@@ -49,6 +50,7 @@ func newMemKeys(t testing.TB) *memKeys {
 	return &memKeys{
 		sets:    []*memKey{newMemKey(t, "default", jose.ES256, ec), newMemKey(t, "cloud", jose.EdDSA, ed)},
 		longest: 24 * time.Hour,
+		maxAge:  time.Minute,
 	}
 }
 
@@ -98,7 +100,7 @@ func (k *memKeys) KeySet() jose.KeySet {
 	return set
 }
 
-func (k *memKeys) MaxAge() time.Duration                    { return time.Minute }
+func (k *memKeys) MaxAge() time.Duration                    { return k.maxAge }
 func (k *memKeys) Has(set string) bool                      { return k.of(set) != nil }
 func (k *memKeys) MaxTokenLifetime() time.Duration          { return k.longest }
 func (k *memKeys) Ready() error                             { return k.down }
@@ -249,6 +251,21 @@ func TestKeysOutage(t *testing.T) {
 	}
 	if m := f.service.Ready(t.Context())[sts.CapabilityIssue]; m != nil {
 		t.Errorf("a caller that went away: %+v", m)
+	}
+}
+
+// TestStaleKeySet holds that a node whose key set may lack a key that signs asks to
+// be left out by verifiers.
+func TestStaleKeySet(t *testing.T) {
+	f := newFixture(t)
+	f.keys.maxAge = 0
+	ready := f.service.Ready(t.Context())
+	if m := ready[sts.CapabilityVerify]; m == nil || m.Dependency != sts.DependencyStorage {
+		t.Errorf("%+v", m)
+	}
+	f.keys.maxAge = time.Second
+	if m := f.service.Ready(t.Context())[sts.CapabilityVerify]; m != nil {
+		t.Errorf("%+v", m)
 	}
 }
 
