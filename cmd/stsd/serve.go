@@ -69,8 +69,8 @@ type node struct {
 }
 
 // open wires a service from its configuration.
-func open(ctx context.Context, c *stsv1.ServerConfig, createKeyFile bool, stderr io.Writer) (n *node, err error) {
-	n = &node{log: slog.New(slog.NewJSONHandler(stderr, &slog.HandlerOptions{Level: logLevel(c.Log.Level)}))}
+func open(ctx context.Context, c *stsv1.ServerConfig, createKeyFile bool, stderr io.Writer) (_ *node, err error) {
+	n := &node{log: slog.New(slog.NewJSONHandler(stderr, &slog.HandlerOptions{Level: logLevel(c.Log.Level)}))}
 	defer func() {
 		if err != nil {
 			n.close()
