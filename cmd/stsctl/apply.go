@@ -100,10 +100,15 @@ func (c *cli) applyChange(ctx context.Context, req *stsv1.ApplyRequest, docs []r
 	if err := c.conn.load(); err != nil {
 		return err
 	}
+	parts, large := split(req)
+	if large >= 0 {
+		file, line, column := docs[large].Positions.At("")
+		return badInput("%s:%d:%d: this resource is larger than %d KiB, which is all that a message to the server takes", file, line, column, maxMessage>>10)
+	}
 	var done *stsv1.ApplyResponse
 	var cause error
 	err := c.adminCall(ctx, func(ctx context.Context, admin stsv1.AdminServiceClient) (err error) {
-		done, err = admin.Apply(ctx, req)
+		done, err = send(ctx, admin, parts)
 		cause = err
 		return err
 	})

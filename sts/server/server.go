@@ -84,7 +84,7 @@ func New(c Config) (*Server, error) {
 	}{
 		{stsv1.TokenService_ServiceDesc, tokens},
 		{stsv1.DiscoveryService_ServiceDesc, &discoveryService{service: c.Service}},
-		{stsv1.AdminService_ServiceDesc, &adminService{service: c.Service}},
+		{stsv1.AdminService_ServiceDesc, &adminService{service: c.Service, timeout: c.RequestTimeout}},
 		{healthpb.Health_ServiceDesc, &healthService{ready: ready, watches: make(chan struct{}, maxHealthWatches)}},
 	} {
 		s.grpc.RegisterService(receiving(service.desc), service.impl)
@@ -105,7 +105,7 @@ func newGRPCServer(c *chain, t *tls.Config) *grpc.Server {
 		grpc.ChainStreamInterceptor(c.stream),
 		grpc.InTapHandle(arrivalLimit(c.timeout)),
 		grpc.ForceServerCodecV2(newCodec()),
-		grpc.MaxRecvMsgSize(maxApply),
+		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxHeaderListSize(16 << 10),
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.ConnectionTimeout(readTimeout),

@@ -22,10 +22,11 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// ApplyRequest is one atomic change.
+// ApplyRequest is one atomic change, or a part of one.
 type ApplyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Resources to create or replace, at most 10,000 in one call.
+	// Resources to create or replace. With those to delete, at most 10,000 in one
+	// change.
 	Resources []*Resource `protobuf:"bytes,1,rep,name=resources,proto3" json:"resources,omitempty"`
 	// Resources to delete.
 	Delete []*ResourceRef `protobuf:"bytes,2,rep,name=delete,proto3" json:"delete,omitempty"`
@@ -600,9 +601,10 @@ const file_sts_v1_admin_proto_rawDesc = "" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"4\n" +
 	"\x16DeleteResourceResponse\x12\x1a\n" +
-	"\brevision\x18\x01 \x01(\x03R\brevision2\xb2\x03\n" +
+	"\brevision\x18\x01 \x01(\x03R\brevision2\xee\x03\n" +
 	"\fAdminService\x12T\n" +
-	"\x05Apply\x12\x14.sts.v1.ApplyRequest\x1a\x15.sts.v1.ApplyResponse\"\x1e\x82\xd3\xe4\x93\x02\x18:\x01*\"\x13/v1/resources:apply\x12n\n" +
+	"\x05Apply\x12\x14.sts.v1.ApplyRequest\x1a\x15.sts.v1.ApplyResponse\"\x1e\x82\xd3\xe4\x93\x02\x18:\x01*\"\x13/v1/resources:apply\x12:\n" +
+	"\tApplyMany\x12\x14.sts.v1.ApplyRequest\x1a\x15.sts.v1.ApplyResponse(\x01\x12n\n" +
 	"\vGetResource\x12\x1a.sts.v1.GetResourceRequest\x1a\x1b.sts.v1.GetResourceResponse\"&\x82\xd3\xe4\x93\x02 \x12\x1e/v1/resources/{kind}/{name=**}\x12c\n" +
 	"\rListResources\x12\x1c.sts.v1.ListResourcesRequest\x1a\x1d.sts.v1.ListResourcesResponse\"\x15\x82\xd3\xe4\x93\x02\x0f\x12\r/v1/resources\x12w\n" +
 	"\x0eDeleteResource\x12\x1d.sts.v1.DeleteResourceRequest\x1a\x1e.sts.v1.DeleteResourceResponse\"&\x82\xd3\xe4\x93\x02 *\x1e/v1/resources/{kind}/{name=**}B.Z,github.com/workload-sts/sts/gen/sts/v1;stsv1b\x06proto3"
@@ -641,15 +643,17 @@ var file_sts_v1_admin_proto_depIdxs = []int32{
 	9,  // 5: sts.v1.GetResourceResponse.resource:type_name -> sts.v1.Resource
 	9,  // 6: sts.v1.ListResourcesResponse.resources:type_name -> sts.v1.Resource
 	0,  // 7: sts.v1.AdminService.Apply:input_type -> sts.v1.ApplyRequest
-	3,  // 8: sts.v1.AdminService.GetResource:input_type -> sts.v1.GetResourceRequest
-	5,  // 9: sts.v1.AdminService.ListResources:input_type -> sts.v1.ListResourcesRequest
-	7,  // 10: sts.v1.AdminService.DeleteResource:input_type -> sts.v1.DeleteResourceRequest
-	2,  // 11: sts.v1.AdminService.Apply:output_type -> sts.v1.ApplyResponse
-	4,  // 12: sts.v1.AdminService.GetResource:output_type -> sts.v1.GetResourceResponse
-	6,  // 13: sts.v1.AdminService.ListResources:output_type -> sts.v1.ListResourcesResponse
-	8,  // 14: sts.v1.AdminService.DeleteResource:output_type -> sts.v1.DeleteResourceResponse
-	11, // [11:15] is the sub-list for method output_type
-	7,  // [7:11] is the sub-list for method input_type
+	0,  // 8: sts.v1.AdminService.ApplyMany:input_type -> sts.v1.ApplyRequest
+	3,  // 9: sts.v1.AdminService.GetResource:input_type -> sts.v1.GetResourceRequest
+	5,  // 10: sts.v1.AdminService.ListResources:input_type -> sts.v1.ListResourcesRequest
+	7,  // 11: sts.v1.AdminService.DeleteResource:input_type -> sts.v1.DeleteResourceRequest
+	2,  // 12: sts.v1.AdminService.Apply:output_type -> sts.v1.ApplyResponse
+	2,  // 13: sts.v1.AdminService.ApplyMany:output_type -> sts.v1.ApplyResponse
+	4,  // 14: sts.v1.AdminService.GetResource:output_type -> sts.v1.GetResourceResponse
+	6,  // 15: sts.v1.AdminService.ListResources:output_type -> sts.v1.ListResourcesResponse
+	8,  // 16: sts.v1.AdminService.DeleteResource:output_type -> sts.v1.DeleteResourceResponse
+	12, // [12:17] is the sub-list for method output_type
+	7,  // [7:12] is the sub-list for method input_type
 	7,  // [7:7] is the sub-list for extension type_name
 	7,  // [7:7] is the sub-list for extension extendee
 	0,  // [0:7] is the sub-list for field type_name
