@@ -84,8 +84,8 @@ func (a *authority) issue(t *testing.T, dir string, serial int64) (certFile, key
 }
 
 // startTLS starts a server as an operator sets it up: by a file, with TLS on
-// both listeners.
-func startTLS(t *testing.T) *node {
+// both listeners. more are lines of the file.
+func startTLS(t *testing.T, more ...string) *node {
 	t.Helper()
 	dir := t.TempDir()
 	testCA.issue(t, dir, 2)
@@ -105,7 +105,7 @@ grpc:
 storage: {bolt_file: sts.db}
 keys: {local: {key_file: signing.key}}
 audit: {file: audit.jsonl}
-`, httpAddr, grpcAddr)
+`, httpAddr, grpcAddr) + strings.Join(more, "\n")
 	file := filepath.Join(dir, "stsd.yaml")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		t.Fatal(err)

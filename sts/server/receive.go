@@ -9,6 +9,7 @@ import (
 	encodingproto "google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/tap"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -96,9 +97,13 @@ func (r *receiver) RecvMsg(v any) error      { return receive(r.ServerStream.Rec
 type arrivalKey struct{}
 
 // arrivalLimit gives a message a time to arrive in: a deadline that starts with
-// the headers, before the library waits for the message.
+// the headers, before the library waits for the message. Nothing of ours sees a
+// request before it.
 func arrivalLimit(limit time.Duration) tap.ServerInHandle {
 	return func(ctx context.Context, _ *tap.Info) (context.Context, error) {
+		if p, ok := peer.FromContext(ctx); ok {
+			requested(p.LocalAddr)
+		}
 		ctx, cancel := context.WithCancel(ctx)
 		// After the end of the stream it cancels what is cancelled already.
 		return context.WithValue(ctx, arrivalKey{}, time.AfterFunc(limit, cancel)), nil
