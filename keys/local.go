@@ -109,29 +109,19 @@ func OpenLocal(ctx context.Context, c LocalConfig) (*Ring, error) {
 
 // wrapping returns the cipher of the key file.
 func (c LocalConfig) wrapping(create bool) (cipher.AEAD, error) {
-	info, err := os.Stat(c.KeyFile)
-	if errors.Is(err, fs.ErrNotExist) && create && c.CreateKeyFile {
+	_, err := os.Stat(c.KeyFile)
+	missing := errors.Is(err, fs.ErrNotExist)
+	if missing && create && c.CreateKeyFile {
 		if err := createKeyFile(c.KeyFile); err != nil {
 			return nil, fmt.Errorf("making the key file: %w", err)
 		}
-		info, err = os.Stat(c.KeyFile)
 	}
-	if errors.Is(err, fs.ErrNotExist) && !create {
+	if missing && !create {
 		return nil, fmt.Errorf("the key file %s is missing, and the signing keys are encrypted with it: restore it from where you keep it", c.KeyFile)
 	}
+	key, err := readKeyFile(c.KeyFile)
 	if err != nil {
-		return nil, fmt.Errorf("reading the key file: %w", err)
-	}
-	if info.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("the key file %s can be read or written by others (mode %04o); make it private with `chmod 600 %s`", c.KeyFile, info.Mode().Perm(), c.KeyFile)
-	}
-	text, err := os.ReadFile(c.KeyFile)
-	if err != nil {
-		return nil, fmt.Errorf("reading the key file: %w", err)
-	}
-	key, err := base64.StdEncoding.DecodeString(string(bytes.TrimSpace(text)))
-	if err != nil || len(key) != 32 {
-		return nil, fmt.Errorf("the key file %s does not hold 32 bytes in base64; make one with `head -c 32 /dev/urandom | base64`", c.KeyFile)
+		return nil, err
 	}
 	block, err := aes.NewCipher(key)
 	if err != nil {

@@ -82,7 +82,12 @@ func checkCommand() *cobra.Command {
 		Short: "Check a configuration file without starting",
 		Long: `Check a configuration file without starting: everything that is wrong is printed
 at once, one problem a line, as FILE:LINE:COLUMN: KEY: what is wrong.`,
-		Args: cobra.ExactArgs(1),
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return errors.New("check takes one file; write `stsd check stsd.yaml`")
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if _, err := loadConfig(args[0]); err != nil {
 				return err
