@@ -9,6 +9,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/workload-sts/sts/sts"
 )
 
 // run executes a command line and returns the exit code: 0 for success, 1 for a
@@ -31,14 +33,25 @@ func run(args []string, stdout, stderr io.Writer) int {
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	if err := root.ExecuteContext(ctx); err != nil {
-		prefix := "stsd: "
-		if _, ok := errors.AsType[problems](err); ok {
-			prefix = "" // each line begins with its place in the file
-		}
-		fmt.Fprintln(stderr, prefix+err.Error())
+		report(stderr, err)
 		return 1
 	}
 	return 0
+}
+
+// report prints why a command failed, and where it is about resources, what is
+// wrong with each.
+func report(w io.Writer, err error) {
+	prefix := "stsd: "
+	if _, ok := errors.AsType[problems](err); ok {
+		prefix = "" // each line begins with its place in the file
+	}
+	fmt.Fprintln(w, prefix+err.Error())
+	if e, ok := errors.AsType[*sts.Error](err); ok {
+		for _, p := range e.Problems {
+			fmt.Fprintf(w, "%s: %s: %s\n", p.Ref, p.Field, p.Message)
+		}
+	}
 }
 
 func serveCommand() *cobra.Command {
