@@ -130,6 +130,32 @@ func freeAddress(t *testing.T) string {
 	return l.Addr().String()
 }
 
+// TestAdminTokenReplaced holds that a lost admin token is no dead end: the new
+// one works, and the old one does not.
+func TestAdminTokenReplaced(t *testing.T) {
+	n := startTLS(t)
+	file, lost := filepath.Join(n.dir, "stsd.yaml"), n.env["STS_ADMIN_TOKEN"]
+	n.apply(t, "kind: Audience\nname: kept\n")
+	n.stop(t)
+	out, stderr, code := command(t, os.Environ(), "", filepath.Join(bin, "stsd"), "replace-admin-token", "--config", file)
+	_, token, ok := strings.Cut(out, "not shown again:\n")
+	if code != 0 || !ok {
+		t.Fatalf("exit code %d: %s%s", code, out, stderr)
+	}
+	again := start(t, "serve", "--config", file)
+	again.env = n.env
+	if _, stderr, code := again.stsctl(t, "", "get", "audience", "kept"); code == 0 || !strings.Contains(stderr, "unauthenticated") {
+		t.Errorf("the lost token: exit code %d, %s", code, stderr)
+	}
+	again.env["STS_ADMIN_TOKEN"] = strings.TrimSpace(token)
+	if _, stderr, code := again.stsctl(t, "", "get", "audience", "kept"); code != 0 || again.stdout.String() != "" {
+		t.Errorf("the new token: exit code %d, %s; the start printed %q", code, stderr, again.stdout)
+	}
+	if strings.Contains(again.log.String(), lost) || strings.Contains(again.log.String(), strings.TrimSpace(token)) {
+		t.Error("a token is in the log")
+	}
+}
+
 // TestGRPCCredentials makes a gRPC call with the token that grpc-go's own STS
 // credentials exchange: they post JSON, over https only, and authenticate no
 // client.
