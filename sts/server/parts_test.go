@@ -170,17 +170,13 @@ func TestApplyManyNeedsToken(t *testing.T) {
 func TestApplyManyEndsEarly(t *testing.T) {
 	f := newFixture(t, func(c *Config) { c.RequestTimeout = 200 * time.Millisecond })
 	stream := f.openApplyMany(t, t.Context())
-	if err := stream.Send(parts()[0]); err != nil {
-		t.Fatal(err)
-	}
+	_ = stream.Send(parts()[0]) // on a slow machine it is over by then
 	if err := stream.RecvMsg(&stsv1.ApplyResponse{}); status.Code(err) != codes.Canceled {
 		t.Errorf("%v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	stream = f.openApplyMany(t, ctx)
-	if err := stream.Send(parts()[0]); err != nil {
-		t.Fatal(err)
-	}
+	_ = stream.Send(parts()[0]) // on a slow machine it is over by then
 	cancel()
 	if err := f.stop(); err != nil { // joins the calls
 		t.Fatal(err)
