@@ -2,93 +2,32 @@ package keys
 
 import (
 	"bytes"
-	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
-
-	"pgregory.net/rapid"
 
 	"github.com/workload-sts/sts/jose"
 )
 
-// memStore keeps states in memory, and fails as a test wants.
-type memStore struct {
-	mu       sync.Mutex
-	data     []byte
-	revision int64
-	after    error // what Swap returns although it has written
-}
+func TestLocal(t *testing.T) { testContract(t, localBackend(t)) }
 
-func (m *memStore) Load(context.Context, string) ([]byte, int64, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return bytes.Clone(m.data), m.revision, nil
-}
-
-func (m *memStore) Swap(_ context.Context, _ string, revision int64, data []byte) (int64, bool, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if revision != m.revision {
-		return 0, false, nil
-	}
-	m.data = bytes.Clone(data)
-	m.revision++
-	err := m.after
-	m.after = nil
-	return m.revision, err == nil, err
-}
-
-func localConfig(t testing.TB) LocalConfig {
+// localFixture is a Ring with local keys that have been made.
+func localFixture(t *testing.T) (f fixture, keyFile string) {
 	t.Helper()
-	return LocalConfig{Store: &memStore{}, Name: "default", KeyFile: filepath.Join(t.TempDir(), "key"), CreateKeyFile: true}
+	keyFile = filepath.Join(t.TempDir(), "key")
+	return newFixture(t, jose.ES256, Local(keyFile, true)), keyFile
 }
 
-func mustOpen(t testing.TB, c LocalConfig) *Ring {
-	t.Helper()
-	r, err := OpenLocal(t.Context(), c)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return r
-}
-
-// TestAlgorithms makes a key of each algorithm, signs, and verifies with what is
-// published [promise 5].
-func TestAlgorithms(t *testing.T) {
-	for _, alg := range []jose.Algorithm{jose.ES256, jose.ES384, jose.EdDSA, jose.RS256, jose.PS256} {
-		t.Run(string(alg), func(t *testing.T) {
-			c := localConfig(t)
-			c.Algorithm = alg
-			r := mustOpen(t, c)
-			rapid.Check(t, func(t *rapid.T) {
-				payload := []byte(`{"x":"` + rapid.StringMatching(`[a-z]*`).Draw(t, "x") + `"}`)
-				token, kid, err := r.Sign(context.Background(), "at+jwt", payload)
-				if err != nil {
-					t.Fatal(err)
-				}
-				jws, err := jose.Parse(token)
-				if err != nil {
-					t.Fatal(err)
-				}
-				key, ok := r.KeySet().Key(jws.Header.KeyID)
-				if !ok || kid != jws.Header.KeyID || jws.Header.Algorithm != alg || jws.Verify(key) != nil || !bytes.Equal(jws.Payload, payload) {
-					t.Fatalf("header %+v, kid %s", jws.Header, kid)
-				}
-			})
-			if again := mustOpen(t, c); again.Current().ID() != r.Current().ID() {
-				t.Error("opened again, the key is another")
-			}
-		})
-	}
-	c := localConfig(t)
-	c.Algorithm = "HS256"
-	if _, err := OpenLocal(t.Context(), c); err == nil {
+// TestOtherAlgorithm holds that no key is made for an algorithm that does not
+// sign tokens.
+func TestOtherAlgorithm(t *testing.T) {
+	f, _ := localFixture(t)
+	f.Sets[0].Algorithm = "HS256"
+	if _, err := Open(t.Context(), f.Config); err == nil {
 		t.Error("a key for HS256 is made")
 	}
 }
@@ -96,54 +35,37 @@ func TestAlgorithms(t *testing.T) {
 // TestPublished holds that the published set has no private member, whatever the
 // algorithm [Y-09].
 func TestPublished(t *testing.T) {
-	r := mustOpen(t, localConfig(t))
-	raw, err := r.KeySet().MarshalJSON()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var set struct{ Keys []map[string]string }
-	if err := json.Unmarshal(raw, &set); err != nil {
-		t.Fatal(err)
-	}
-	if len(set.Keys) != 1 || set.Keys[0]["use"] != "sig" || set.Keys[0]["alg"] != "ES256" || set.Keys[0]["kid"] != r.Current().ID() || set.Keys[0]["d"] != "" {
-		t.Errorf("%s", raw)
-	}
-}
-
-// TestManyBegin opens one empty store from many processes at once: all get the
-// same key.
-func TestManyBegin(t *testing.T) {
-	c := localConfig(t)
-	var mu sync.Mutex
-	ids := map[string]bool{}
-	var wg sync.WaitGroup
-	for range 20 {
-		wg.Go(func() {
-			r, err := OpenLocal(t.Context(), c)
-			if err != nil {
-				t.Error(err)
-				return
+	for _, alg := range allAlgorithms {
+		f, _ := localFixture(t)
+		f.Sets[0].Algorithm = alg
+		raw, err := f.open(t).KeySet().MarshalJSON()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var set struct{ Keys []map[string]string }
+		if err := json.Unmarshal(raw, &set); err != nil {
+			t.Fatal(err)
+		}
+		if len(set.Keys) != 1 || set.Keys[0]["use"] != "sig" || set.Keys[0]["alg"] != string(alg) || set.Keys[0]["kid"] == "" {
+			t.Errorf("%s", raw)
+		}
+		for _, private := range []string{"d", "p", "q", "dp", "dq", "qi", "oth", "k"} {
+			if _, ok := set.Keys[0][private]; ok {
+				t.Errorf("%s publishes %s", alg, private)
 			}
-			mu.Lock()
-			defer mu.Unlock()
-			ids[r.Current().ID()] = true
-		})
-	}
-	wg.Wait()
-	if len(ids) != 1 {
-		t.Errorf("%d keys", len(ids))
+		}
 	}
 }
 
 // TestWriteMayHaveHappened opens again after a Swap that wrote and failed.
 func TestWriteMayHaveHappened(t *testing.T) {
-	c := localConfig(t)
-	c.Store.(*memStore).after = errors.New("connection lost")
-	if _, err := OpenLocal(t.Context(), c); err == nil {
+	f, _ := localFixture(t)
+	f.store.after = errors.New("connection lost")
+	if _, err := Open(t.Context(), f.Config); err == nil {
 		t.Fatal("the error was swallowed")
 	}
-	first := mustOpen(t, c).Current().ID()
-	if c.Store.(*memStore).revision != 1 || mustOpen(t, c).Current().ID() != first {
+	first := signs(t, f.open(t), "default")
+	if f.store.revision != 1 || signs(t, f.open(t), "default") != first {
 		t.Error("a second key was made")
 	}
 }
@@ -152,89 +74,109 @@ func TestWriteMayHaveHappened(t *testing.T) {
 // clear error, and neither the state nor the files change.
 func TestNothingOverwritten(t *testing.T) {
 	for name, tc := range map[string]struct {
-		edit func(*testing.T, *LocalConfig, *keyState)
+		edit func(t *testing.T, f *fixture, keyFile string, s *state)
 		says string
 	}{
-		"another key file": {func(t *testing.T, c *LocalConfig, _ *keyState) {
-			write(t, c.KeyFile, base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{7}, 32)))
-		}, "another one than they were encrypted with"},
-		"key file missing": {func(t *testing.T, c *LocalConfig, _ *keyState) {
-			if err := os.Remove(c.KeyFile); err != nil {
+		"another key file": {func(t *testing.T, _ *fixture, keyFile string, _ *state) {
+			write(t, keyFile, base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{7}, 32)))
+		}, "another one than it was encrypted with"},
+		"key file missing": {func(t *testing.T, _ *fixture, keyFile string, _ *state) {
+			if err := os.Remove(keyFile); err != nil {
 				t.Fatal(err)
 			}
 		}, "restore it"},
-		"key file empty":     {func(t *testing.T, c *LocalConfig, _ *keyState) { write(t, c.KeyFile, "") }, "32 bytes"},
-		"key file too short": {func(t *testing.T, c *LocalConfig, _ *keyState) { write(t, c.KeyFile, "AAAA") }, "32 bytes"},
-		"L-10 readable by all": {func(t *testing.T, c *LocalConfig, _ *keyState) {
-			if err := os.Chmod(c.KeyFile, 0o644); err != nil {
+		"key file empty":     {func(t *testing.T, _ *fixture, keyFile string, _ *state) { write(t, keyFile, "") }, "32 bytes"},
+		"key file too short": {func(t *testing.T, _ *fixture, keyFile string, _ *state) { write(t, keyFile, "AAAA") }, "32 bytes"},
+		"L-10 readable by all": {func(t *testing.T, _ *fixture, keyFile string, _ *state) {
+			if err := os.Chmod(keyFile, 0o644); err != nil {
 				t.Fatal(err)
 			}
 		}, "chmod 600"},
-		"damaged":         {func(_ *testing.T, _ *LocalConfig, s *keyState) { s.Keys[0].Ciphertext[3] ^= 1 }, "does not decrypt"},
-		"other kid":       {func(_ *testing.T, _ *LocalConfig, s *keyState) { s.Keys[0].ID = "x" }, "does not decrypt"},
-		"other algorithm": {func(_ *testing.T, _ *LocalConfig, s *keyState) { s.Keys[0].Algorithm = jose.ES384 }, "does not decrypt"},
-		"other set":       {func(_ *testing.T, c *LocalConfig, _ *keyState) { c.Name = "other" }, "does not decrypt"},
-		"no current key":  {func(_ *testing.T, _ *LocalConfig, s *keyState) { s.Keys[0].Role = Next }, "no current key"},
-		"two current":     {func(_ *testing.T, _ *LocalConfig, s *keyState) { s.Keys = append(s.Keys, s.Keys[0]) }, "more than one"},
+		"damaged": {func(t *testing.T, _ *fixture, _ string, s *state) {
+			var sealed []byte
+			if err := json.Unmarshal(s.Keys[0].Material, &sealed); err != nil {
+				t.Fatal(err)
+			}
+			sealed[20] ^= 1
+			s.Keys[0].Material, _ = json.Marshal(sealed)
+		}, "does not decrypt"},
+		"stored in part":  {func(_ *testing.T, _ *fixture, _ string, s *state) { s.Keys[0].Material = json.RawMessage(`"AAAA"`) }, "in part"},
+		"other kid":       {func(_ *testing.T, _ *fixture, _ string, s *state) { s.Keys[0].ID = "x" }, "its kid is not that of the key"},
+		"other algorithm": {func(_ *testing.T, _ *fixture, _ string, s *state) { s.Keys[0].Algorithm = jose.ES384 }, "wrong type, curve or size"},
+		"other set": {func(_ *testing.T, f *fixture, _ string, s *state) {
+			s.Keys[0].Set, f.Sets[0].Name = "other", "other"
+		}, "does not decrypt"},
+		"other provider": {func(_ *testing.T, _ *fixture, _ string, s *state) { s.Keys[0].Provider = "vault" }, "a name of its own"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c := localConfig(t)
-			mustOpen(t, c)
-			store := c.Store.(*memStore)
-			var state keyState
-			if err := json.Unmarshal(store.data, &state); err != nil {
+			f, keyFile := localFixture(t)
+			f.open(t)
+			s, err := decodeState(f.store.data)
+			if err != nil {
 				t.Fatal(err)
 			}
-			tc.edit(t, &c, &state)
-			var err error
-			if store.data, err = json.Marshal(state); err != nil {
+			tc.edit(t, &f, keyFile, &s)
+			if f.store.data, err = s.encode(); err != nil {
 				t.Fatal(err)
 			}
-			before, files := bytes.Clone(store.data), list(t, filepath.Dir(c.KeyFile))
-			_, err = OpenLocal(t.Context(), c)
+			before, files := bytes.Clone(f.store.data), list(t, filepath.Dir(keyFile))
+			_, err = Open(t.Context(), f.Config)
 			if err == nil || !strings.Contains(err.Error(), tc.says) {
 				t.Errorf("%v; want an error that says %q", err, tc.says)
 			}
-			if !bytes.Equal(store.data, before) || list(t, filepath.Dir(c.KeyFile)) != files {
+			if !bytes.Equal(f.store.data, before) || list(t, filepath.Dir(keyFile)) != files {
 				t.Error("something was written")
 			}
 		})
 	}
-	t.Run("newer state", func(t *testing.T) {
-		c := localConfig(t)
-		mustOpen(t, c)
-		store := c.Store.(*memStore)
-		store.data = bytes.Replace(store.data, []byte(`{"keys"`), []byte(`{"more":1,"keys"`), 1)
-		if _, err := OpenLocal(t.Context(), c); err == nil || !strings.Contains(err.Error(), "newer version") {
-			t.Errorf("%v", err)
+	for name, edit := range map[string]func(string) string{
+		"newer state":  func(s string) string { return strings.Replace(s, `{"format":1`, `{"more":1,"format":1`, 1) },
+		"newer format": func(s string) string { return strings.Replace(s, `"format":1`, `"format":2`, 1) },
+		"twice":        func(s string) string { return s + s },
+	} {
+		t.Run(name, func(t *testing.T) {
+			f, _ := localFixture(t)
+			f.open(t)
+			f.store.data = []byte(edit(string(f.store.data)))
+			if _, err := Open(t.Context(), f.Config); err == nil || !strings.Contains(err.Error(), "newer version") {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+	t.Run("no key file and none wanted", func(t *testing.T) {
+		f, keyFile := localFixture(t)
+		f.Sets[0].Provider = Local(keyFile, false)
+		if _, err := Open(t.Context(), f.Config); err == nil {
+			t.Error("a key file was made")
 		}
 	})
-	t.Run("no key file and none wanted", func(t *testing.T) {
-		c := localConfig(t)
-		c.CreateKeyFile = false
-		if _, err := OpenLocal(t.Context(), c); err == nil {
-			t.Error("a key file was made")
+	t.Run("replaced before a rotation", func(t *testing.T) {
+		f, keyFile := localFixture(t)
+		r := f.open(t)
+		write(t, keyFile, base64.StdEncoding.EncodeToString(bytes.Repeat([]byte{7}, 32)))
+		if _, err := r.Rotate(t.Context(), "default"); err == nil || !strings.Contains(err.Error(), "another one than it was encrypted with") {
+			t.Errorf("a key was encrypted with another key file than those before: %v", err)
 		}
 	})
 }
 
 // TestAtRest holds that nothing that is stored contains the private key.
 func TestAtRest(t *testing.T) {
-	c := localConfig(t)
-	r := mustOpen(t, c)
-	private, err := r.Current().private.(interface{ Bytes() ([]byte, error) }).Bytes()
+	f, _ := localFixture(t)
+	r := f.open(t)
+	kid := signs(t, r, "default")
+	private, err := r.sets["default"].signers[kid].(memorySigner).private.(interface{ Bytes() ([]byte, error) }).Bytes()
 	if err != nil {
 		t.Fatal(err)
 	}
-	data := c.Store.(*memStore).data
 	for _, form := range [][]byte{private, []byte(base64.StdEncoding.EncodeToString(private))} {
-		if bytes.Contains(data, form) {
+		if bytes.Contains(f.store.data, form) {
 			t.Error("the private key is stored in the clear")
 		}
 	}
 }
 
-func write(t *testing.T, file, text string) {
+func write(t testing.TB, file, text string) {
 	t.Helper()
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		t.Fatal(err)

@@ -176,9 +176,9 @@ func (s *remoteSource) lookup(r *Remote, kid string, alg jose.Algorithm) (jose.K
 	switch {
 	case s.fetching != nil:
 		return jose.Key{}, s.fetching, nil
-	case usable:
+	case usable && s.err == nil:
 		return jose.Key{}, nil, jose.ErrUnknownKey
-	case s.err != nil:
+	case s.err != nil: // the issuer may have a key that we could not be told of
 		return jose.Key{}, nil, fmt.Errorf("the keys of issuer %q: %w", s.name, s.err)
 	default:
 		return jose.Key{}, nil, errClosed

@@ -373,7 +373,9 @@ func TestUnknownKeys(t *testing.T) {
 	e.answer(text(500, ""))
 	c.advance(31 * time.Second)
 	for range 100 {
-		r.Key(t.Context(), "x", "k3", jose.ES256)
+		if _, err := r.Key(t.Context(), "x", "k3", jose.ES256); err == nil || errors.Is(err, jose.ErrUnknownKey) {
+			t.Fatalf("a key of an issuer that has rotated and is down: %v; want an error that may pass", err)
+		}
 	}
 	if f := e.fetches.Load(); f != 3 {
 		t.Errorf("%d fetches of an issuer that is down, want one more", f)

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"cel.dev/cel-go/cel"
 )
@@ -39,6 +40,7 @@ type audience struct {
 	identifiers []string
 	scopes      map[string]bool
 	maxTTL      time.Duration
+	keySet      string
 }
 
 type rule struct {
@@ -51,8 +53,8 @@ type rule struct {
 
 // claim is an extra claim that a rule sets.
 type claim struct {
-	name, source string
-	value        cel.Program
+	name, folded, source string
+	value                cel.Program
 }
 
 // ttl is how long a token for one of the rule's audiences may live.
@@ -119,7 +121,7 @@ func (c *compiler) problem(kind, name, field, format string, args ...any) {
 }
 
 func (c *compiler) audience(in *Audience) {
-	a := &audience{name: in.Name, identifiers: in.Identifiers, scopes: set(in.Scopes), maxTTL: in.MaxTTL}
+	a := &audience{name: in.Name, identifiers: in.Identifiers, scopes: set(in.Scopes), maxTTL: in.MaxTTL, keySet: in.KeySet}
 	if len(a.identifiers) == 0 {
 		a.identifiers = []string{in.Name}
 	}
@@ -196,7 +198,7 @@ func (c *compiler) requester(r *rule, bad func(field, format string, args ...any
 	}
 	for i, name := range q.Clients {
 		if !c.clients[name] {
-			bad(fmt.Sprintf("requester.clients[%d]", i), "Client %q is not defined%s", name, didYouMean(name, c.clients))
+			bad(fmt.Sprintf("requester.clients[%d]", i), "Client %q is not defined%s", name, DidYouMean(name, c.clients))
 		}
 	}
 	if !q.workload() {
@@ -214,7 +216,7 @@ func (c *compiler) party(what string, p *Party, bad func(field, format string, a
 		return
 	}
 	if p.Issuer != Self && !c.issuers[p.Issuer] {
-		bad(what+".issuer", "Issuer %q is not defined%s", p.Issuer, didYouMean(p.Issuer, c.issuers))
+		bad(what+".issuer", "Issuer %q is not defined%s", p.Issuer, DidYouMean(p.Issuer, c.issuers))
 	}
 	if p.AcceptUnaddressed && p.Issuer != Self {
 		bad(what+".accept_unaddressed", "is for tokens of issuer %q", Self)
@@ -273,7 +275,15 @@ func (c *compiler) program(source string, boolean bool) (cel.Program, error) {
 	return p.program, p.err
 }
 
-// reserved are claims that the token format defines.
+// foldName is a claim's name without its case. Verifiers that ignore case take
+// names for each other that differ in it alone: encoding/json those of simple
+// Unicode folding, where ſ is an s and the Kelvin sign a k, others that of an i
+// with or without its dot as well.
+func foldName(name string) string {
+	return strings.Map(func(r rune) rune { return unicode.ToLower(unicode.ToUpper(r)) }, name)
+}
+
+// reserved are claims that the token format defines, as foldName has them.
 var reserved = set(strings.Fields(`iss sub aud exp nbf iat jti client_id scope act may_act cnf txn azp auth_time
 	acr amr nonce at_hash c_hash s_hash sid events token_use typ`))
 
@@ -286,7 +296,7 @@ func (c *compiler) allow(r *rule, bad func(field, format string, args ...any)) {
 		if found, ok := c.named[name]; ok {
 			r.audiences = append(r.audiences, found)
 		} else {
-			bad(fmt.Sprintf("allow.audiences[%d]", i), "Audience %q is not defined%s", name, didYouMean(name, c.named))
+			bad(fmt.Sprintf("allow.audiences[%d]", i), "Audience %q is not defined%s", name, DidYouMean(name, c.named))
 		}
 	}
 	for i, scope := range a.Scopes {
@@ -295,7 +305,7 @@ func (c *compiler) allow(r *rule, bad func(field, format string, args ...any)) {
 			for _, a := range r.audiences {
 				maps.Copy(known, a.scopes)
 			}
-			bad(fmt.Sprintf("allow.scopes[%d]", i), "scope %q is not defined by an audience of the rule%s", scope, didYouMean(scope, known))
+			bad(fmt.Sprintf("allow.scopes[%d]", i), "scope %q is not defined by an audience of the rule%s", scope, DidYouMean(scope, known))
 		}
 	}
 	if a.TTL < 0 || a.TTL > 0 && a.TTL < minLife {
@@ -306,8 +316,14 @@ func (c *compiler) allow(r *rule, bad func(field, format string, args ...any)) {
 			bad(fmt.Sprintf("allow.token_types[%d]", i), "%q is not one of jwt, id_token; an access_token is always allowed", t)
 		}
 	}
+	folded := map[string]string{}
 	for _, name := range slices.Sorted(maps.Keys(a.Claims)) {
-		if reserved[name] || name == "" || strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r == 0x7f }) {
+		fold := foldName(name)
+		if other, ok := folded[fold]; ok {
+			bad("allow.claims."+name, "differs from claim %q in case alone, and some who read the token would take one for the other", other)
+		}
+		folded[fold] = name
+		if reserved[fold] || name == "" || strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r == 0x7f }) {
 			bad("allow.claims."+name, "this claim is defined by the token format and cannot be set by a rule")
 			continue
 		}
@@ -316,6 +332,6 @@ func (c *compiler) allow(r *rule, bad func(field, format string, args ...any)) {
 			bad("allow.claims."+name, "%s", err)
 			continue
 		}
-		r.claims = append(r.claims, claim{name, a.Claims[name], p})
+		r.claims = append(r.claims, claim{name, fold, a.Claims[name], p})
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode"
 )
 
 func TestProblems(t *testing.T) {
@@ -95,13 +96,54 @@ func TestProblems(t *testing.T) {
 	}
 }
 
-// TestReservedClaims walks the claims of the token format.
+// TestReservedClaims walks the claims of the token format, in every case: who
+// reads a token with encoding/json takes Sub, or ſub, for sub [J-50].
 func TestReservedClaims(t *testing.T) {
-	for name := range reserved {
+	refused := func(name string) {
+		t.Helper()
 		w, _ := exchange()
 		w.Rules[0].Allow.Claims = map[string]string{name: `"x"`}
 		if s, problems := Compile(w); s != nil || len(problems) != 1 {
 			t.Errorf("a rule may set %s", name)
+		}
+	}
+	for name := range reserved {
+		refused(name)
+		refused(strings.ToUpper(name))
+		refused(strings.ToUpper(name[:1]) + name[1:])
+		for i, r := range name {
+			for other := unicode.SimpleFold(r); other != r; other = unicode.SimpleFold(other) {
+				refused(name[:i] + string(other) + name[i+1:])
+			}
+		}
+	}
+	// What other languages take for an i and a k when they ignore case.
+	for _, name := range []string{"\u0131ss", "\u0130SS", "EXP", "to\u212aen_use"} {
+		refused(name)
+	}
+	for _, name := range []string{"sub_id", "subs", "role", "tenant", "clientId", "größe"} {
+		w, _ := exchange()
+		w.Rules[0].Allow.Claims = map[string]string{name: `"x"`}
+		compile(t, w)
+	}
+}
+
+// TestClaimsInTwoCases holds that two claims cannot be told apart by their case
+// alone: to some verifiers they are one.
+func TestClaimsInTwoCases(t *testing.T) {
+	w, _ := exchange()
+	w.Rules[0].Allow.Claims = map[string]string{"role": `"user"`, "Role": `"admin"`}
+	if _, problems := Compile(w); len(problems) != 1 || problems[0].Field != "allow.claims.role" || !strings.Contains(problems[0].Message, `"Role"`) {
+		t.Errorf("in one rule: %v", problems)
+	}
+	for _, value := range []string{`"user"`, `"admin"`} {
+		w, _ = exchange()
+		w.Rules[0].Allow.Claims = map[string]string{"role": `"user"`}
+		other := w.Rules[0]
+		other.Name, other.Allow.Claims = "web-2", map[string]string{"ROLE": value}
+		w.Rules = append(w.Rules, other)
+		if _, problems := Compile(w); len(problems) != 1 || problems[0].Field != "allow.claims.ROLE" || !strings.Contains(problems[0].Message, "web-pays") {
+			t.Errorf("in two rules: %v", problems)
 		}
 	}
 }
@@ -131,9 +173,9 @@ func TestDidYouMean(t *testing.T) {
 		"paymets": "payments", "paymentz": "payment", "Ledger": "ledger", "ledgre": "ledger",
 		"x": "", "ab": "a", "bc": "", "invoices": "", "": "", "ledge": "ledger", "led": "",
 	} {
-		got := didYouMean(name, known)
+		got := DidYouMean(name, known)
 		if want == "" && got != "" || want != "" && got != fmt.Sprintf("; did you mean %q?", want) {
-			t.Errorf("didYouMean(%q) = %q, want %q", name, got, want)
+			t.Errorf("DidYouMean(%q) = %q, want %q", name, got, want)
 		}
 	}
 }

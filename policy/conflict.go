@@ -1,27 +1,38 @@
 package policy
 
-import "slices"
+import (
+	"fmt"
+	"slices"
+)
 
 // conflicts finds rules that could both match a request and set one claim to
-// different values.
+// different values, or two claims that differ in case alone.
 func (c *compiler) conflicts() {
 	type place struct {
 		audience *audience
-		claim    string
+		claim    string // folded
 	}
-	setters := map[place][]*rule{}
+	type setter struct {
+		rule *rule
+		claim
+	}
+	setters := map[place][]setter{}
 	for _, r := range c.set.rules {
 		for _, cl := range r.claims {
 			for _, a := range r.audiences {
-				p := place{a, cl.name}
+				p := place{a, cl.folded}
 				for _, other := range setters[p] {
-					if other != r && other.Allow.Claims[cl.name] != cl.source && !disjoint(other, r) {
-						c.problem("Rule", r.Name, "allow.claims."+cl.name,
-							"rule %q sets this claim to another value and could match the same request for audience %q", other.Name, a.name)
-						break
+					if other.rule == r || other.name == cl.name && other.source == cl.source || disjoint(other.rule, r) {
+						continue
 					}
+					what := "this claim to another value"
+					if other.name != cl.name {
+						what = fmt.Sprintf("the claim %q, which differs in case alone,", other.name)
+					}
+					c.problem("Rule", r.Name, "allow.claims."+cl.name, "rule %q sets %s and could match the same request for audience %q", other.rule.Name, what, a.name)
+					break
 				}
-				setters[p] = append(setters[p], r)
+				setters[p] = append(setters[p], setter{r, cl})
 			}
 		}
 	}

@@ -3,7 +3,11 @@ package policy
 import (
 	"fmt"
 	"slices"
+	"strings"
 )
+
+// parties are the parameters of the subject's and the actor's token.
+var parties = [...]string{"subject_token", "actor_token"}
 
 // consent checks what the tokens themselves say about who may use them.
 func consent(r *Request) *Denial {
@@ -16,29 +20,36 @@ func consent(r *Request) *Denial {
 		}
 		return nil
 	}
-	for _, t := range []*Token{r.Subject, r.Actor} {
+	for i, t := range []*Token{r.Subject, r.Actor} {
 		if t != nil && t.Confirmed {
-			return deny(InvalidRequest, "the token is bound to a key, which this request does not prove to have")
+			return deny(InvalidRequest, "the token is bound to a key, which this request does not prove to have").because(parties[i]+".cnf", "a key", "none")
 		}
 	}
 	if a := r.Actor; a != nil && a.Issuer == Self && !a.usableBy(r.Client) {
-		return deny(InvalidRequest, "the actor_token is neither issued nor addressed to this client")
+		return deny(InvalidRequest, "the actor_token is neither issued nor addressed to this client").
+			because("actor_token.aud", strings.Join(a.Audiences, " ")+", issued to "+a.ClientID, "addressed or issued to the client")
 	}
 	may := r.Subject.MayAct
 	if may == nil {
 		return nil
 	}
 	if r.Actor == nil {
-		return deny(InvalidRequest, "the subject_token says who may act by may_act; an actor_token of that party is required")
+		return deny(InvalidRequest, "the subject_token says who may act by may_act; an actor_token of that party is required").
+			because("actor_token", "none", may.String())
 	}
 	issuer := may.Iss
 	if issuer == "" {
 		issuer = r.Subject.Iss
 	}
 	if r.Actor.Iss != issuer || may.Subject != "" && may.Subject != r.Actor.Subject || may.ClientID != "" && may.ClientID != r.Actor.ClientID {
-		return deny(InvalidRequest, "the actor is not the one that may_act of the subject_token allows")
+		return deny(InvalidRequest, "the actor is not the one that may_act of the subject_token allows").
+			because("subject_token.may_act", MayAct{r.Actor.Iss, r.Actor.Subject, r.Actor.ClientID}.String(), may.String())
 	}
 	return nil
+}
+
+func (m MayAct) String() string {
+	return fmt.Sprintf("iss %s, sub %s, client_id %s", show(m.Iss, m.Iss != ""), show(m.Subject, m.Subject != ""), show(m.ClientID, m.ClientID != ""))
 }
 
 // usableBy tells whether a token of this service is addressed or issued to a

@@ -84,6 +84,10 @@ func (s *Set) resolve(q *query) *Denial {
 			q.audiences, q.names = append(q.audiences, a), append(q.names, id)
 		}
 	}
+	// A token has one signature, so it cannot be for those who want different keys.
+	if slices.ContainsFunc(q.audiences, func(a *audience) bool { return a.keySet != q.audiences[0].keySet }) {
+		return deny(InvalidTarget, "the audiences take tokens of different signing keys; ask for one token each")
+	}
 	return nil
 }
 
@@ -109,7 +113,11 @@ func (r *rule) grants(q *query, scope string) bool {
 	return slices.Contains(r.Allow.Scopes, scope) && slices.ContainsFunc(q.audiences, func(a *audience) bool { return a.scopes[scope] })
 }
 
-// grantScopes sets the scopes and returns the rules that contribute to them.
+// grantScopes sets the scopes and returns the rules that contribute: those that
+// grant one of the scopes and, if the request names none, those that name none
+// either. What else a rule sets comes with its scopes, so that nobody who lost
+// those gets it back. If no rule is left, they all grant a token without scopes,
+// and without claims.
 func (g *grant) grantScopes(q *query, rules []match) ([]match, *Denial) {
 	ceiling := func(string) bool { return true }
 	if t := q.r.Subject; t != nil && t.Issuer == Self {
@@ -124,29 +132,60 @@ func (g *grant) grantScopes(q *query, rules []match) ([]match, *Denial) {
 				}
 			}
 		}
+		rules = contributing(rules, func(m match) bool {
+			return len(m.rule.Allow.Scopes) == 0 || m.grantsAny(q, wanted)
+		})
 	} else {
 		for _, scope := range wanted {
 			if !ceiling(scope) {
-				return nil, deny(InvalidScope, "a scope is wider than the subject_token")
+				return nil, deny(InvalidScope, "a scope is wider than the subject_token").because("subject_token.scope", strings.Join(q.r.Subject.Scopes, " "), q.shownScopes())
 			}
 			if !slices.ContainsFunc(rules, func(m match) bool { return m.rule.grants(q, scope) }) {
 				return nil, q.scopeDenied(rules)
 			}
 		}
-		rules = slices.DeleteFunc(rules, func(m match) bool {
-			return !slices.ContainsFunc(wanted, func(scope string) bool { return m.rule.grants(q, scope) })
-		})
+		rules = contributing(rules, func(m match) bool { return m.grantsAny(q, wanted) })
 	}
 	g.scopes = slices.Compact(slices.Sorted(slices.Values(wanted)))
 	return rules, nil
 }
 
+// contributing returns the rules that contribute or, if none does, all of them
+// without their claims.
+func contributing(rules []match, does func(match) bool) []match {
+	if !slices.ContainsFunc(rules, does) {
+		for i := range rules {
+			rules[i].claims = nil
+		}
+		return rules
+	}
+	return slices.DeleteFunc(rules, func(m match) bool { return !does(m) })
+}
+
+// grantsAny tells whether a rule allows one of the scopes.
+func (m match) grantsAny(q *query, scopes []string) bool {
+	return slices.ContainsFunc(scopes, func(scope string) bool { return m.rule.grants(q, scope) })
+}
+
 func (q *query) scopeDenied(rules []match) *Denial {
 	d := deny(InvalidScope, "a scope is wider than the rules allow")
 	for _, m := range rules[:min(len(rules), maxReasons)] {
-		d.Reasons = append(d.Reasons, Reason{m.rule.Name, "allow.scopes", strings.Join(q.r.Scopes, " "), strings.Join(m.rule.Allow.Scopes, " ")})
+		d.Reasons = append(d.Reasons, Reason{m.rule.Name, "allow.scopes", q.shownScopes(), strings.Join(m.rule.Allow.Scopes, " ")})
 	}
 	return d
+}
+
+// shownScopes are the scopes that were asked for. One that no audience of the
+// request defines can be anything, so it is not repeated.
+func (q *query) shownScopes() string {
+	var shown []string
+	for _, scope := range q.r.Scopes {
+		if !slices.ContainsFunc(q.audiences, func(a *audience) bool { return a.scopes[scope] }) {
+			scope = fmt.Sprintf("(one of %d characters that is not defined)", len(scope))
+		}
+		shown = append(shown, scope)
+	}
+	return strings.Join(shown, " ")
 }
 
 // limit sets when the token expires.
@@ -156,13 +195,15 @@ func (g *grant) limit(q *query, rules []match) *Denial {
 		life = min(life, q.longest(rules, func(r *rule) bool { return r.grants(q, scope) }))
 	}
 	g.expires = q.r.Now.Add(life)
-	for _, t := range []*Token{q.r.Subject, q.r.Actor} {
+	which := "subject_token"
+	for i, t := range []*Token{q.r.Subject, q.r.Actor} {
 		if t != nil && t.Expires.Before(g.expires) {
-			g.expires = t.Expires
+			g.expires, which = t.Expires, parties[i]
 		}
 	}
-	if g.expires.Sub(q.r.Now) < minLife {
-		return deny(InvalidRequest, fmt.Sprintf("the subject_token or actor_token expires in less than %s; present a fresh one", minLife))
+	if left := g.expires.Sub(q.r.Now); left < minLife {
+		return deny(InvalidRequest, fmt.Sprintf("the subject_token or actor_token expires in less than %s; present a fresh one", minLife)).
+			because(which+".exp", fmt.Sprintf("in %s", left), fmt.Sprintf("in %s or later", minLife))
 	}
 	return nil
 }
@@ -185,19 +226,21 @@ func (q *query) longest(rules []match, counts func(*rule) bool) time.Duration {
 
 // finish sets what is left: audiences, claims, actors, and which rules it was.
 func (g *grant) finish(q *query, rules []match, act *Actor) *Denial {
-	g.audiences, g.act = q.names, act
+	g.audiences, g.keySet, g.act = q.names, q.audiences[0].keySet, act
 	impersonate := true
+	var names map[string]string // of claims, by their folded names
 	for _, m := range rules {
 		g.rules = append(g.rules, m.rule.Name)
 		impersonate = impersonate && m.rule.Allow.Impersonate
-		for i, c := range m.rule.claims {
-			if old, ok := g.claims[c.name]; ok && !sameJSON(old, m.claims[i]) {
+		for i, v := range m.claims {
+			c := &m.rule.claims[i]
+			if old, ok := names[c.folded]; ok && (old != c.name || !sameJSON(g.claims[old], v)) {
 				return deny(InvalidRequest, "two rules set one claim to different values")
 			}
 			if g.claims == nil {
-				g.claims = map[string]any{}
+				g.claims, names = map[string]any{}, map[string]string{}
 			}
-			g.claims[c.name] = m.claims[i]
+			g.claims[c.name], names[c.folded] = v, c.name
 		}
 	}
 	if impersonate && q.r.Subject != nil && q.r.Actor == nil {

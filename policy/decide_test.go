@@ -133,6 +133,15 @@ func audiences(want ...string) func(*testing.T, Grant) {
 	}
 }
 
+func keySet(want string) func(*testing.T, Grant) {
+	return func(t *testing.T, g Grant) {
+		t.Helper()
+		if g.KeySet() != want {
+			t.Errorf("key set %q, want %q", g.KeySet(), want)
+		}
+	}
+}
+
 func life(want time.Duration) func(*testing.T, Grant) {
 	return func(t *testing.T, g Grant) {
 		t.Helper()
@@ -215,6 +224,23 @@ func TestTargets(t *testing.T) {
 		{name: "several without permission", code: InvalidTarget, edit: func(w *World, r *Request) {
 			both(w, r)
 			w.Rules[0].Allow.MultipleAudiences = false
+		}},
+		{name: "signed by the key set of the audience", edit: func(w *World, _ *Request) { w.Audiences[0].KeySet = "rsa" }, check: keySet("rsa")},
+		{name: "none asked, signed by the key set of the one left", check: keySet("rsa"), edit: func(w *World, r *Request) {
+			w.Audiences[0].KeySet = "rsa"
+			none(r)
+		}},
+		{name: "several of one key set", check: keySet("rsa"), edit: func(w *World, r *Request) {
+			both(w, r)
+			w.Audiences[0].KeySet, w.Audiences[1].KeySet = "rsa", "rsa"
+		}},
+		{name: "several of different key sets", code: InvalidTarget, edit: func(w *World, r *Request) {
+			both(w, r)
+			w.Audiences[1].KeySet = "rsa"
+		}},
+		{name: "one audience by two names has one key set", check: keySet("rsa"), edit: func(w *World, r *Request) {
+			w.Audiences[0].KeySet = "rsa"
+			r.Targets = []string{"https://payments.internal", "payments"}
 		}},
 		{name: "several, the shortest life", edit: both, check: life(10 * time.Minute)},
 		{name: "none asked, one left", edit: asked(none), check: audiences("payments")},

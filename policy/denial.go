@@ -18,7 +18,9 @@ type Denial struct {
 	Reasons []Reason // for the operator: candidate rules, the nearest first
 }
 
-// Reason says which predicate kept a rule from granting a request.
+// Reason says which predicate kept a rule from granting a request. Without a rule
+// it was something that no rule can change, and the predicate names a parameter
+// and a claim.
 type Reason struct {
 	Rule, Predicate, Presented, Expected string
 }
@@ -31,10 +33,19 @@ func (d *Denial) Error() string {
 		return "denied by policy"
 	}
 	r := d.Reasons[0]
+	if r.Rule == "" {
+		return "denied by policy: " + r.Predicate
+	}
 	return "denied by policy, nearest rule " + r.Rule + ": " + r.Predicate
 }
 
 func deny(code Code, message string) *Denial { return &Denial{Code: code, Message: message} }
+
+// because adds a reason that is not about a rule.
+func (d *Denial) because(predicate, presented, expected string) *Denial {
+	d.Reasons = append(d.Reasons, Reason{"", predicate, presented, expected})
+	return d
+}
 
 // stage is how far a rule came with a request.
 type stage int

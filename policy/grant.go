@@ -8,6 +8,7 @@ type Grant struct{ g *grant }
 
 type grant struct {
 	subject, clientID, txn, tokenType string
+	keySet                            string
 	audiences, scopes, rules          []string
 	expires                           time.Time
 	act                               *Actor
@@ -25,6 +26,9 @@ func (g Grant) ClientID() string { return g.g.clientID }
 
 // Audiences are the identifiers for aud, as the request named them.
 func (g Grant) Audiences() []string { return g.g.audiences }
+
+// KeySet names the key set that signs for all of the audiences.
+func (g Grant) KeySet() string { return g.g.keySet }
 
 // Scopes are sorted and unique.
 func (g Grant) Scopes() []string { return g.g.scopes }

@@ -5,8 +5,10 @@ import (
 	"fmt"
 	"math"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestClaims holds presented claims against what a rule expects [C-18].
@@ -230,6 +232,59 @@ func TestClaimsOfRules(t *testing.T) {
 	})
 }
 
+// TestClaimsComeWithScopes holds that a token that lost scopes gets no claims of
+// the rules that allow those, neither at once nor later [T-13, promise 1].
+func TestClaimsComeWithScopes(t *testing.T) {
+	good := func() (World, Request) {
+		w, r := exchange()
+		admin := w.Rules[0]
+		admin.Name = "web-writes"
+		admin.Allow.Scopes, admin.Allow.Claims = []string{"pay.write"}, map[string]string{"role": `"admin"`}
+		w.Rules[0].Allow.Scopes = []string{"pay.read"}
+		w.Rules = append(w.Rules, admin)
+		r.Scopes = nil
+		return w, r
+	}
+	has := func(rules []string, claims map[string]any, scope ...string) func(*testing.T, Grant) {
+		return func(t *testing.T, g Grant) {
+			t.Helper()
+			if !slices.Equal(g.Rules(), rules) || len(g.Claims()) != len(claims) || len(claims) > 0 && !reflect.DeepEqual(g.Claims(), claims) {
+				t.Errorf("claims %v by %v, want %v by %v", g.Claims(), g.Rules(), claims, rules)
+			}
+			scopes(scope...)(t, g)
+		}
+	}
+	both, admin := []string{"web-pays", "web-writes"}, map[string]any{"role": "admin"}
+	lost := func(r *Request) { r.Subject.Scopes = []string{"pay.read"} }
+	run(t, good, []row{
+		{name: "good", check: has(both, admin, "pay.read", "pay.write")},
+		{name: "lost", edit: asked(lost), check: has(both[:1], nil, "pay.read")},
+		{name: "lost, and asked for what is left", check: has(both[:1], nil, "pay.read"), edit: asked(func(r *Request) {
+			lost(r)
+			r.Scopes = r.Subject.Scopes
+		})},
+		{name: "T-13 nothing in common", edit: asked(func(r *Request) { r.Subject.Scopes = []string{"mail"} }), check: has(both, nil)},
+		{name: "T-13 nothing in common keeps the lifetime", check: life(10 * time.Minute), edit: func(w *World, r *Request) {
+			w.Rules[0].Allow.TTL, w.Rules[1].Allow.TTL, r.Subject.Scopes = time.Minute, 10*time.Minute, nil
+		}},
+		{name: "a rule without scopes", check: has([]string{"web-pays", "web-writes"}, admin, "pay.read"), edit: func(w *World, r *Request) {
+			w.Rules[1].Allow.Scopes = nil
+			lost(r)
+		}},
+		{name: "nothing in common, and a rule without scopes", check: has([]string{"web-writes"}, admin), edit: func(w *World, r *Request) {
+			w.Rules[1].Allow.Scopes, r.Subject.Scopes = nil, nil
+		}},
+		{name: "a scope of another audience", check: has([]string{"web-pays"}, nil, "pay.read", "pay.write"), edit: func(w *World, r *Request) {
+			w.Rules[0].Allow.Scopes = []string{"pay.read", "pay.write"}
+			w.Rules[1].Allow.Audiences, w.Rules[1].Allow.Scopes = []string{"payments", "ledger"}, []string{"ledger.read"}
+		}},
+		{name: "impersonation needs the rules that are left", check: actors(), edit: func(w *World, r *Request) {
+			w.Rules[0].Allow.Impersonate = true
+			lost(r)
+		}},
+	})
+}
+
 // TestClaimsInConflictAtLast covers what cannot be told when rules are compiled:
 // a subject that is of two kinds at once.
 func TestClaimsInConflictAtLast(t *testing.T) {
@@ -252,6 +307,10 @@ func TestClaimsInConflictAtLast(t *testing.T) {
 			}
 		}},
 		{name: "both", code: InvalidRequest, edit: asked(func(r *Request) { r.Subject.Claims["role"] = []any{"x", "y"} })},
+		{name: "both, in two cases", code: InvalidRequest, edit: func(w *World, r *Request) {
+			r.Subject.Claims["role"] = []any{"x", "y"}
+			w.Rules[1].Allow.Claims = map[string]string{"Team": `"a"`}
+		}},
 		{name: "both with one value", edit: func(w *World, r *Request) {
 			r.Subject.Claims["role"] = []any{"x", "y"}
 			w.Rules[0].Allow.Claims = map[string]string{"team": `{"a": 1, "b": [2]}`}

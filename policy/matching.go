@@ -9,7 +9,7 @@ import (
 // match is a rule that matched, with the claims it sets.
 type match struct {
 	rule   *rule
-	claims []any // values of rule.claims
+	claims []any // values of rule.claims; none if it sets none this time
 }
 
 // candidates yields the rules for the requester, each once.

@@ -16,8 +16,10 @@
 //   - Lifetime: a scope comes with the longest ttl of a rule that allows it; the
 //     token lives as long as the shortest-lived of its scopes, and no longer than
 //     its audience, its subject token and its actor token.
-//   - Extra claims: those of all rules that contribute. Two that set one claim to
-//     different values are refused, when they are compiled if that can be told.
+//   - Extra claims: those of all rules that contribute, that is, that allow one of
+//     the token's scopes; a rule without scopes contributes if the request names
+//     none. Two that set one claim to different values are refused, when they are
+//     compiled if that can be told.
 //   - The requester becomes an actor unless every contributing rule impersonates.
 //
 // So a rule less never allows more, and a rule more never allows less, but for one
@@ -28,9 +30,10 @@
 // # What no rule can change
 //
 // A token of this service is exchanged for one with at most its scopes, at most
-// its lifetime, its transaction and at least its actors. It must be addressed or
-// issued to the client, unless a rule accepts otherwise by name. If it carries
-// may_act, an actor token must meet it.
+// its lifetime, its transaction and at least its actors; claims of rules for
+// scopes that it does not have are not set. It must be addressed or issued to the
+// client, unless a rule accepts otherwise by name. If it carries may_act, an actor
+// token must meet it.
 package policy
 
 import "time"
@@ -83,6 +86,7 @@ type Audience struct {
 	Identifiers []string // empty: the name
 	Scopes      []string
 	MaxTTL      time.Duration // 0: one hour
+	KeySet      string        // that signs its tokens
 }
 
 // Token is a verified token.

@@ -19,6 +19,7 @@ var (
 	someIssuers = []string{"corp", "github"}
 	someScopes  = []string{"r", "w", "x"}
 	someTargets = []string{"a", "b", "c"}
+	someKeySets = []string{"default", "default", "rsa"}
 	someLabels  = []map[string]string{nil, {"tier": "1"}, {"tier": "2"}, {"tier": "1", "zone": "e"}}
 	someClaims  = []map[string]any{nil, {"role": "dev"}, {"role": "ops"}, {"role": []any{"dev", "ops"}}, {"n": int64(1)}, {"n": true}}
 	someGlobs   = []map[string]string{nil, nil, {"ref": "heads/*"}, {"ref": "*/main"}}
@@ -76,13 +77,18 @@ func drawRule(t *rapid.T, i int) Rule {
 	if rapid.Bool().Draw(t, "jwt") {
 		r.Allow.TokenTypes = []string{JWT}
 	}
+	if rapid.Bool().Draw(t, "claim") {
+		r.Allow.Claims = map[string]string{r.Name: `"set"`} // so that a token tells whose claims it has
+	}
 	return r
 }
 
 func drawWorld(t *rapid.T) World {
 	w := World{Clients: someClients, Issuers: someIssuers}
 	for i, name := range someTargets {
-		w.Audiences = append(w.Audiences, Audience{Name: name, Identifiers: []string{name, "https://" + name}, Scopes: someScopes, MaxTTL: someLives[i+2]})
+		w.Audiences = append(w.Audiences, Audience{
+			Name: name, Identifiers: []string{name, "https://" + name}, Scopes: someScopes, MaxTTL: someLives[i+2], KeySet: pick(t, someKeySets, "key set"),
+		})
 	}
 	for i := range rapid.IntRange(0, 12).Draw(t, "rules") {
 		w.Rules = append(w.Rules, drawRule(t, i))
@@ -181,6 +187,7 @@ func TestExchangesOnlyNarrow(t *testing.T) {
 			g, err := s.Decide(context.Background(), r)
 			if err == nil {
 				assertNarrower(t, r, g)
+				assertClaimsOfScopes(t, w, g)
 			}
 			if err == nil && rapid.IntRange(0, 4).Draw(t, "follow") > 0 {
 				next := token(g)
@@ -209,6 +216,11 @@ func assertNarrower(t *rapid.T, r Request, g Grant) {
 	}
 	if len(g.Audiences()) == 0 || len(g.Rules()) == 0 && len(r.Scopes) > 0 {
 		t.Fatalf("audiences %v, rules %v", g.Audiences(), g.Rules())
+	}
+	for name := range g.Claims() {
+		if !slices.Contains(g.Rules(), name) {
+			t.Fatalf("a claim of %s, granted by %v", name, g.Rules())
+		}
 	}
 	if g.Expires().Before(r.Now.Add(minLife)) {
 		t.Fatalf("expires in %s", g.Expires().Sub(r.Now))
@@ -244,6 +256,19 @@ func assertNarrower(t *rapid.T, r Request, g Grant) {
 	for _, scope := range g.Scopes() {
 		if !slices.Contains(k.Scopes, scope) {
 			t.Fatalf("scope %q is not in %v", scope, k.Scopes)
+		}
+	}
+}
+
+// assertClaimsOfScopes holds claims to the rules that grant a scope of the token,
+// or name none.
+func assertClaimsOfScopes(t *rapid.T, w World, g Grant) {
+	for _, rule := range w.Rules {
+		if _, set := g.Claims()[rule.Name]; !set || len(rule.Allow.Scopes) == 0 {
+			continue
+		}
+		if !slices.ContainsFunc(g.Scopes(), func(s string) bool { return slices.Contains(rule.Allow.Scopes, s) }) {
+			t.Fatalf("a claim of %s, which allows %v, in a token for %v", rule.Name, rule.Allow.Scopes, g.Scopes())
 		}
 	}
 }
@@ -318,18 +343,20 @@ func assertAsNaive(t *rapid.T, g Grant, err error, want answer) {
 	if want.code != 0 {
 		t.Fatalf("granted by %v, want code %d", g.Rules(), want.code)
 	}
-	if !slices.Equal(g.Scopes(), want.scopes) || g.Expires() != want.expires || !slices.Equal(g.Rules(), want.rules) ||
-		!slices.Equal(g.Audiences(), want.audiences) || !slices.Equal(subjects(g.Act()), want.actors) {
-		t.Fatalf("granted %v to %v until %s for %v by %v, want %+v", g.Scopes(), subjects(g.Act()), g.Expires(), g.Audiences(), g.Rules(), want)
+	if !slices.Equal(g.Scopes(), want.scopes) || g.Expires() != want.expires || !slices.Equal(g.Rules(), want.rules) || g.KeySet() != want.keySet ||
+		!slices.Equal(g.Audiences(), want.audiences) || !slices.Equal(subjects(g.Act()), want.actors) ||
+		!slices.Equal(slices.Sorted(maps.Keys(g.Claims())), want.claims) {
+		t.Fatalf("granted %v to %v until %s for %v with %v by %v, want %+v", g.Scopes(), subjects(g.Act()), g.Expires(), g.Audiences(), g.Claims(), g.Rules(), want)
 	}
 }
 
 // answer is what the naive evaluation says; code 0 is a grant.
 type answer struct {
-	code                             Code
-	nearest                          bool // rules for the requester exist, and it was them that denied
-	scopes, audiences, rules, actors []string
-	expires                          time.Time
+	code                                     Code
+	nearest                                  bool // rules for the requester exist, and it was them that denied
+	scopes, audiences, rules, actors, claims []string
+	expires                                  time.Time
+	keySet                                   string
 }
 
 // naive decides by looking at all rules, without an index and without CEL. It
@@ -348,6 +375,9 @@ func naive(w World, r Request) answer {
 		if !slices.Contains(asked, name) {
 			asked, names = append(asked, name), append(names, target)
 		}
+	}
+	if len(naiveKeySets(w, asked)) > 1 {
+		return answer{code: InvalidTarget}
 	}
 	codes := [...]Code{UnauthorizedClient, InvalidRequest, InvalidRequest, InvalidTarget, InvalidRequest, InvalidRequest}
 	furthest, candidates := 0, 0
@@ -378,13 +408,24 @@ func naive(w World, r Request) answer {
 		names = asked
 	}
 	a := naiveAmount(w, r, rules, asked)
-	a.audiences, a.actors = names, actors
+	a.audiences, a.actors, a.keySet = names, actors, naiveKeySets(w, asked)[0]
 	if a.code == 0 && r.Subject != nil && r.Actor == nil && !slices.ContainsFunc(w.Rules, func(rule Rule) bool {
 		return slices.Contains(a.rules, rule.Name) && !rule.Allow.Impersonate
 	}) {
 		a.actors = subjects(r.Subject.Act)
 	}
 	return a
+}
+
+// naiveKeySets are the key sets of audiences, each once.
+func naiveKeySets(w World, asked []string) []string {
+	var out []string
+	for _, a := range w.Audiences {
+		if slices.Contains(asked, a.Name) && !slices.Contains(out, a.KeySet) {
+			out = append(out, a.KeySet)
+		}
+	}
+	return out
 }
 
 // naiveAmount adds up scopes and lifetimes.
@@ -417,11 +458,20 @@ func naiveAmount(w World, r Request, rules []Rule, asked []string) answer {
 		}
 	}
 	slices.Sort(out.scopes)
+	counts := func(rule Rule) bool {
+		return len(r.Scopes) == 0 && len(rule.Allow.Scopes) == 0 ||
+			slices.ContainsFunc(out.scopes, func(s string) bool { return slices.Contains(rule.Allow.Scopes, s) })
+	}
+	left := slices.ContainsFunc(rules, counts) // if not, there are only lifetimes
 	var life time.Duration
 	for _, rule := range rules {
-		if len(r.Scopes) == 0 || slices.ContainsFunc(r.Scopes, func(s string) bool { return slices.Contains(rule.Allow.Scopes, s) }) {
-			out.rules = append(out.rules, rule.Name)
-			life = max(life, lives[rule.Name])
+		if left && !counts(rule) {
+			continue
+		}
+		out.rules = append(out.rules, rule.Name)
+		life = max(life, lives[rule.Name])
+		if left && rule.Allow.Claims != nil {
+			out.claims = append(out.claims, rule.Name)
 		}
 	}
 	for _, scope := range out.scopes {

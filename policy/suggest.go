@@ -2,8 +2,9 @@ package policy
 
 import "fmt"
 
-// didYouMean returns a hint if a known name is near.
-func didYouMean[V any](name string, known map[string]V) string {
+// DidYouMean returns a hint such as `; did you mean "payments"?` if a known name
+// is near, else nothing.
+func DidYouMean[V any](name string, known map[string]V) string {
 	best, distance := "", 3
 	for k := range known {
 		if d := editDistance(name, k, distance+1); d < distance || d == distance && k < best {

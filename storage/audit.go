@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -18,8 +19,11 @@ import (
 // survive the death of this process as soon as they are written.
 const syncEvery = time.Second
 
-// maxQueue bounds how many records wait for the disk; more are refused.
-const maxQueue = 4096
+// What waits for the disk is bounded; more is refused.
+const (
+	maxQueue      = 4096     // records
+	maxQueueBytes = 16 << 20 // a group of records stops growing there
+)
 
 // maxSpare is how large a buffer is kept for the next records.
 const maxSpare = 1 << 20
@@ -42,20 +46,28 @@ type auditFile interface {
 // those who wait get the error, and the next record is tried anew, so that a disk
 // that was full works again when it has room. A sync that fails is different:
 // what the disk holds is not known then, and no more records are taken until the
-// file is opened again. The same holds if the file is removed while in use.
+// file is opened again. The same holds if the file is removed while in use. Err
+// tells.
+//
+// A disk that hangs holds two goroutines, no callers: after diskWait those who
+// wait get an error and later ones get it at once, until the disk answers. The
+// records of the write that hung may be in the file then; those behind are not.
 type Audit struct {
 	file auditFile
 
-	turn chan struct{} // has room for the group that is written
+	writes, syncs operation
+	more          chan struct{} // has room for one: there are records
 
 	mu      sync.Mutex
 	pending *group       // takes records that come in
+	writing *group       // is being written
 	spare   bytes.Buffer // for the next group
 	failed  error
 	closed  bool
 	dirty   bool // something is written and not synced
 
-	stop, stopped chan struct{}
+	stop             chan struct{} // closed by Close
+	written, stopped chan struct{} // closed when writeLoop and syncLoop end
 }
 
 // group are records that are written together.
@@ -64,73 +76,126 @@ type group struct {
 	count int
 	done  chan struct{}
 	err   error
+	over  bool // done is closed
+}
+
+// finish tells those who wait what became of a group, unless they were told
+// before. a.mu is held.
+func (g *group) finish(err error) {
+	if !g.over {
+		g.over, g.err = true, err
+		close(g.done)
+	}
 }
 
 func newAudit(f auditFile) *Audit {
 	a := &Audit{
-		file: f, turn: make(chan struct{}, 1), pending: &group{done: make(chan struct{})},
-		stop: make(chan struct{}), stopped: make(chan struct{}),
+		file: f, pending: &group{done: make(chan struct{})}, more: make(chan struct{}, 1),
+		stop: make(chan struct{}), written: make(chan struct{}), stopped: make(chan struct{}),
 	}
+	go a.writeLoop()
 	go a.syncLoop()
 	return a
 }
 
-var errQueue = errors.New("more audit records are waiting for the disk than are held")
+var (
+	errQueue = errors.New("more audit records are waiting for the disk than are held")
+	errHangs = fmt.Errorf("the disk under the audit log has not answered for %s", diskWait)
+)
 
 // Record implements sts.Audit.
-func (a *Audit) Record(_ context.Context, r *sts.Record) error {
+func (a *Audit) Record(ctx context.Context, r *sts.Record) error {
+	g, err := a.enter(r)
+	if err != nil {
+		return err
+	}
+	select {
+	case <-g.done:
+		return g.err
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for the audit log: %w", ctx.Err())
+	}
+}
+
+// enter adds a record to the pending group.
+func (a *Audit) enter(r *sts.Record) (*group, error) {
 	line := lines.Get().(*line)
 	defer lines.Put(line)
 	if err := line.encode(r); err != nil {
-		return fmt.Errorf("encoding an audit record: %w", err)
+		return nil, fmt.Errorf("encoding an audit record: %w", err)
 	}
 	a.mu.Lock()
-	var err error
+	defer a.mu.Unlock()
+	g := a.pending
 	switch {
 	case a.closed:
-		err = ErrClosed
+		return nil, ErrClosed
 	case a.failed != nil:
-		err = a.failed
-	case a.pending.count == maxQueue:
-		err = errQueue
+		return nil, a.failed
+	case a.writes.hangs || a.syncs.hangs:
+		return nil, errHangs
+	case g.count == maxQueue || g.buf.Len() >= maxQueueBytes:
+		return nil, errQueue
 	}
-	if err != nil {
-		a.mu.Unlock()
-		return err
-	}
-	g := a.pending
 	g.buf.Write(line.Bytes())
-	g.count++
-	first := g.count == 1
-	a.mu.Unlock()
-	if first {
-		a.write(g)
+	if g.count++; g.count == 1 {
+		select {
+		case a.more <- struct{}{}:
+		default: // writeLoop has still to look
+		}
 	}
-	<-g.done
-	return g.err
+	return g, nil
 }
 
-// write writes a group once the one before it is written. It is called by the
-// first of the group; the others come in while it waits.
-func (a *Audit) write(g *group) {
-	a.turn <- struct{}{}
-	defer func() { <-a.turn }()
+// Err tells why no more records are taken until the file is opened again, nil
+// while they are.
+func (a *Audit) Err() error {
 	a.mu.Lock()
-	a.pending = &group{buf: a.spare, done: make(chan struct{})}
+	defer a.mu.Unlock()
+	return a.failed
+}
+
+// writeLoop is the only one that writes, so that a disk that hangs holds one
+// goroutine and its callers can leave.
+func (a *Audit) writeLoop() {
+	defer close(a.written)
+	for {
+		select {
+		case <-a.more:
+			runtime.Gosched() // let those who were told of the last write come in
+			a.write()
+		case <-a.stop:
+			select {
+			case <-a.more:
+				a.write() // Close lets no more come in
+			default:
+			}
+			return
+		}
+	}
+}
+
+// write writes what is pending.
+func (a *Audit) write() {
+	a.mu.Lock()
+	g, err := a.pending, a.failed
+	a.pending, a.writing = &group{buf: a.spare, done: make(chan struct{})}, g
 	a.spare = bytes.Buffer{}
-	g.err = a.failed
+	a.begin(&a.writes)
 	a.mu.Unlock()
-	if g.err == nil {
-		g.err = a.append(g.buf.Bytes())
+	if err == nil && g.count > 0 {
+		err = a.append(g.buf.Bytes())
 	}
 	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.end(&a.writes)
+	a.writing = nil
+	a.dirty = a.dirty || err == nil && g.count > 0
 	if g.buf.Cap() <= maxSpare {
 		g.buf.Reset()
 		a.spare = g.buf
 	}
-	a.dirty = a.dirty || g.err == nil
-	a.mu.Unlock()
-	close(g.done)
+	g.finish(err)
 }
 
 // append writes whole records or nothing.
@@ -186,35 +251,46 @@ func (a *Audit) sync() {
 	a.mu.Lock()
 	dirty := a.dirty && a.failed == nil
 	a.dirty = false
+	if dirty {
+		a.begin(&a.syncs)
+	}
 	a.mu.Unlock()
 	if !dirty {
 		return
 	}
-	if err := a.file.Sync(); err != nil {
+	err := a.file.Sync()
+	a.mu.Lock()
+	a.end(&a.syncs)
+	a.mu.Unlock()
+	if err != nil {
 		a.fail(err)
 	}
 }
 
 // Close makes all records durable and closes the file; an error means that some
-// may not be. Records that are being written are finished first.
+// may not be. Records that are being written are finished first. If the disk
+// hangs, that is the error, and the file is left to the end of the process.
 func (a *Audit) Close() error {
 	a.mu.Lock()
-	if a.closed {
-		a.mu.Unlock()
+	closed := a.closed
+	a.closed = true
+	a.mu.Unlock()
+	if closed {
 		return nil
 	}
-	a.closed = true
-	last := a.pending
-	waiting := last.count > 0
-	a.mu.Unlock()
-	if waiting {
-		<-last.done
-	}
-	a.turn <- struct{}{}
-	defer func() { <-a.turn }()
 	close(a.stop)
-	<-a.stopped
-	a.sync()
+	synced := make(chan struct{})
+	go func() {
+		defer close(synced)
+		<-a.written
+		<-a.stopped
+		a.sync()
+	}()
+	select {
+	case <-synced:
+	case <-time.After(diskWait):
+		return errHangs
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return errors.Join(a.failed, a.file.Close())

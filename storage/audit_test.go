@@ -150,6 +150,7 @@ type testFile struct {
 	syncs   int
 	room    int           // how much can be written until it fails, if writeErr is set
 	hold    chan struct{} // writes wait for it, if it is not nil
+	stall   chan struct{} // syncs do
 
 	writeErr, truncateErr, syncErr error
 }
@@ -188,6 +189,9 @@ func (f *testFile) Truncate(size int64) error {
 }
 
 func (f *testFile) Sync() error {
+	if f.stall != nil {
+		<-f.stall
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.syncs++
@@ -225,6 +229,7 @@ func TestAuditWriteFails(t *testing.T) {
 				t.Errorf("%v after %d bytes left %q", writeErr, room, f.content)
 			}
 			f.writeErr = nil
+			must(t, a.Err())
 			must(t, record("2"))
 			f.writeErr, f.truncateErr = writeErr, syscall.EIO
 			if err := record("lost"); !errors.Is(err, syscall.EIO) {
@@ -269,6 +274,9 @@ func TestAuditSync(t *testing.T) {
 		time.Sleep(syncEvery + time.Millisecond)
 		synctest.Wait()
 		f.syncErr = nil
+		if !errors.Is(a.Err(), syscall.EIO) {
+			t.Errorf("Err is %v", a.Err())
+		}
 		size := len(f.content)
 		for range 3 {
 			if err := record(); !errors.Is(err, syscall.EIO) {
@@ -320,7 +328,7 @@ func TestAuditGroups(t *testing.T) {
 	go record()
 	for begun := false; !begun; runtime.Gosched() {
 		a.mu.Lock()
-		begun = a.pending.count == 0 && len(a.turn) == 1
+		begun = a.writing != nil
 		a.mu.Unlock()
 	}
 	for range maxQueue {
@@ -345,6 +353,110 @@ func TestAuditGroups(t *testing.T) {
 		t.Errorf("%d records by %d writes", n, f.writes)
 	}
 	must(t, a.Close())
+}
+
+// TestAuditHangs lets the disk hang: callers leave in time and later ones at once,
+// nothing piles up, and it works again by itself [F32].
+func TestAuditHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &testFile{hold: make(chan struct{})}
+		a := newAudit(f)
+		results := make(chan error)
+		record := func(ctx context.Context, id string) { results <- a.Record(ctx, &sts.Record{Decision: id}) }
+		began := time.Now()
+		go record(t.Context(), "hung")
+		synctest.Wait()
+		go record(t.Context(), "behind")
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		go record(ctx, "behind")
+		if err := <-results; !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != time.Second {
+			t.Errorf("a caller with less time left after %s: %v", time.Since(began), err)
+		}
+		for range 2 {
+			if err := <-results; err != errHangs || time.Since(began) != diskWait {
+				t.Errorf("a caller left after %s: %v", time.Since(began), err)
+			}
+		}
+		for range 10_000 {
+			if err := a.Record(t.Context(), &sts.Record{Decision: "late"}); err != errHangs || time.Since(began) != diskWait {
+				t.Fatalf("a later caller left after %s: %v", time.Since(began), err)
+			}
+		}
+		if a.Err() != nil {
+			t.Errorf("it cannot work any more: %v", a.Err())
+		}
+		close(f.hold)
+		synctest.Wait()
+		must(t, a.Record(t.Context(), &sts.Record{Decision: "after"}))
+		if got := string(f.content); strings.Count(got, "\n") != 2 || !strings.Contains(got, `"hung"`) || !strings.Contains(got, `"after"`) {
+			t.Errorf("the log has %q", got)
+		}
+		must(t, a.Close())
+	})
+}
+
+// TestAuditSyncHangs: nothing is acknowledged for long that is not on the disk.
+func TestAuditSyncHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &testFile{stall: make(chan struct{})}
+		a := newAudit(f)
+		record := func() error { return a.Record(t.Context(), &sts.Record{Decision: "1"}) }
+		must(t, record())
+		time.Sleep(syncEvery + diskWait - time.Millisecond)
+		must(t, record())
+		time.Sleep(2 * time.Millisecond)
+		if err := record(); err != errHangs {
+			t.Errorf("while a sync hangs: %v", err)
+		}
+		close(f.stall)
+		synctest.Wait()
+		must(t, record())
+		must(t, a.Close())
+		if f.syncs < 2 {
+			t.Errorf("%d syncs", f.syncs)
+		}
+	})
+}
+
+// TestAuditCloseHangs: a process can end although the disk does not answer.
+func TestAuditCloseHangs(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &testFile{hold: make(chan struct{})}
+		a := newAudit(f)
+		result := make(chan error, 1)
+		go func() { result <- a.Record(t.Context(), &sts.Record{}) }()
+		synctest.Wait()
+		began := time.Now()
+		if err := a.Close(); err != errHangs || time.Since(began) != diskWait {
+			t.Errorf("Close after %s: %v", time.Since(began), err)
+		}
+		if err := <-result; err != errHangs {
+			t.Errorf("who waited: %v", err)
+		}
+		close(f.hold) // the goroutines end
+	})
+}
+
+// TestAuditQueueBytes bounds what waits by its size too.
+func TestAuditQueueBytes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &testFile{hold: make(chan struct{})}
+		a := newAudit(f)
+		go a.Record(t.Context(), &sts.Record{})
+		synctest.Wait()
+		large := strings.Repeat("x", sts.MaxRecordSize/2)
+		for range maxQueueBytes / len(large) {
+			go a.Record(t.Context(), &sts.Record{Reason: large})
+		}
+		synctest.Wait()
+		if err := a.Record(t.Context(), &sts.Record{}); err != errQueue {
+			t.Errorf("one too many: %v", err)
+		}
+		close(f.hold)
+		synctest.Wait()
+		must(t, a.Close())
+	})
 }
 
 func BenchmarkAuditRecord(b *testing.B) {

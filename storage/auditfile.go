@@ -7,10 +7,13 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+
+	"github.com/workload-sts/sts/sts"
 )
 
-// maxRecord is the longest record that is looked for at the end of a file.
-const maxRecord = 1 << 20
+// maxTorn is the longest part of a record that is looked for at the end of a file.
+// It is larger than any record that this version writes.
+const maxTorn = 8 * sts.MaxRecordSize
 
 // OpenAudit opens the file, made with mode 0600 if it is missing; its directory
 // must exist. If a crash tore its last line, that is moved to a file beside it,
@@ -44,7 +47,7 @@ func setAside(f *os.File, size int64, path string) (string, error) {
 	if start[0] != '{' {
 		return "", fmt.Errorf("%s does not begin with a record; it is not an audit log", path)
 	}
-	tail := make([]byte, min(size, maxRecord))
+	tail := make([]byte, min(size, maxTorn))
 	if _, err := f.ReadAt(tail, size-int64(len(tail))); err != nil && err != io.EOF {
 		return "", err
 	}
@@ -54,7 +57,7 @@ func setAside(f *os.File, size int64, path string) (string, error) {
 	case len(rest) == 0:
 		return "", nil
 	case len(rest) == len(tail) && whole > 0:
-		return "", fmt.Errorf("%s has no line break in its last %d bytes; it is not an audit log", path, maxRecord)
+		return "", fmt.Errorf("%s has no line break in its last %d bytes; it is not an audit log", path, maxTorn)
 	}
 	torn, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".torn-*") // has mode 0600
 	if err != nil {

@@ -57,7 +57,8 @@ func TestAuditTorn(t *testing.T) {
 		"one byte":                {whole + "{", "{", whole},
 		"only half a record":      {`{"decision`, `{"decision`, ""},
 		"a hole after the record": {whole + "\x00\x00\x00", "\x00\x00\x00", whole},
-		"long":                    {whole + "{" + strings.Repeat("x", maxRecord/2), "{" + strings.Repeat("x", maxRecord/2), whole},
+		"long":                    {whole + "{" + strings.Repeat("x", sts.MaxRecordSize), "{" + strings.Repeat("x", sts.MaxRecordSize), whole},
+		"of an earlier version":   {whole + "{" + strings.Repeat("x", 1_500_000), "{" + strings.Repeat("x", 1_500_000), whole},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "audit.jsonl")
@@ -86,7 +87,7 @@ func TestAuditTorn(t *testing.T) {
 		})
 	}
 	path := filepath.Join(t.TempDir(), "audit.jsonl")
-	must(t, os.WriteFile(path, []byte("{"+strings.Repeat("x", 2*maxRecord)), 0o600))
+	must(t, os.WriteFile(path, []byte("{"+strings.Repeat("x", 2*maxTorn)), 0o600))
 	if _, _, err := OpenAudit(path); err == nil {
 		t.Error("a file without line breaks was opened")
 	}
@@ -102,8 +103,8 @@ func TestAuditFileTaken(t *testing.T) { // F33
 	}
 	must(t, os.Remove(path+".1"))
 	for range 2 {
-		if err := a.Record(context.Background(), &sts.Record{Decision: "3"}); err == nil || !strings.Contains(err.Error(), "removed") {
-			t.Errorf("after removing: %v", err)
+		if err := a.Record(context.Background(), &sts.Record{Decision: "3"}); err == nil || !strings.Contains(err.Error(), "removed") || a.Err() == nil {
+			t.Errorf("after removing: %v, %v", err, a.Err())
 		}
 	}
 	if err := a.Close(); err == nil {

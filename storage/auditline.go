@@ -3,6 +3,7 @@ package storage
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"sync"
 	"unicode"
 	"unicode/utf16"
@@ -21,12 +22,14 @@ type line struct {
 var lines = sync.Pool{New: func() any {
 	l := new(line)
 	l.json = json.NewEncoder(&l.raw)
+	l.json.SetEscapeHTML(false) // it is not for browsers, and would be six times as long
 	return l
 }}
 
 // encode replaces the line. What a terminal or an editor would not show as it is,
 // control characters, changes of the direction of writing, invisible ones, is
-// escaped: names in a record come from tokens that others wrote.
+// escaped: names in a record come from tokens that others wrote. A record that is
+// larger than records can be is an error.
 func (l *line) encode(r *sts.Record) error {
 	l.Reset()
 	l.raw.Reset()
@@ -51,6 +54,9 @@ func (l *line) encode(r *sts.Record) error {
 			l.escape(c)
 		}
 		b = b[n:]
+	}
+	if l.Len() > sts.MaxRecordSize {
+		return fmt.Errorf("it has %d bytes, at most %d are written", l.Len(), sts.MaxRecordSize)
 	}
 	return nil
 }

@@ -46,6 +46,28 @@ func TestAuditLine(t *testing.T) {
 	})
 }
 
+// TestAuditLineIsBounded: what is not escaped for browsers is not six times as long,
+// and what is longer than a record can be is not written, so that what a crash
+// leaves of one can always be found.
+func TestAuditLineIsBounded(t *testing.T) {
+	l := lines.Get().(*line)
+	must(t, l.encode(&sts.Record{Reason: strings.Repeat("<&>", 1000)}))
+	if l.Len() > 3200 {
+		t.Errorf("%d bytes for 3000", l.Len())
+	}
+	if err := l.encode(&sts.Record{Reason: strings.Repeat("x", sts.MaxRecordSize)}); err == nil {
+		t.Errorf("a line of %d bytes", l.Len())
+	}
+	a, path := newLog(t)
+	if err := a.Record(t.Context(), &sts.Record{Reason: strings.Repeat("x", sts.MaxRecordSize)}); err == nil {
+		t.Error("it was recorded")
+	}
+	must(t, a.Record(t.Context(), &sts.Record{Decision: "1", Reason: strings.Repeat("x", sts.MaxRecordSize/2)}))
+	if got := decisions(t, path); len(got) != 1 {
+		t.Errorf("records %v", got)
+	}
+}
+
 func oneLine(t interface{ Errorf(string, ...any) }, line []byte) {
 	text, ok := strings.CutSuffix(string(line), "\n")
 	if !ok {

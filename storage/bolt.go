@@ -262,6 +262,16 @@ func (b *Bolt) guard(f func() error) error {
 	return err
 }
 
+// Err implements KV. It also tells of damage, after which nothing is read either.
+func (b *Bolt) Err() error {
+	if p := b.damage.Load(); p != nil {
+		return *p
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.failed
+}
+
 // Wait implements KV.
 func (b *Bolt) Wait(ctx context.Context, after int64) (int64, error) {
 	for {

@@ -153,6 +153,9 @@ func TestBoltDamagedInUse(t *testing.T) {
 	if _, _, err := b.Txn(t.Context(), nil, []Op{{Key: "a"}}); !errors.Is(err, ErrFailed) {
 		t.Errorf("write: %v", err)
 	}
+	if b.Err() == nil {
+		t.Error("Err does not tell")
+	}
 	must(t, b.Close())
 	refuses(t, path, "cut off", "backup") // and not because it is in use
 }

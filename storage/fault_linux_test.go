@@ -62,6 +62,9 @@ func TestBoltSyncFails(t *testing.T) {
 					t.Fatalf("a write after it: %v", err)
 				}
 			}
+			if err := NewStore(b).Err(); !errors.Is(err, ErrFailed) || !errors.Is(err, errno) {
+				t.Errorf("Err is %v", err)
+			}
 			if e, err := b.Get(t.Context(), "a"); err != nil || string(e.Value) != "1" {
 				t.Errorf("reading after it: %v, %v", e, err)
 			}
@@ -127,6 +130,7 @@ func TestBoltDiskFull(t *testing.T) {
 				t.Fatalf("round %d, write %d on a full disk: %v", round, i, err)
 			}
 			refused++
+			must(t, b.Err())
 			if e, err := b.Get(t.Context(), "a"); err != nil || string(e.Value) != "1" {
 				t.Fatalf("read on a full disk: %v, %v", e, err)
 			}

@@ -45,6 +45,9 @@ type KV interface {
 	// the error of ctx. A caller that reads at revision r and then waits for r
 	// misses nothing.
 	Wait(ctx context.Context, after int64) (int64, error)
+	// Err returns the failure after which no more writes are taken until the store
+	// is opened anew, nil if there was none.
+	Err() error
 	// Close releases the store. Calls under way end first, later ones get
 	// ErrClosed.
 	Close() error

@@ -19,7 +19,7 @@ const (
 	resourcePrefix = "resource/"  // + kind + "/" + name: a resource as JSON
 	resourcesKey   = "resources"  // compared and written by every change of resources
 	adminKey       = "admin/hash" // hash of the admin token
-	keyStatePrefix = "keys/"      // + key set: its state, opaque
+	keyStatePrefix = "keys/"      // + name: a state of signing keys, opaque
 )
 
 // Store keeps typed records in a KV. It implements sts.Store.
@@ -154,13 +154,18 @@ func (s *Store) Commit(ctx context.Context, base int64, put []sts.Resource, del 
 
 // Changed implements sts.Store.
 func (s *Store) Changed(ctx context.Context, after int64) error {
+	return changed(ctx, s.kv, resourcesKey, after)
+}
+
+// changed returns when the entry of a key has a revision above after.
+func changed(ctx context.Context, kv KV, key string, after int64) error {
 	seen := after
 	for {
-		at, err := s.kv.Wait(ctx, seen)
+		at, err := kv.Wait(ctx, seen)
 		if err != nil {
 			return err
 		}
-		e, err := s.kv.Get(ctx, resourcesKey)
+		e, err := kv.Get(ctx, key)
 		if err != nil && !errors.Is(err, ErrNotFound) {
 			return err
 		}
@@ -196,13 +201,16 @@ func (s *Store) SetAdminHash(ctx context.Context, old, hash string) error {
 	return err
 }
 
-// KeyStates keeps the states of key sets, as the keys package asks for.
+// Err implements sts.Store.
+func (s *Store) Err() error { return s.kv.Err() }
+
+// KeyStates keeps the state of the signing keys, as the keys package asks for.
 type KeyStates struct{ kv KV }
 
-// KeyStates returns the states of key sets.
+// KeyStates returns the states of signing keys.
 func (s *Store) KeyStates() *KeyStates { return &KeyStates{s.kv} }
 
-// Load returns the state of a key set and its revision; nil and 0 if there is
+// Load returns the state of a name and its revision; nil and 0 if there is
 // none.
 func (k *KeyStates) Load(ctx context.Context, name string) ([]byte, int64, error) {
 	e, err := k.kv.Get(ctx, keyStatePrefix+name)
@@ -212,10 +220,16 @@ func (k *KeyStates) Load(ctx context.Context, name string) ([]byte, int64, error
 	return e.Value, e.Revision, err
 }
 
-// Swap replaces the state of a key set if its revision is still the one given.
+// Swap replaces the state of a name if its revision is still the one given.
 // done is false if it is not. After an error the state may be the old or the new
 // one.
 func (k *KeyStates) Swap(ctx context.Context, name string, revision int64, data []byte) (next int64, done bool, err error) {
 	key := keyStatePrefix + name
 	return k.kv.Txn(ctx, []Compare{{key, revision}}, []Op{{Key: key, Value: data}})
+}
+
+// Changed returns when the revision of the state of a name is above after, or with
+// the error of ctx.
+func (k *KeyStates) Changed(ctx context.Context, name string, after int64) error {
+	return changed(ctx, k.kv, keyStatePrefix+name, after)
 }

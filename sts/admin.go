@@ -58,7 +58,7 @@ func (s *Service) tryApply(ctx context.Context, c Change) (Changed, error) {
 		return Changed{}, err
 	}
 	if err != nil {
-		s.health.failed(CapabilityAdmin, s.now(), err)
+		s.health.failed(CapabilityAdmin, s.now(), DependencyStorage, err)
 		return Changed{}, &Error{Code: Unavailable, RetryAfter: retryLater, Message: "the change could not be stored and may or may not be in force; look before you try again", Err: err}
 	}
 	replacement.revision, done.Revision = revision, revision
@@ -206,8 +206,11 @@ func ReplaceAdmin(ctx context.Context, store Store) (string, error) {
 // AuthenticateAdmin returns nil if token is the admin token, else an *Error.
 func (s *Service) AuthenticateAdmin(ctx context.Context, token string) error {
 	stored, err := s.store.AdminHash(ctx)
+	if err != nil && ctx.Err() != nil {
+		return gone(err) // which says nothing about the store, and anybody can do
+	}
 	if err != nil {
-		s.health.failed(CapabilityAdmin, s.now(), err)
+		s.health.failed(CapabilityAdmin, s.now(), DependencyStorage, err)
 		return &Error{Code: Unavailable, RetryAfter: retryLater, Message: "the admin token cannot be checked now", Err: err}
 	}
 	hash, err := parseSecretHash(stored)

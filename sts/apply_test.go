@@ -28,12 +28,15 @@ func TestApplyProblems(t *testing.T) {
 		"identifier taken":                {sts.Resource{Audience: &sts.Audience{Name: "new", Identifiers: []string{"api"}}}, "identifiers[0]", "same identifier"},
 		"identifier is ourselves":         {sts.Resource{Audience: &sts.Audience{Name: "new", Identifiers: []string{selfIssuer}}}, "identifiers[0]", "issuer identifier of this service"},
 		"max_ttl too long":                {sts.Resource{Audience: &sts.Audience{Name: "new", MaxTTL: 48 * time.Hour}}, "max_ttl", "between"},
+		"key set unknown":                 {sts.Resource{Audience: &sts.Audience{Name: "new", KeySet: "clowd"}}, "key_set", `key set "clowd" is not in the configuration of the server; did you mean "cloud"?`},
+		"key set unknown, nothing near":   {sts.Resource{Audience: &sts.Audience{Name: "new", KeySet: "hardware"}}, "key_set", "is not in the configuration"},
 		"scope with a space":              {sts.Resource{Audience: &sts.Audience{Name: "new", Scopes: []string{"a b"}}}, "scopes[0]", "visible"},
 		"three secrets":                   {sts.Resource{Client: &sts.Client{Name: "new", Secrets: []sts.ClientSecret{secret, secret, secret}}}, "secrets", "at most 2"},
 		"a plain secret":                  {sts.Resource{Client: &sts.Client{Name: "new", Secrets: []sts.ClientSecret{{Hash: "hunter2"}}}}, "secrets[0].hash", "secret hash"},
 		"audience of a client":            {sts.Resource{Client: &sts.Client{Name: "new", Audiences: []string{"nowhere"}}}, "audiences[0]", "not defined"},
 		"client like a subject":           {sts.Resource{Client: &sts.Client{Name: "ci:job-1"}}, "name", "subjects of Issuer"},
 		"I-26 ourselves as issuer":        {sts.Resource{Issuer: &sts.Issuer{Name: "me", Issuer: selfIssuer}}, "issuer", "this service"},
+		"issuer named Self":               {sts.Resource{Issuer: &sts.Issuer{Name: "Self", Issuer: "https://x.example.com"}}, "name", "this service"},
 		"issuer named self":               {sts.Resource{Issuer: &sts.Issuer{Name: "self", Issuer: "https://x.example.com"}}, "name", "this service"},
 		"C-14 audience of the API server": {sts.Resource{Issuer: &sts.Issuer{Name: "new", Issuer: "https://x.example.com", Audience: "https://kubernetes.default.svc"}}, "audience", "own API"},
 		"C-14 audience of the issuer":     {sts.Resource{Issuer: &sts.Issuer{Name: "new", Issuer: "https://x.example.com", Audience: "https://x.example.com"}}, "audience", "own API"},
@@ -221,5 +224,96 @@ func TestAdminToken(t *testing.T) {
 	}
 	if f.service.AuthenticateAdmin(t.Context(), first) == nil || f.service.AuthenticateAdmin(t.Context(), second) != nil {
 		t.Error("the old token works, or the new one does not")
+	}
+}
+
+// TestFailedForGood holds that a store or an audit log that cannot work any more
+// makes the service not ready until the end, and ends it [F30, F52].
+func TestFailedForGood(t *testing.T) {
+	broken := errors.New("the disk lies")
+	for name, tc := range map[string]struct {
+		fail func(*fixture)
+		lost sts.Capability
+	}{
+		"audit log": {func(f *fixture) { f.audit.failed = broken }, sts.CapabilityIssue},
+		"store":     {func(f *fixture) { f.store.failed = broken }, sts.CapabilityAdmin},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			ended := make(chan error)
+			tc.fail(f)
+			go func() { ended <- f.service.Run(t.Context()) }()
+			for range 3 {
+				for c, why := range f.service.Ready(t.Context()) {
+					if (why != nil) != (c == tc.lost) {
+						t.Errorf("%s: %v", c, why)
+					}
+				}
+				f.now = f.now.Add(time.Hour)
+			}
+			select {
+			case err := <-ended:
+				if !errors.Is(err, broken) {
+					t.Errorf("Run: %v", err)
+				}
+			case <-time.After(20 * time.Second):
+				t.Fatal("the service goes on")
+			}
+		})
+	}
+	f := newFixture(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error)
+	go func() { ended <- f.service.Run(ctx) }()
+	cancel()
+	if err := <-ended; err != nil {
+		t.Errorf("Run that was told to end: %v", err)
+	}
+}
+
+// TestRecordHasItsTime holds that a record is given the time of its request, a
+// second at least, and that a caller who goes away does not take it along.
+func TestRecordHasItsTime(t *testing.T) {
+	f := newFixture(t)
+	for left, least := range map[time.Duration]time.Duration{time.Hour: time.Hour - time.Minute, -time.Hour: 0, 0: 0} {
+		ctx, cancel := context.WithCancel(t.Context())
+		if left != 0 {
+			ctx, cancel = context.WithDeadline(ctx, time.Now().Add(left))
+		}
+		cancel()
+		before := len(f.audit.records)
+		f.service.Token(ctx, f.credentials("web"))
+		if len(f.audit.records) != before+1 {
+			t.Fatalf("%s: not recorded", left)
+		}
+		switch until := time.Until(f.audit.deadline); {
+		case left == 0:
+			if !f.audit.deadline.IsZero() {
+				t.Errorf("a request without an end has one: %s", f.audit.deadline)
+			}
+		case until < least || until > max(left, time.Second):
+			t.Errorf("a request with %s left has %s for its record", left, until)
+		}
+	}
+}
+
+// TestStrangersDoNotMakeUnready holds that an admin call that came without time
+// says nothing about the store: anybody can make one.
+func TestStrangersDoNotMakeUnready(t *testing.T) {
+	f := newFixture(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	f.store.err = ctx.Err()
+	err := f.service.AuthenticateAdmin(ctx, "x")
+	if e, _ := errors.AsType[*sts.Error](err); e == nil || e.Code != sts.Unavailable {
+		t.Errorf("%v", err)
+	}
+	if why := f.service.Ready(t.Context())[sts.CapabilityAdmin]; why != nil {
+		t.Errorf("not ready: %v", why)
+	}
+	f.store.err = errors.New("disk on fire")
+	f.service.AuthenticateAdmin(t.Context(), "x")
+	if f.service.Ready(t.Context())[sts.CapabilityAdmin] == nil {
+		t.Error("ready without a store")
 	}
 }

@@ -2,6 +2,10 @@ package sts
 
 import "time"
 
+// MaxRecordSize is the most bytes that a Record has as JSON, whatever is escaped
+// in it: what callers, issuers and operators chose is cut.
+const MaxRecordSize = 512 << 10
+
 // Record is one line of the audit log: a decision, allowed or denied. It holds
 // no token, only their ids.
 type Record struct {
@@ -15,13 +19,15 @@ type Record struct {
 
 	Error   Code           `json:"error,omitempty"`   // what the caller was told
 	Reason  string         `json:"reason,omitempty"`  // the sentence, and the cause
-	Reasons []RecordReason `json:"reasons,omitempty"` // what each candidate rule missed
+	Reasons []RecordReason `json:"reasons,omitempty"` // what each candidate rule missed, or what else was not as it must be
 
-	Client     string       `json:"client,omitempty"`      // authenticated client
+	Client     string       `json:"client,omitempty"`      // that exists; authenticated unless Error is invalid_client
 	AuthMethod AuthMethod   `json:"auth_method,omitempty"` // how
-	Subject    *RecordParty `json:"subject,omitempty"`     // verified subject token
-	Actor      *RecordParty `json:"actor,omitempty"`       // verified actor token
+	Subject    *RecordParty `json:"subject,omitempty"`     // subject token
+	Actor      *RecordParty `json:"actor,omitempty"`       // actor token
 
+	// What is not defined is named by its hash and length, unless it is a word and
+	// it is known who asks.
 	AskedAudiences []string  `json:"asked_audiences,omitempty"`
 	AskedScopes    []string  `json:"asked_scopes,omitempty"`
 	AskedType      TokenType `json:"asked_type,omitempty"`
@@ -29,23 +35,27 @@ type Record struct {
 	Issued *RecordToken `json:"issued,omitempty"` // present if and only if allowed
 }
 
-// RecordReason says why a rule did not grant a request.
+// RecordReason says why a rule did not grant a request, or why a token was not
+// accepted.
 type RecordReason struct {
 	Rule      string `json:"rule,omitempty"`
-	Predicate string `json:"predicate"`
+	Predicate string `json:"predicate"` // of the rule, or parameter and claim: subject_token.aud
 	Presented string `json:"presented,omitempty"`
 	Expected  string `json:"expected,omitempty"`
 }
 
-// RecordParty names a verified token by what identifies it.
+// RecordParty names a presented token by what identifies it.
 type RecordParty struct {
-	Issuer string   `json:"issuer"` // Issuer resource, or self
-	Sub    string   `json:"sub"`
-	JTI    string   `json:"jti,omitempty"`
-	Hash   string   `json:"hash,omitempty"` // of the token, if it has no jti
-	Txn    string   `json:"txn,omitempty"`
-	Act    []string `json:"act,omitempty"` // actor chain, outermost first
-	Exp    int64    `json:"exp"`
+	// Unverified says that the signature was not verified: then anybody can have
+	// written what is here, but for the hash.
+	Unverified bool     `json:"unverified,omitempty"`
+	Issuer     string   `json:"issuer,omitempty"` // Issuer resource, or self; empty if it is not known
+	Sub        string   `json:"sub,omitempty"`
+	JTI        string   `json:"jti,omitempty"`
+	Hash       string   `json:"hash,omitempty"` // of the token, if it has no verified jti
+	Txn        string   `json:"txn,omitempty"`
+	Act        []string `json:"act,omitempty"` // actor chain, outermost first
+	Exp        int64    `json:"exp,omitempty"`
 }
 
 // RecordToken describes the token that was issued.

@@ -57,8 +57,27 @@ func (c *checker) audience(a *Audience) {
 			c.problem(ref, fmt.Sprintf("identifiers[%d]", i), "this is the issuer identifier of this service; tokens addressed to it would be addressed to the service itself")
 		}
 	}
-	if ttl := a.maxTTL(); ttl < minTTL || ttl > maxTTL {
+	for i, scope := range a.Scopes {
+		if len(scope) > maxIdentifier {
+			c.problem(ref, fmt.Sprintf("scopes[%d]", i), "longer than %d characters", maxIdentifier)
+		}
+	}
+	keys := c.service.keys
+	most := keys.MaxTokenLifetime()
+	switch ttl := a.maxTTL(most); {
+	case ttl < minTTL || ttl > maxTTL:
 		c.problem(ref, "max_ttl", "must be between %s and %s, not %s", minTTL, maxTTL, ttl)
+	case ttl > most:
+		c.problem(ref, "max_ttl", "is %s, but signing keys stay published for tokens of at most %s after they signed last: lower it, or raise rotation.retain in the configuration of the server", ttl, most)
+	}
+	if set := a.keySet(); !keys.Has(set) {
+		known := map[string]bool{}
+		for _, s := range keys.Status() {
+			if keys.Has(s.Name) {
+				known[s.Name] = true
+			}
+		}
+		c.problem(ref, "key_set", "key set %q is not in the configuration of the server%s", set, policy.DidYouMean(set, known))
 	}
 }
 
@@ -100,7 +119,7 @@ var apiServers = []string{
 func (c *checker) issuer(i, twin *Issuer) {
 	ref := Ref{KindIssuer, i.Name}
 	c.common(ref, i.Description)
-	if i.Name == policy.Self || strings.Contains(i.Name, ":") {
+	if strings.EqualFold(i.Name, policy.Self) || strings.Contains(i.Name, ":") {
 		c.problem(ref, "name", "an Issuer is not named %q, which means this service, and has no colon in its name", policy.Self)
 	}
 	if i.Issuer == c.service.issuer {

@@ -24,8 +24,15 @@ const (
 
 // checkClaims checks a proven token as of now and returns it as policy sees it.
 func (s *Service) checkClaims(field string, p *proven, now time.Time) (*policy.Token, *Error) {
-	bad := func(format string, args ...any) *Error {
-		return errToken(field, "the "+field+" "+fmt.Sprintf(format, args...), nil)
+	bad := func(f *flaw) *Error {
+		v, present := p.claims[f.claim]
+		presented := show
+		if f.claim == "exp" || f.claim == "nbf" || f.claim == "iat" {
+			presented = showTime
+		}
+		return errToken(field, "the "+field+" "+f.says, &mismatch{RecordReason: RecordReason{
+			Predicate: field + "." + f.claim, Presented: presented(v, present), Expected: f.expected,
+		}})
 	}
 	t := &policy.Token{Issuer: policy.Self, Iss: s.issuer, Claims: p.claims}
 	lifetime := defaultMaxLifetime
@@ -35,27 +42,32 @@ func (s *Service) checkClaims(field string, p *proven, now time.Time) (*policy.T
 			lifetime = p.issuer.MaxTokenLifetime
 		}
 	}
-	var problem string
-	if t.Expires, problem = checkTimes(p.claims, now, lifetime); problem != "" {
-		return nil, bad("%s", problem)
+	var f *flaw
+	if t.Expires, f = checkTimes(p.claims, now, lifetime); f != nil {
+		return nil, bad(f)
 	}
 	var ok bool
 	if t.Subject, ok = p.claims["sub"].(string); !ok || !validSubject(t.Subject) {
-		return nil, bad("has no usable sub claim: it must be a string of 1 to %d characters without spaces, control characters and quotes, brackets or shell characters", maxSubject)
+		return nil, bad(&flaw{
+			"sub", fmt.Sprintf("has no usable sub claim: it must be a string of 1 to %d characters without spaces, control characters and quotes, brackets or shell characters", maxSubject),
+			"a string of such characters",
+		})
 	}
 	if jti, present := p.claims["jti"]; present {
 		if id, ok := jti.(string); !ok || id == "" || len(id) > maxJTI {
-			return nil, bad("has a jti claim that is not a string of 1 to %d characters", maxJTI)
+			return nil, bad(&flaw{"jti", fmt.Sprintf("has a jti claim that is not a string of 1 to %d characters", maxJTI), "such a string, or none"})
 		}
 	}
 	if t.Audiences, ok = audiences(p.claims["aud"]); !ok {
-		return nil, bad("has no usable aud claim: it must be a string or a list of 1 to %d strings", maxTokenAudiences)
+		return nil, bad(&flaw{"aud", fmt.Sprintf("has no usable aud claim: it must be a string or a list of 1 to %d strings", maxTokenAudiences), "such a claim"})
 	}
 	if p.issuer != nil && !slices.Contains(t.Audiences, s.audienceOf(p.issuer)) {
-		return nil, bad("is not addressed to this service: its aud claim does not contain the value that its Issuer expects")
+		return nil, bad(&flaw{
+			"aud", "is not addressed to this service: its aud claim does not contain the value that its Issuer expects", show(s.audienceOf(p.issuer), true),
+		})
 	}
-	if problem = delegation(p, t); problem != "" {
-		return nil, bad("%s", problem)
+	if f = delegation(p, t); f != nil {
+		return nil, bad(f)
 	}
 	_, t.Confirmed = p.claims["cnf"]
 	if p.issuer == nil {
@@ -72,12 +84,16 @@ func (s *Service) audienceOf(i *Issuer) string {
 	return i.Audience
 }
 
-// checkTimes checks exp, nbf and iat [RFC 7519 §4.1.4-4.1.6] and says in words
-// what is wrong. A token is accepted until its exp plus the skew, exclusive.
-func checkTimes(claims map[string]any, now time.Time, lifetime time.Duration) (exp time.Time, problem string) {
+// flaw is what is wrong with a claim.
+type flaw struct{ claim, says, expected string }
+
+// checkTimes checks exp, nbf and iat [RFC 7519 §4.1.4-4.1.6]. A token is accepted
+// until its exp plus the skew, exclusive.
+func checkTimes(claims map[string]any, now time.Time, lifetime time.Duration) (exp time.Time, f *flaw) {
+	const number = "a number of seconds"
 	seconds, ok := jose.Seconds(claims["exp"])
 	if !ok {
-		return exp, "has no exp claim that is a number of seconds"
+		return exp, &flaw{"exp", "has no exp claim that is a number of seconds", number}
 	}
 	exp = time.Unix(seconds, 0)
 	start := now // of the token's life
@@ -88,26 +104,33 @@ func checkTimes(claims map[string]any, now time.Time, lifetime time.Duration) (e
 		}
 		n, ok := jose.Seconds(v)
 		if !ok {
-			return exp, "has an " + name + " claim that is not a number of seconds"
+			return exp, &flaw{name, "has an " + name + " claim that is not a number of seconds", number}
 		}
 		t := time.Unix(n, 0)
 		if name == "iat" {
 			start = t
 		}
 		if t.After(now.Add(Skew)) {
-			return exp, fmt.Sprintf("is not valid yet: its %s is more than %s in the future; check the clock of its issuer", name, Skew)
+			return exp, &flaw{
+				name, fmt.Sprintf("is not valid yet: its %s is more than %s in the future; check the clock of its issuer", name, Skew),
+				"until " + clock(now.Add(Skew)),
+			}
 		}
 		if t.After(exp) {
-			return exp, "has an " + name + " claim later than its exp"
+			return exp, &flaw{name, "has an " + name + " claim later than its exp", "until its exp, " + clock(exp)}
 		}
 	}
 	if !now.Before(exp.Add(Skew)) {
-		return exp, fmt.Sprintf("has expired, more than the allowed skew of %s ago; present a fresh one", Skew)
+		return exp, &flaw{
+			"exp", fmt.Sprintf("has expired, more than the allowed skew of %s ago; present a fresh one", Skew), "after " + clock(now.Add(-Skew)),
+		}
 	}
 	if exp.Sub(start) > lifetime {
-		return exp, fmt.Sprintf("lives longer than the %s that its Issuer allows", lifetime)
+		return exp, &flaw{
+			"exp", fmt.Sprintf("lives longer than the %s that its Issuer allows", lifetime), fmt.Sprintf("%s after %s", lifetime, clock(start)),
+		}
 	}
-	return exp, ""
+	return exp, nil
 }
 
 // validSubject refuses subjects that are known to confuse what reads them later.
@@ -141,38 +164,40 @@ func audiences(v any) ([]string, bool) {
 }
 
 // delegation reads act and may_act [RFC 8693 §4.1, §4.4] into t.
-func delegation(p *proven, t *policy.Token) (problem string) {
+func delegation(p *proven, t *policy.Token) *flaw {
 	if act, present := p.claims["act"]; present {
 		if p.issuer != nil && !p.issuer.AllowAct {
-			return "carries an act claim, which its Issuer is not allowed to assert"
+			return &flaw{"act", "carries an act claim, which its Issuer is not allowed to assert", "none, or allow_act in the Issuer"}
 		}
 		var ok bool
 		if t.Act, ok = actor(act, 1); !ok {
-			return fmt.Sprintf("has an act claim that is not a chain of at most %d actors, each an object with a sub", maxActDepth)
+			return &flaw{"act", fmt.Sprintf("has an act claim that is not a chain of at most %d actors, each an object with a sub", maxActDepth), "such a chain"}
 		}
 	}
-	if v, present := p.claims["may_act"]; present {
-		a, ok := v.(map[string]any)
-		if !ok {
-			return "has a may_act claim that is not an object"
-		}
-		m := policy.MayAct{}
-		for _, member := range [...]struct {
-			name string
-			to   *string
-		}{{"iss", &m.Iss}, {"sub", &m.Subject}, {"client_id", &m.ClientID}} {
-			if v, present := a[member.name]; present {
-				if *member.to, ok = v.(string); !ok || *member.to == "" {
-					return "has a may_act claim whose " + member.name + " is not a string"
-				}
+	v, present := p.claims["may_act"]
+	if !present {
+		return nil
+	}
+	a, ok := v.(map[string]any)
+	if !ok {
+		return &flaw{"may_act", "has a may_act claim that is not an object", "an object"}
+	}
+	m := policy.MayAct{}
+	for _, member := range [...]struct {
+		name string
+		to   *string
+	}{{"iss", &m.Iss}, {"sub", &m.Subject}, {"client_id", &m.ClientID}} {
+		if v, present := a[member.name]; present {
+			if *member.to, ok = v.(string); !ok || *member.to == "" {
+				return &flaw{"may_act", "has a may_act claim whose " + member.name + " is not a string", "strings in it"}
 			}
 		}
-		if m.Subject == "" && m.ClientID == "" {
-			return "has a may_act claim that names nobody by sub or client_id"
-		}
-		t.MayAct = &m
 	}
-	return ""
+	if m.Subject == "" && m.ClientID == "" {
+		return &flaw{"may_act", "has a may_act claim that names nobody by sub or client_id", "one that does"}
+	}
+	t.MayAct = &m
+	return nil
 }
 
 // actor reads an actor and those below it. Only what identifies a party is kept:

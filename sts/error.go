@@ -41,12 +41,12 @@ var meanings = map[Code]string{
 	InvalidScope:         "A scope is malformed, or wider than the rules or the subject token allow. Ask for less.",
 	UnauthorizedClient:   "The client authenticated, and no rule lets it get tokens in this way.",
 	UnsupportedGrantType: "The grant_type is none of those in the discovery document.",
-	InvalidTarget:        "An audience or resource is not known, not allowed, or one must be named.",
+	InvalidTarget:        "An audience or resource is not known, not allowed, or one must be named; or several were named that take tokens of different signing keys, so that it takes one token each.",
 	Unavailable:          "Something that the service depends on is missing at the moment: the keys of an issuer, a signing key, the audit log, the store. Come back after Retry-After (RetryInfo).",
 	ServerError:          "A defect of the service. The operator finds it in the log by the request id.",
 	Unauthenticated:      "The admin token is missing or wrong.",
 	InvalidResource:      "A change of resources would not fit together. Nothing was changed; every problem is listed with its path.",
-	NotFound:             "There is no such resource or path.",
+	NotFound:             "There is no such resource, signing key, key set or path.",
 	Conflict:             "Another revision is in force than the change expects.",
 }
 

@@ -2,7 +2,6 @@ package sts_test
 
 import (
 	"context"
-	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -231,6 +230,7 @@ type memStore struct {
 	revision  int64
 	admin     string
 	err       error // what Commit and Load return
+	failed    error
 	changed   chan struct{}
 }
 
@@ -280,6 +280,8 @@ func (m *memStore) Changed(ctx context.Context, after int64) error {
 	}
 }
 
+func (m *memStore) Err() error { return m.failed }
+
 func (m *memStore) AdminHash(context.Context) (string, error) { return m.admin, m.err }
 
 func (m *memStore) SetAdminHash(_ context.Context, old, hash string) error {
@@ -289,47 +291,6 @@ func (m *memStore) SetAdminHash(_ context.Context, old, hash string) error {
 	m.admin = hash
 	return m.err
 }
-
-// memKeys signs with a key in memory.
-type memKeys struct {
-	key    jose.Key
-	signer crypto.Signer
-	signed int
-	err    error
-}
-
-func newMemKeys(t testing.TB) *memKeys {
-	t.Helper()
-	signer, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	id, err := jose.Thumbprint(signer.Public())
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &memKeys{key: jose.Key{ID: id, Algorithm: jose.ES256, Public: signer.Public()}, signer: signer}
-}
-
-func (k *memKeys) Sign(_ context.Context, typ string, payload []byte) (string, string, error) {
-	if k.err != nil {
-		return "", "", k.err
-	}
-	k.signed++
-	input := jose.SigningInput(jose.Header{Algorithm: jose.ES256, KeyID: k.key.ID, Type: typ}, payload)
-	sig, err := jose.Sign(jose.ES256, k.signer, input)
-	return jose.Compact(input, sig), k.key.ID, err
-}
-
-func (k *memKeys) KeySet() jose.KeySet {
-	set, err := jose.NewKeySet(k.key)
-	if err != nil {
-		panic(err)
-	}
-	return set
-}
-
-func (k *memKeys) MaxAge() time.Duration { return time.Minute }
 
 // memIssuers has a key for each issuer.
 type memIssuers struct {
@@ -395,6 +356,9 @@ type memAudit struct {
 	mu      sync.Mutex
 	records []sts.Record
 	err     error
+	failed  error
+
+	deadline time.Time // of the last record's context
 }
 
 func (a *memAudit) Record(ctx context.Context, r *sts.Record) error {
@@ -403,12 +367,15 @@ func (a *memAudit) Record(ctx context.Context, r *sts.Record) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
+	a.deadline, _ = ctx.Deadline()
 	if a.err != nil {
 		return a.err
 	}
 	a.records = append(a.records, *r)
 	return nil
 }
+
+func (a *memAudit) Err() error { return a.failed }
 
 func (a *memAudit) last() sts.Record {
 	if len(a.records) == 0 {

@@ -2,7 +2,8 @@ package sts
 
 import (
 	"context"
-	"sync"
+	"errors"
+	"sync/atomic"
 	"time"
 )
 
@@ -16,41 +17,84 @@ const (
 	CapabilityAdmin  Capability = "admin"  // needs the store
 )
 
-// failureCounts is how long a failure makes a capability not ready. After that
-// only another failure does, so that a node without traffic finds out that its
-// dependency is back.
+// What a capability can lack, if nothing more exact is known.
+const (
+	DependencySigningKey = "signing key"
+	DependencyAudit      = "audit log"
+	DependencyStorage    = "storage"
+)
+
+// Missing says why a capability is not available.
+type Missing struct {
+	Dependency string // what it lacks, in a word that anybody may know: vault, storage, audit log, signing key
+	Err        error  // why, for the operator
+}
+
+// failureCounts is how long a failure makes a capability not ready, if nothing
+// works in between. After that only another failure does, so that a node without
+// traffic finds out that its dependency is back.
 const failureCounts = 5 * time.Second
 
-// health remembers the last failure of each capability.
+// health remembers the last failure of each capability that has not worked since.
 type health struct {
-	mu   sync.Mutex
-	last map[Capability]failure
+	issue, admin atomic.Pointer[failure]
 }
 
 type failure struct {
-	at  time.Time
-	err error
+	at time.Time
+	Missing
 }
 
-func (h *health) failed(c Capability, now time.Time, err error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.last == nil {
-		h.last = map[Capability]failure{}
+func (h *health) of(c Capability) *atomic.Pointer[failure] {
+	if c == CapabilityIssue {
+		return &h.issue
 	}
-	h.last[c] = failure{now, err}
+	return &h.admin
 }
 
-// Ready tells for each capability why it is not available, nil if it is.
-func (s *Service) Ready(context.Context) map[Capability]error {
+// failed takes what is missing if the error does not name it by itself.
+func (h *health) failed(c Capability, now time.Time, dependency string, err error) {
+	h.of(c).Store(&failure{now, missing(dependency, err)})
+}
+
+// worked says that nothing is missing any more.
+func (h *health) worked(c Capability) {
+	if p := h.of(c); p.Load() != nil { // as a rule there is nothing to write
+		p.Store(nil)
+	}
+}
+
+func missing(dependency string, err error) Missing {
+	if e, ok := errors.AsType[interface {
+		error
+		Dependency() string
+	}](err); ok && e.Dependency() != "" {
+		dependency = e.Dependency()
+	}
+	return Missing{dependency, err}
+}
+
+// Ready tells for each capability why it is not available, nil if it is. The keys
+// are asked, so that it does not take a request to find out that they are gone,
+// or back.
+func (s *Service) Ready(context.Context) map[Capability]*Missing {
 	now := s.now()
-	out := map[Capability]error{CapabilityIssue: nil, CapabilityVerify: nil, CapabilityAdmin: nil}
-	s.health.mu.Lock()
-	defer s.health.mu.Unlock()
-	for c, f := range s.health.last {
-		if now.Sub(f.at) < failureCounts {
-			out[c] = f.err
+	out := map[Capability]*Missing{CapabilityIssue: nil, CapabilityVerify: nil, CapabilityAdmin: nil}
+	for _, c := range []Capability{CapabilityIssue, CapabilityAdmin} {
+		if f := s.health.of(c).Load(); f != nil && now.Sub(f.at) < failureCounts {
+			out[c] = &f.Missing
 		}
+	}
+	if err := s.keys.Ready(); err != nil {
+		m := missing(DependencySigningKey, err)
+		out[CapabilityIssue] = &m
+	}
+	// These are for good.
+	if err := s.audit.Err(); err != nil {
+		out[CapabilityIssue] = &Missing{DependencyAudit, err}
+	}
+	if err := s.store.Err(); err != nil {
+		out[CapabilityAdmin] = &Missing{DependencyStorage, err}
 	}
 	return out
 }

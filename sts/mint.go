@@ -49,10 +49,13 @@ func (s *Service) mint(ctx context.Context, d *decision, g policy.Grant) (Token,
 	if issued == AccessToken {
 		typ = typAccessToken
 	}
-	value, kid, err := s.keys.Sign(ctx, typ, payload)
+	value, kid, err := s.keys.Sign(ctx, g.KeySet(), typ, payload)
 	if err != nil {
-		s.health.failed(CapabilityIssue, s.now(), err)
-		return Token{}, &Error{Code: Unavailable, RetryAfter: retryLater, Message: "tokens cannot be signed now; try again later", Err: err}
+		// A caller that went away says nothing about the keys.
+		if ctx.Err() == nil {
+			s.health.failed(CapabilityIssue, s.now(), DependencySigningKey, err)
+		}
+		return Token{}, &Error{Code: Unavailable, RetryAfter: retryAfter(err), Message: "tokens cannot be signed now; try again later", Err: err}
 	}
 	d.rec.Issued = &RecordToken{
 		JTI: d.ids.jti, KID: kid, Type: issued, Sub: g.Subject(), ClientID: g.ClientID(),

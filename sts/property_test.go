@@ -43,6 +43,8 @@ func TestPromises(t *testing.T) {
 				t.Fatalf("the record %+v is not that of the token %v", rec, got.claims)
 			}
 			holdPromises(t, r, from, got)
+			holdKeySet(t, f, got)
+			f.holdClaims(t, got)
 			held = append(held, got)
 		}
 	})
@@ -124,6 +126,36 @@ func holdPromises(t *rapid.T, r sts.TokenRequest, from *granted, got granted) {
 	}
 }
 
+// holdKeySet holds a token to be signed by the key set of its audience.
+func holdKeySet(t *rapid.T, f *fixture, got granted) {
+	r, _, err := f.service.Resource(sts.Ref{Kind: sts.KindAudience, Name: got.audience()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	set := r.Audience.KeySet
+	if set == "" {
+		set = sts.DefaultKeySet
+	}
+	if want := f.keys.of(set).ID; got.kid != want {
+		t.Fatalf("a token for %s is signed by %s, not by %s of key set %s", got.audience(), got.kid, want, set)
+	}
+}
+
+// holdClaims holds that a claim of a rule, which has the rule's name here, comes
+// with a scope that the rule allows: whoever gives a scope away does not keep what
+// came with it, nor gets it back.
+func (f *fixture) holdClaims(t *rapid.T, got granted) {
+	for name := range got.claims {
+		r, _, err := f.service.Resource(sts.Ref{Kind: sts.KindRule, Name: name})
+		if err != nil || len(r.Rule.Allow.Scopes) == 0 {
+			continue
+		}
+		if !slices.ContainsFunc(got.scopes(), func(s string) bool { return slices.Contains(r.Rule.Allow.Scopes, s) }) {
+			t.Fatalf("the claim of a rule for %v is in a token for %v", r.Rule.Allow.Scopes, got.scopes())
+		}
+	}
+}
+
 // randomWorld has the same clients and audiences, and rules that are drawn.
 func randomWorld(t *rapid.T, f *fixture, names []string) *fixture {
 	var put []sts.Resource
@@ -135,7 +167,7 @@ func randomWorld(t *rapid.T, f *fixture, names []string) *fixture {
 		f.secrets[name] = canary + name
 		put = append(put,
 			sts.Resource{Client: &sts.Client{Name: name, Audiences: []string{name}, Secrets: []sts.ClientSecret{{Hash: hash}}}},
-			sts.Resource{Audience: &sts.Audience{Name: name, Scopes: allScopes}})
+			sts.Resource{Audience: &sts.Audience{Name: name, Scopes: allScopes, KeySet: rapid.SampledFrom([]string{"", "default", "cloud"}).Draw(t, "key set")}})
 	}
 	some := func(label string, of []string) []string {
 		return rapid.SliceOfNDistinct(rapid.SampledFrom(of), 1, len(of), rapid.ID[string]).Draw(t, label)
@@ -147,10 +179,17 @@ func randomWorld(t *rapid.T, f *fixture, names []string) *fixture {
 				Audiences: some("audiences", names), Scopes: some("scopes", allScopes), Impersonate: rapid.Bool().Draw(t, "impersonate"),
 			},
 		}
+		name := fmt.Sprintf("r%d", i)
+		if rapid.Bool().Draw(t, "claim") {
+			r.Allow.Claims = map[string]string{name: `"set"`}
+		}
+		if rapid.IntRange(0, 7).Draw(t, "without scopes") == 0 {
+			r.Allow.Scopes = nil
+		}
 		if rapid.Bool().Draw(t, "exchange") {
 			r.Subject = &policy.Party{Issuer: policy.Self}
 		}
-		put = append(put, rule(fmt.Sprintf("r%d", i), r))
+		put = append(put, rule(name, r))
 	}
 	if _, err := f.service.Apply(t.Context(), sts.Change{Put: put}); err != nil {
 		t.Fatal(err)

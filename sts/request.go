@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/workload-sts/sts/jose"
+	"github.com/workload-sts/sts/policy"
 )
 
 // shortTypes are the names of token types in resources and rules.
@@ -24,6 +25,13 @@ func (t TokenType) short() string {
 // what policy is asked.
 func (d *decision) check() *Error {
 	r := &d.req
+	// What else these can be may be anything.
+	if r.Grant == ClientCredentials || r.Grant == TokenExchange {
+		d.rec.Grant = r.Grant
+	}
+	if r.RequestedType.short() != "" {
+		d.rec.AskedType = r.RequestedType
+	}
 	if r.Malformed != nil {
 		return r.Malformed
 	}
@@ -36,7 +44,6 @@ func (d *decision) check() *Error {
 	case "":
 		return refuse(InvalidRequest, "grant_type", "grant_type is missing")
 	default:
-		d.rec.Grant = "" // it may be anything
 		return refuse(UnsupportedGrantType, "grant_type", "grant_type must be client_credentials or "+string(TokenExchange))
 	}
 	if r.RequestedType == "" {
@@ -44,19 +51,18 @@ func (d *decision) check() *Error {
 	}
 	d.asked.TokenType = r.RequestedType.short()
 	if d.asked.TokenType == "" {
-		d.rec.AskedType = ""
 		return refuse(InvalidRequest, "requested_token_type", "requested_token_type must be one of access_token, jwt, id_token as urn:ietf:params:oauth:token-type:...")
 	}
 	targets, e := r.targets()
 	if e != nil {
 		return e
 	}
-	d.asked.Targets, d.rec.AskedAudiences = targets, targets
+	d.asked.Targets = targets
 	d.asked.Scopes = strings.Fields(r.Scope)
 	if strings.Join(d.asked.Scopes, " ") != r.Scope {
 		return refuse(InvalidScope, "scope", "scope must be names delimited by single spaces")
 	}
-	d.rec.AskedScopes, d.rec.AskedType = d.asked.Scopes, r.RequestedType
+	d.rec.AskedType = r.RequestedType
 	return nil
 }
 
@@ -126,12 +132,16 @@ func (d *decision) selfPresented(self string) *Error {
 	iss, _ := claims["iss"].(string)
 	issuer, ok := d.st.issuers[iss]
 	switch {
-	case iss != self && !ok:
-		return errToken("subject_token", "the issuer of the subject_token is not trusted here; it must be defined as an Issuer", reason("unknown iss"))
-	case iss == self || !issuer.SelfPresented:
-		e := invalidClientMissing()
-		e.Err = reason("the Issuer does not have self_presented")
-		return e
+	case iss == self:
+		d.rec.Subject = &RecordParty{Unverified: true, Issuer: policy.Self}
+	case !ok:
+		return d.untrusted("subject_token", claims)
+	case issuer.SelfPresented:
+		return nil
+	default:
+		d.rec.Subject = &RecordParty{Unverified: true, Issuer: issuer.Name}
 	}
-	return nil
+	e := invalidClientMissing()
+	e.Err = reason("the Issuer does not have self_presented")
+	return e
 }

@@ -8,8 +8,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/workload-sts/sts/jose"
 )
 
 // Config is what a Service is made of. All members but Now are required.
@@ -49,18 +47,29 @@ func New(ctx context.Context, c Config) (*Service, error) {
 	return s, nil
 }
 
-// Run keeps the Service at what is in the store until ctx ends.
+// failureCheck is how often Run looks whether the store and the audit log can
+// still work.
+const failureCheck = time.Second
+
+// Run keeps the Service at what is in the store until ctx ends, or returns why the
+// store or the audit log cannot work until the process starts anew.
 func (s *Service) Run(ctx context.Context) error {
 	for {
-		err := s.store.Changed(ctx, s.state.Load().revision)
+		wait, cancel := context.WithTimeout(ctx, failureCheck)
+		err := s.store.Changed(wait, s.state.Load().revision)
+		over := wait.Err() != nil
+		cancel()
 		if err == nil {
 			err = s.reload(ctx)
 		}
 		if ctx.Err() != nil {
 			return nil
 		}
-		if err != nil {
-			s.health.failed(CapabilityAdmin, s.now(), err)
+		if failed := errors.Join(s.audit.Err(), s.store.Err()); failed != nil {
+			return failed
+		}
+		if err != nil && !over {
+			s.health.failed(CapabilityAdmin, s.now(), DependencyStorage, err)
 			select {
 			case <-ctx.Done():
 				return nil
@@ -130,10 +139,4 @@ func (s *Service) Metadata() Metadata {
 	}
 	slices.Sort(m.Algorithms)
 	return m
-}
-
-// KeySet returns the public keys that verify our tokens, and how long a verifier
-// may cache them.
-func (s *Service) KeySet() (jose.KeySet, time.Duration) {
-	return s.keys.KeySet(), s.keys.MaxAge()
 }

@@ -27,6 +27,8 @@ type state struct {
 	issuers   map[string]*Issuer // by iss
 	rules     *policy.Set
 
+	identifiers, scopes map[string]bool // of all Audiences
+
 	// proven remembers tokens whose signature was verified, by the SHA-256 of
 	// their text. It goes with the state: another configuration verifies anew.
 	proven *lru.Cache[[sha256.Size]byte, *proven]
@@ -69,6 +71,9 @@ func (s *Service) newState(resources map[Ref]Resource, revision int64) (*state, 
 		order:     slices.SortedFunc(maps.Keys(resources), compareRefs),
 		clients:   map[string]*client{},
 		issuers:   map[string]*Issuer{},
+
+		identifiers: map[string]bool{},
+		scopes:      map[string]bool{},
 	}
 	c := checker{service: s, resources: resources}
 	world := policy.World{}
@@ -77,8 +82,17 @@ func (s *Service) newState(resources map[Ref]Resource, revision int64) (*state, 
 		switch r := resources[ref]; ref.Kind {
 		case KindAudience:
 			c.audience(r.Audience)
-			a := policy.Audience{Name: ref.Name, Identifiers: r.Audience.identifiers(), Scopes: r.Audience.Scopes, MaxTTL: r.Audience.maxTTL()}
+			a := policy.Audience{
+				Name: ref.Name, Identifiers: r.Audience.identifiers(), Scopes: r.Audience.Scopes,
+				MaxTTL: r.Audience.maxTTL(s.keys.MaxTokenLifetime()), KeySet: r.Audience.keySet(),
+			}
 			identifiers[ref.Name] = a.Identifiers
+			for _, id := range a.Identifiers {
+				st.identifiers[id] = true
+			}
+			for _, scope := range a.Scopes {
+				st.scopes[scope] = true
+			}
 			world.Audiences = append(world.Audiences, a)
 		case KindClient: // Audience sorts before Client
 			c.client(r.Client)
@@ -93,6 +107,7 @@ func (s *Service) newState(resources map[Ref]Resource, revision int64) (*state, 
 			st.issuers[r.Issuer.Issuer] = r.Issuer
 			world.Issuers = append(world.Issuers, ref.Name)
 		case KindRule:
+			c.common(ref, r.Rule.Description)
 			world.Rules = append(world.Rules, *r.Rule)
 		}
 	}
@@ -122,9 +137,18 @@ func (a *Audience) identifiers() []string {
 	return a.Identifiers
 }
 
-func (a *Audience) maxTTL() time.Duration {
+// maxTTL takes the longest that signing keys allow, which makes the default
+// shorter and nothing else: what is set is checked.
+func (a *Audience) maxTTL(most time.Duration) time.Duration {
 	if a.MaxTTL == 0 {
-		return defaultTTL
+		return min(defaultTTL, most)
 	}
 	return a.MaxTTL
+}
+
+func (a *Audience) keySet() string {
+	if a.KeySet == "" {
+		return DefaultKeySet
+	}
+	return a.KeySet
 }

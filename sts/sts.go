@@ -159,8 +159,12 @@ type Audience struct {
 	Description string        `json:"description,omitempty"`
 	Identifiers []string      `json:"identifiers,omitempty"` // empty: the name
 	Scopes      []string      `json:"scopes,omitempty"`
-	MaxTTL      time.Duration `json:"max_ttl,omitempty"` // 0: 1h
+	MaxTTL      time.Duration `json:"max_ttl,omitempty"` // 0: 1h, or less if keys do not stay published as long
+	KeySet      string        `json:"key_set,omitempty"` // that signs for it; empty: DefaultKeySet
 }
+
+// DefaultKeySet signs for an Audience that names no key set.
+const DefaultKeySet = "default"
 
 // Change is an atomic change of resources.
 type Change struct {
@@ -196,18 +200,95 @@ type Store interface {
 	AdminHash(ctx context.Context) (string, error)
 	// SetAdminHash replaces the hash if it is still old, else ErrConflict.
 	SetAdminHash(ctx context.Context, old, hash string) error
+	// Err returns why nothing can be written any more, as Audit's does.
+	Err() error
 }
 
-// SigningKeys signs tokens with keys that the domain never sees.
+// SigningKeys signs tokens with keys that the domain never sees, and looks after
+// them. Keys come in named sets, each with a signature algorithm of its own.
+//
+// An error means that it is not possible now, unless it is said otherwise. It may
+// have a method RetryAfter() time.Duration, which says when to come back, and a
+// method Dependency() string, which names what is missing in a word for anybody,
+// such as vault or storage.
 type SigningKeys interface {
-	// Sign returns the compact JWS of payload with the header members alg, kid
-	// and typ, and the kid, which is that of the key that signed. An error means
-	// that signing is not possible now.
-	Sign(ctx context.Context, typ string, payload []byte) (token, kid string, err error)
-	// KeySet returns the public keys to publish.
+	// Sign returns the compact JWS of payload with the header members alg, kid and
+	// typ, signed by the key of a set that signs now, and the kid of that key. It
+	// returns within a bounded time, whatever the context allows.
+	Sign(ctx context.Context, set, typ string, payload []byte) (token, kid string, err error)
+	// KeySet returns the public keys to publish, those of all sets.
 	KeySet() jose.KeySet
-	// MaxAge is how long a verifier may cache the key set.
+	// MaxAge is how long a verifier may cache that, as of now.
 	MaxAge() time.Duration
+	// Has tells whether there is a set of this name. Sets do not come or go.
+	Has(set string) bool
+	// MaxTokenLifetime is how long a key stays published at least after it signed
+	// last, by every clock, so no token may live longer.
+	MaxTokenLifetime() time.Duration
+	// Ready returns nil, or why tokens cannot be signed now. It does not wait.
+	Ready() error
+
+	// Delivered says that a verifier fetched a set that KeySet returned, or was
+	// told that it has it still. What names the verifier is not kept in the clear.
+	Delivered(set jose.KeySet, verifier string)
+	// Status returns what is known about each set, also about one that is not
+	// there any more and has keys that count.
+	Status() []KeySetStatus
+	// Rotate makes the next key of a set and publishes it. If there is one
+	// already, it returns that one. An error that is an *Error is for the caller.
+	Rotate(ctx context.Context, set string) (KeyStatus, error)
+	// Revoke takes a key out of what is published, for good, and lets another sign
+	// at once. An error that is an *Error is for the caller; after any other the
+	// key may or may not be revoked.
+	Revoke(ctx context.Context, kid string) (KeyRevocation, error)
+}
+
+// KeySetStatus is what is known about a key set.
+type KeySetStatus struct {
+	Name        string
+	Algorithm   string // of the next key that is made
+	Provider    string // where the private keys are: local, vault or vault-wrapped; empty if it is not configured any more
+	Keys        []KeyStatus
+	RotationDue time.Time // when the next key is made; zero: it is there, or only when asked
+	Problems    []string  // what is wrong, one sentence each, for the operator
+}
+
+// KeyRole is the place of a key in its set.
+type KeyRole string
+
+// The roles of a key. Keys of all roles but the last are published.
+const (
+	KeyNext     KeyRole = "next"     // does not sign yet
+	KeyCurrent  KeyRole = "current"  // signs
+	KeyPrevious KeyRole = "previous" // does not sign any more
+	KeyRevoked  KeyRole = "revoked"  // never counts again
+)
+
+// KeyStatus is what is known about a signing key. Times that are not known yet
+// are zero.
+type KeyStatus struct {
+	Set       string
+	KID       string
+	Algorithm string
+	Role      KeyRole
+	Location  string // of the private key, such as "transit/keys/sts version 3"
+
+	Published time.Time
+	Signs     time.Time // from when on it signs, or signed
+	Ends      time.Time // until when it is published
+	Revoked   time.Time
+
+	// What this node has seen since it started.
+	Verifiers int   // distinct ones that fetched a set with the key
+	Fetches   int64 // how often
+	LastFetch time.Time
+}
+
+// KeyRevocation says what became of a key set whose key was revoked.
+type KeyRevocation struct {
+	Revoked       KeyStatus
+	Successor     KeyStatus // signs now; without a KID: none could be made yet
+	AcceptedUntil time.Time // until then verifiers that cached the key set may accept the revoked key
 }
 
 // IssuerKeys finds the keys of trusted issuers.
@@ -226,8 +307,14 @@ type IssuerKeys interface {
 
 // Audit records decisions.
 type Audit interface {
-	// Record returns when the record is written; it is not called with a context
-	// that a caller can cancel. An error means that the decision was not recorded
-	// and must not take effect.
+	// Record returns when the record is written. An error means that the decision
+	// must not take effect. When ctx ends first, which no caller of ours can make
+	// it do before the time of its request is over, or when writing takes too long
+	// by itself, the record may still be written: then it tells of a token that
+	// was not handed out.
 	Record(ctx context.Context, r *Record) error
+	// Err returns why nothing can be recorded any more, nil while it can, be it
+	// that it does not work at the moment. What it returns does not go away: the
+	// process has to start anew.
+	Err() error
 }

@@ -28,14 +28,13 @@ type decision struct {
 func (s *Service) Token(ctx context.Context, req TokenRequest) (Token, error) {
 	d := &decision{req: req, st: s.state.Load(), now: s.now(), ids: newIDs()}
 	d.rec = Record{
-		Time: d.now.UTC(), Decision: d.ids.decision, RequestID: req.Source.RequestID, Peer: req.Source.Peer,
-		Grant: req.Grant, Revision: d.st.revision, AskedType: req.RequestedType,
+		Time: d.now.UTC(), Decision: d.ids.decision, RequestID: req.Source.RequestID, Peer: req.Source.Peer, Revision: d.st.revision,
 	}
 	d.asked = policy.Request{Now: d.now, SelfIssuer: s.issuer}
 	token, e := s.walk(ctx, d)
 	// 6. Record. The caller cannot cancel this: the decision has been taken.
-	if err := s.record(context.WithoutCancel(ctx), d, e); err != nil {
-		s.health.failed(CapabilityIssue, s.now(), err)
+	if err := s.record(ctx, d, e); err != nil {
+		s.health.failed(CapabilityIssue, s.now(), DependencyAudit, err)
 		return Token{}, &Error{
 			Code: Unavailable, Decision: d.ids.decision, RetryAfter: retryLater, Err: err,
 			Message: "the decision cannot be recorded now and so does not take effect; try again later",
@@ -45,11 +44,27 @@ func (s *Service) Token(ctx context.Context, req TokenRequest) (Token, error) {
 		e.Decision = d.ids.decision
 		return Token{}, e
 	}
+	s.health.worked(CapabilityIssue)
 	return token, nil
 }
 
-// retryLater is when to come back after something of ours failed.
-const retryLater = 2 * time.Second
+// When to come back after something of ours failed: what is said if nothing is
+// known, and the longest that is said, since nobody knows an outage so well.
+const (
+	retryLater = 2 * time.Second
+	retryMost  = time.Hour
+)
+
+// retryAfter is when to come back, as the error says if it does.
+func retryAfter(err error) time.Duration {
+	if e, ok := errors.AsType[interface {
+		error
+		RetryAfter() time.Duration
+	}](err); ok && e.RetryAfter() > 0 {
+		return min(e.RetryAfter(), retryMost)
+	}
+	return retryLater
+}
 
 // walk takes the steps of DESIGN.md in their order: local and cheap ones first,
 // the network next, the signing key last.
@@ -68,13 +83,13 @@ func (s *Service) walk(ctx context.Context, d *decision) (Token, *Error) {
 	}
 	// 4. May they? Only the policy makes a Grant.
 	grant, err := d.st.rules.Decide(ctx, d.asked)
+	if e := ctx.Err(); e != nil {
+		return Token{}, gone(e) // rules whose expressions were interrupted did not match
+	}
 	if err != nil {
 		return Token{}, d.denied(err)
 	}
 	// 5. Sign what was granted.
-	if err := ctx.Err(); err != nil {
-		return Token{}, gone(err)
-	}
 	return s.mint(ctx, d, grant)
 }
 
@@ -93,11 +108,13 @@ func (s *Service) requester(d *decision) *Error {
 		return invalidClientMissing()
 	}
 	d.rec.AuthMethod = d.req.Credential.Method
+	if _, known := d.st.clients[d.req.Credential.ClientID]; known {
+		d.rec.Client = d.req.Credential.ClientID
+	}
 	c, e := d.st.authenticate(d.req.Credential, d.now)
 	if e != nil {
 		return e
 	}
-	d.rec.Client = c.Name
 	d.asked.Client = &c.party
 	return nil
 }
@@ -117,13 +134,13 @@ func (s *Service) parties(ctx context.Context, d *decision) *Error {
 		}
 	}
 	var e *Error
-	if d.asked.Subject, d.rec.Subject, e = s.present(ctx, d.st, "subject_token", d.req.Subject, d.now); e != nil {
+	if d.asked.Subject, e = s.present(ctx, d, "subject_token", d.req.Subject, &d.rec.Subject); e != nil {
 		return e
 	}
 	if d.req.Actor.Token == "" {
 		return nil
 	}
-	d.asked.Actor, d.rec.Actor, e = s.present(ctx, d.st, "actor_token", d.req.Actor, d.now)
+	d.asked.Actor, e = s.present(ctx, d, "actor_token", d.req.Actor, &d.rec.Actor)
 	return e
 }
 
@@ -145,18 +162,6 @@ var denialCodes = map[policy.Code]Code{
 	policy.InvalidTarget:      InvalidTarget,
 	policy.InvalidScope:       InvalidScope,
 	policy.UnauthorizedClient: UnauthorizedClient,
-}
-
-// record writes the audit record of a decision.
-func (s *Service) record(ctx context.Context, d *decision, e *Error) error {
-	d.rec.Outcome = "allow"
-	if e != nil {
-		d.rec.Outcome, d.rec.Error, d.rec.Reason, d.rec.Issued = "deny", e.Code, e.Message, nil
-		if e.Err != nil {
-			d.rec.Reason += ": " + e.Err.Error()
-		}
-	}
-	return s.audit.Record(ctx, &d.rec)
 }
 
 // ids are the random names of a decision and of what it issues.

@@ -4,9 +4,9 @@ import (
 	"context"
 	"crypto"
 	"crypto/sha256"
-	"encoding/base64"
 	"errors"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/workload-sts/sts/jose"
@@ -41,18 +41,20 @@ func errToken(field, message string, cause error) *Error {
 	return &Error{Code: InvalidRequest, Field: field, Message: message, Err: cause}
 }
 
-// prove returns the claims of a presented token if its issuer signed them.
+// prove returns the claims of a presented token if its issuer signed them. It
+// writes into party how far it came.
 //
 // The order is: form, header, issuer, algorithm and type, and only then the key,
 // so that nothing foreign causes a request of ours before all that is local has
 // passed [RFC 8725 §3].
-func (s *Service) prove(ctx context.Context, st *state, field string, p Presented) (*proven, *Error) {
+func (s *Service) prove(ctx context.Context, d *decision, field string, p Presented, party *RecordParty) (*proven, *Error) {
 	sum := sha256.Sum256([]byte(p.Token))
-	if seen, ok := st.proven.Get(sum); ok {
-		if s.stillProven(ctx, seen) {
-			return seen, checkType(field, p.Type, seen)
+	if seen, ok := d.st.proven.Get(sum); ok {
+		if s.stillProven(ctx, d, seen) {
+			party.Unverified, party.Issuer = false, seen.issuerName()
+			return seen, d.checkType(field, p.Type, seen)
 		}
-		st.proven.Remove(sum)
+		d.st.proven.Remove(sum)
 	}
 	jws, err := jose.Parse(p.Token)
 	if err != nil {
@@ -65,31 +67,55 @@ func (s *Service) prove(ctx context.Context, st *state, field string, p Presente
 	iss, _ := claims["iss"].(string)
 	out := &proven{kid: jws.Header.KeyID, alg: jws.Header.Algorithm, typ: jws.Header.Type, claims: claims}
 	if iss != s.issuer {
-		i, ok := st.issuers[iss]
+		i, ok := d.st.issuers[iss]
 		if !ok {
-			return nil, errToken(field, "the issuer of the "+field+" is not trusted here; it must be defined as an Issuer", errors.New("unknown iss"))
+			return nil, d.untrusted(field, claims)
 		}
 		out.issuer = i
 	}
-	if e := checkType(field, p.Type, out); e != nil {
+	party.Issuer = out.issuerName()
+	if d.authenticated() {
+		party.says(claims)
+	}
+	if e := d.checkType(field, p.Type, out); e != nil {
 		return nil, e
 	}
-	key, e := s.keyFor(ctx, field, out)
+	key, e := s.keyFor(ctx, d, field, out)
 	if e != nil {
 		return nil, e
 	}
 	if err := jws.Verify(key); err != nil {
-		return nil, errToken(field, "the signature of the "+field+" does not verify with the key of its issuer", err)
+		return nil, errToken(field, "the signature of the "+field+" does not verify with the key of its issuer", &mismatch{
+			RecordReason{Predicate: field + ".signature", Presented: "not of key " + d.showUnverified(out.kid, visible(out.kid)), Expected: "of that key of " + party.Issuer}, err,
+		})
 	}
+	party.Unverified = false
 	out.key = key.Public
-	st.proven.Add(sum, out)
+	d.st.proven.Add(sum, out)
 	return out, nil
+}
+
+// issuerName is the name of the Issuer, or self.
+func (p *proven) issuerName() string {
+	if p.issuer == nil {
+		return policy.Self
+	}
+	return p.issuer.Name
+}
+
+// untrusted refuses a token of an issuer that is not defined.
+func (d *decision) untrusted(field string, claims map[string]any) *Error {
+	why := &mismatch{RecordReason: RecordReason{Predicate: field + ".iss", Presented: "missing, or not a string", Expected: "that of an Issuer"}}
+	if iss, ok := claims["iss"].(string); ok {
+		why.Presented = d.showUnverified(iss, publicURL(iss))
+	}
+	return errToken(field, "the issuer of the "+field+" is not trusted here; it must be defined as an Issuer", why)
 }
 
 // stillProven tells whether the key that verified a token is still the one that
 // its issuer publishes.
-func (s *Service) stillProven(ctx context.Context, p *proven) bool {
-	key, e := s.keyFor(ctx, "", p)
+func (s *Service) stillProven(ctx context.Context, d *decision, p *proven) bool {
+	key, e := s.keyFor(ctx, d, "", p)
 	if e != nil {
 		return false
 	}
@@ -99,43 +125,60 @@ func (s *Service) stillProven(ctx context.Context, p *proven) bool {
 
 // checkType holds what a token is declared as against what it is [RFC 8725
 // §3.11]: an access token says so in its typ header, anything else must not.
-func checkType(field string, declared TokenType, p *proven) *Error {
+func (d *decision) checkType(field string, declared TokenType, p *proven) *Error {
+	bad := func(message, expected string) *Error {
+		typ := "none"
+		if p.typ != "" {
+			typ = d.showUnverified(p.typ, plainWord(p.typ))
+		}
+		return errToken(field, message, &mismatch{RecordReason: RecordReason{
+			Predicate: field + ".typ", Presented: typ + " declared as " + declared.short(), Expected: expected,
+		}})
+	}
+	const access = typAccessToken + " declared as access_token"
 	if p.issuer == nil {
 		if p.typ != typAccessToken || declared != AccessToken {
-			return errToken(field, "of the tokens of this service only access tokens can be exchanged, declared as "+string(AccessToken), nil)
+			return bad("of the tokens of this service only access tokens can be exchanged, declared as "+string(AccessToken), access)
 		}
 		return nil
 	}
 	is := p.typ == typAccessToken && declared == AccessToken ||
 		(p.typ == typJWT || p.typ == "") && (declared == JWT || declared == IDToken)
 	if !is {
-		return errToken(field, "the "+field+" is not of the type that "+field+"_type declares", nil)
+		return bad("the "+field+" is not of the type that "+field+"_type declares", access+", or "+typJWT+" or none declared as jwt or id_token")
 	}
 	if !slices.Contains(p.issuer.tokenTypes(), declared.short()) {
-		return errToken(field, "the Issuer of the "+field+" does not allow tokens of this type", nil)
+		return bad("the Issuer of the "+field+" does not allow tokens of this type", strings.Join(p.issuer.tokenTypes(), " or "))
 	}
 	return nil
 }
 
 // keyFor returns the key that the header names, if the algorithm is one that the
 // issuer may use.
-func (s *Service) keyFor(ctx context.Context, field string, p *proven) (jose.Key, *Error) {
+func (s *Service) keyFor(ctx context.Context, d *decision, field string, p *proven) (jose.Key, *Error) {
+	noKey := func(message string, err error) *Error {
+		return errToken(field, message, &mismatch{
+			RecordReason{Predicate: field + ".kid", Presented: d.showUnverified(p.kid, visible(p.kid)) + " for " + string(p.alg), Expected: "a key of " + p.issuerName()}, err,
+		})
+	}
 	if p.issuer == nil {
 		key, ok := s.keys.KeySet().Key(p.kid)
 		if !ok || key.Algorithm != p.alg {
-			return jose.Key{}, errToken(field, "the "+field+" was not signed by a current key of this service", jose.ErrUnknownKey)
+			return jose.Key{}, noKey("the "+field+" was not signed by a key that this service publishes: the key is unknown, retired or revoked; present a fresh token", jose.ErrUnknownKey)
 		}
 		return key, nil
 	}
 	if !slices.Contains(p.issuer.algorithms(), string(p.alg)) {
-		return jose.Key{}, errToken(field, "the signature algorithm of the "+field+" is not allowed for its issuer", jose.ErrAlgorithm)
+		return jose.Key{}, errToken(field, "the signature algorithm of the "+field+" is not allowed for its issuer", &mismatch{
+			RecordReason{Predicate: field + ".alg", Presented: string(p.alg), Expected: strings.Join(p.issuer.algorithms(), " or ")}, jose.ErrAlgorithm,
+		})
 	}
 	key, err := s.issuerKeys.Key(ctx, p.issuer.Name, p.kid, p.alg)
 	switch {
 	case err == nil:
 		return key, nil
 	case errors.Is(err, jose.ErrUnknownKey):
-		return jose.Key{}, errToken(field, "the issuer of the "+field+" publishes no key of the kid in its header", err)
+		return jose.Key{}, noKey("the issuer of the "+field+" publishes no key of the kid in its header", err)
 	default:
 		return jose.Key{}, &Error{
 			Code: Unavailable, Field: field, RetryAfter: retryIssuer, Err: err,
@@ -147,23 +190,24 @@ func (s *Service) keyFor(ctx context.Context, field string, p *proven) (jose.Key
 // retryIssuer is when to try again if an issuer's keys could not be had.
 const retryIssuer = 5 * time.Second
 
-// present verifies a presented token whole and returns it as policy sees it,
-// together with how the audit record names it.
-func (s *Service) present(ctx context.Context, st *state, field string, p Presented, now time.Time) (*policy.Token, *RecordParty, *Error) {
-	pr, e := s.prove(ctx, st, field, p)
+// present verifies a presented token whole and returns it as policy sees it. It
+// leaves in rec how the audit record names the token, as far as it came.
+func (s *Service) present(ctx context.Context, d *decision, field string, p Presented, rec **RecordParty) (*policy.Token, *Error) {
+	party := &RecordParty{Unverified: true}
+	*rec = party
+	pr, e := s.prove(ctx, d, field, p, party)
+	if pr != nil {
+		party.says(pr.claims)
+	}
 	if e != nil {
-		return nil, nil, e
+		return nil, e
 	}
-	c, e := s.checkClaims(field, pr, now)
+	c, e := s.checkClaims(field, pr, d.now)
 	if e != nil {
-		return nil, nil, e
+		return nil, e
 	}
-	party := &RecordParty{Issuer: c.Issuer, Sub: c.Subject, Txn: c.Txn, Act: chain(c.Act), Exp: c.Expires.Unix()}
-	if party.JTI, _ = pr.claims["jti"].(string); party.JTI == "" {
-		sum := sha256.Sum256([]byte(p.Token))
-		party.Hash = "sha256:" + base64.RawURLEncoding.EncodeToString(sum[:])
-	}
-	return c, party, nil
+	party.Txn, party.Act = c.Txn, chain(c.Act)
+	return c, nil
 }
 
 func (i *Issuer) algorithms() []string {

@@ -103,7 +103,7 @@ grpc:
   listen: %[2]s
   tls: {cert_file: tls.crt, key_file: tls.key}
 storage: {bolt_file: sts.db}
-keys: {local: {key_file: signing.key}}
+keys: {sets: [{name: default, local: {key_file: signing.key}}]}
 audit: {file: audit.jsonl}
 `, httpAddr, grpcAddr) + strings.Join(more, "\n")
 	file := filepath.Join(dir, "stsd.yaml")

@@ -49,7 +49,7 @@ var advice = map[string]string{
 	"invalid_target":          "ask the operator for a Rule that allows it, and tell the decision id",
 	"invalid_scope":           "ask for fewer scopes, or the operator for a Rule that allows them",
 	"unauthenticated":         "check STS_ADMIN_TOKEN",
-	"not_found":               "`stsctl get KIND` lists what there is",
+	"not_found":               "`stsctl get KIND` and `stsctl keys status` list what there is",
 	"temporarily_unavailable": "try again",
 	"server_error":            "tell the operator",
 }

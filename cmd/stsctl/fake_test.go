@@ -55,12 +55,13 @@ type fakeServer struct {
 	mu        sync.Mutex
 	resources map[string]*stsv1.Resource // by kind/name
 	revision  int64
+	keys      []*stsv1.KeySetStatus
 }
 
 // startFake serves gRPC with the options given and HTTP on loopback, until stop
 // is called.
 func startFake(options ...grpc.ServerOption) (f *fakeServer, stop func(), err error) {
-	f = &fakeServer{resources: map[string]*stsv1.Resource{}, revision: 1}
+	f = &fakeServer{resources: map[string]*stsv1.Resource{}, revision: 1, keys: fakeKeys()}
 	if f.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
 		return nil, nil, err
 	}

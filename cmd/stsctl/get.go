@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	stsv1 "github.com/workload-sts/sts/gen/sts/v1"
+	"github.com/workload-sts/sts/sts"
 	"github.com/workload-sts/sts/sts/resource"
 )
 
@@ -141,7 +142,7 @@ func (c *cli) getList(ctx context.Context, kind, format string) error {
 // headers are the columns of the table of a kind; "" is that of all kinds.
 var headers = map[string][]string{
 	"":         {"KIND", "NAME", "DESCRIPTION"},
-	"Audience": {"NAME", "IDENTIFIERS", "SCOPES", "MAX TTL", "DESCRIPTION"},
+	"Audience": {"NAME", "IDENTIFIERS", "SCOPES", "MAX TTL", "KEY SET", "DESCRIPTION"},
 	"Client":   {"NAME", "STATE", "SECRETS", "AUDIENCES", "LABELS", "DESCRIPTION"},
 	"Issuer":   {"NAME", "ISSUER", "TOKEN TYPES", "SELF-PRESENTED", "DESCRIPTION"},
 	"Rule":     {"NAME", "REQUESTER", "SUBJECT", "AUDIENCES", "SCOPES", "TTL", "DESCRIPTION"},
@@ -178,11 +179,14 @@ func cellsOf(r *stsv1.Resource) (cells []string, description string) {
 		if len(identifiers) == 0 {
 			identifiers = []string{a.GetName()}
 		}
-		ttl := "1h"
+		ttl, keySet := "1h", a.GetKeySet()
+		if keySet == "" {
+			keySet = sts.DefaultKeySet
+		}
 		if a.GetMaxTtl() != nil {
 			ttl = resource.FormatDuration(a.GetMaxTtl().AsDuration())
 		}
-		return []string{list(identifiers), list(a.GetScopes()), ttl}, a.GetDescription()
+		return []string{list(identifiers), list(a.GetScopes()), ttl, keySet}, a.GetDescription()
 	case *stsv1.Resource_Client:
 		state := "enabled"
 		if k.Client.GetDisabled() {

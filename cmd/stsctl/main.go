@@ -1,6 +1,6 @@
 // Command stsctl is what operators and developers use to talk to the security
 // token service: it applies and shows resources, gets, exchanges and inspects
-// tokens. `stsctl help` lists the commands; docs/reference/stsctl.md has them
+// tokens, and looks after the signing keys. `stsctl help` lists the commands; docs/reference/stsctl.md has them
 // all on one page.
 package main
 

@@ -59,7 +59,8 @@ func newRoot(c *cli) *cobra.Command {
 		Use:   "stsctl",
 		Short: "Operate a security token service, get and inspect tokens",
 		Long: `stsctl talks to a security token service over gRPC: it applies and shows
-resources, gets and exchanges tokens, and looks into tokens and key sets.
+resources, gets and exchanges tokens, looks into tokens and key sets, and looks
+after the signing keys.
 
 Where the server is and who you are comes from the environment, so that no
 secret is ever on a command line; see ` + "`stsctl help environment`" + `.`,
@@ -69,7 +70,7 @@ secret is ever on a command line; see ` + "`stsctl help environment`" + `.`,
 	root.AddCommand(
 		newApply(c), newGet(c), newDelete(c),
 		newToken(c), newExchange(c), newInspect(c),
-		newSecret(c), newVersion(c),
+		newKeys(c), newSecret(c), newVersion(c),
 		environmentTopic(), exitCodesTopic(),
 	)
 	codeErrors(root)

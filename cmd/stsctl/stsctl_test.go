@@ -106,6 +106,7 @@ func TestNothingLeaks(t *testing.T) {
 	t.Setenv("STS_CLIENT_SECRET", canary)
 	for _, args := range [][]string{
 		{"get", "rules"}, {"apply", "-f", "-"}, {"delete", "rule", "r"}, {"token", "--audience", "a"},
+		{"keys", "status"}, {"keys", "rotate"}, {"keys", "revoke", "k"}, {"keys", "revoke", "k", "--yes"},
 		{"exchange", "--subject-token", canary}, {"exchange", "--subject-token", f.sign("JWT", time.Hour, map[string]any{}) + canary},
 	} {
 		code, stdout, stderr := ctl(t.Context(), "kind: Audience\nname: a\n", args...)
@@ -122,7 +123,10 @@ func TestOutputFails(t *testing.T) {
 	clean(t)
 	f := startFakeFor(t)
 	token := f.sign("JWT", time.Hour, map[string]any{})
+	t.Setenv("STS_GRPC", f.addr)
+	t.Setenv("STS_ADMIN_TOKEN", fakeAdminToken)
 	for _, args := range [][]string{
+		{"keys", "status"}, {"keys", "status", "-o", "json"}, {"keys", "rotate"}, {"keys", "revoke", "key-1", "--yes"},
 		{"secret", "new"}, {"secret", "new", "-o", "json"}, {"secret", "new", "-o", "yaml"}, {"version"},
 		{"inspect", token, "-o", "json"}, {"inspect", token},
 	} {

@@ -80,15 +80,17 @@ func (k configCheck) config(c *stsv1.ServerConfig) {
 	}
 	c.Storage = orEmpty(c.Storage)
 	c.Storage.BoltFile = k.newFile("storage.bolt_file", c.Storage.BoltFile)
-	c.Keys = orEmpty(c.Keys)
-	c.Keys.Local = orEmpty(c.Keys.Local)
-	c.Keys.Local.KeyFile = k.keyFile("keys.local.key_file", c.Keys.Local.KeyFile)
-	k.oneOf("keys.local.algorithm", &c.Keys.Local.Algorithm, "ES256", "ES384", "EdDSA", "RS256", "PS256")
+	c.Keys, c.Rotation = orEmpty(c.Keys), orEmpty(c.Rotation)
+	k.keys(c.Keys)
+	k.rotation(c.Rotation)
 	c.Audit = orEmpty(c.Audit)
 	c.Audit.File = k.newFile("audit.file", c.Audit.File)
 	k.apart("audit.file", c.Audit.File, "storage.bolt_file", c.Storage.BoltFile)
-	k.apart("keys.local.key_file", c.Keys.Local.KeyFile, "storage.bolt_file", c.Storage.BoltFile)
-	k.apart("keys.local.key_file", c.Keys.Local.KeyFile, "audit.file", c.Audit.File)
+	for i, s := range c.Keys.Sets {
+		path, file := fmt.Sprintf("keys.sets[%d].local.key_file", i), s.GetLocal().GetKeyFile()
+		k.apart(path, file, "storage.bolt_file", c.Storage.BoltFile)
+		k.apart(path, file, "audit.file", c.Audit.File)
+	}
 	c.Log = orEmpty(c.Log)
 	k.oneOf("log.level", &c.Log.Level, "info", "debug", "warn", "error")
 	k.limits(c)
@@ -220,8 +222,9 @@ func (k configCheck) limits(c *stsv1.ServerConfig) {
 	c.Limits = orEmpty(c.Limits)
 	k.duration("shutdown_grace", &c.ShutdownGrace, 10*time.Second, 5*time.Minute)
 	k.duration("limits.request_timeout", &c.Limits.RequestTimeout, 10*time.Second, time.Minute)
-	k.count("limits.max_connections", &c.Limits.MaxConnections)
-	k.count("limits.max_watches", &c.Limits.MaxWatches)
+	const connections, most = 10_000, 1_000_000
+	k.number("limits.max_connections", &c.Limits.MaxConnections, connections, most)
+	k.number("limits.max_watches", &c.Limits.MaxWatches, connections, most)
 }
 
 func (k configCheck) duration(path string, d **durationpb.Duration, def, most time.Duration) {
@@ -233,8 +236,7 @@ func (k configCheck) duration(path string, d **durationpb.Duration, def, most ti
 	}
 }
 
-func (k configCheck) count(path string, n *int32) {
-	const def, most = 10_000, 1_000_000
+func (k configCheck) number(path string, n *int32, def, most int32) {
 	if *n == 0 {
 		*n = def
 	}

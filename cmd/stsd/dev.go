@@ -62,11 +62,17 @@ func devConfig(dir string, o devOptions) *stsv1.ServerConfig {
 		Http:    &stsv1.Listener{Listen: o.http},
 		Grpc:    &stsv1.Listener{Listen: o.grpc},
 		Storage: &stsv1.StorageConfig{BoltFile: filepath.Join(dir, "sts.db")},
-		Keys:    &stsv1.KeysConfig{Local: &stsv1.LocalKeysConfig{KeyFile: filepath.Join(dir, "signing.key"), Algorithm: "ES256"}},
-		Audit:   &stsv1.AuditConfig{File: filepath.Join(dir, "audit.jsonl")},
-		Log:     &stsv1.LogConfig{Level: "info"},
+		Keys: &stsv1.KeysConfig{Sets: []*stsv1.KeySetConfig{{
+			Name: sts.DefaultKeySet, Algorithm: "ES256",
+			Provider: &stsv1.KeySetConfig_Local{Local: &stsv1.LocalKeyConfig{KeyFile: filepath.Join(dir, "signing.key")}},
+		}}},
+		Rotation: &stsv1.RotationConfig{},
+		Audit:    &stsv1.AuditConfig{File: filepath.Join(dir, "audit.jsonl")},
+		Log:      &stsv1.LogConfig{Level: "info"},
 	}
-	configCheck{dir: dir, report: func(path, message string) { panic(path + " " + message) }}.limits(c)
+	check := configCheck{dir: dir, report: func(path, message string) { panic(path + " " + message) }}
+	check.limits(c)
+	check.rotation(c.Rotation)
 	return c
 }
 

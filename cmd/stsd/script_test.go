@@ -33,7 +33,7 @@ func TestMain(m *testing.M) {
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:  "testdata",
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"await": await, "dangle": dangle},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"await": awaitServer, "dangle": dangle},
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("GORACE", "atexit_sleep_ms=0") // else each process waits a second
 			return nil
@@ -41,7 +41,7 @@ func TestScripts(t *testing.T) {
 	})
 }
 
-func await(ts *testscript.TestScript, _ bool, args []string) {
+func awaitServer(ts *testscript.TestScript, _ bool, args []string) {
 	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		env, err := readEnv(ts.MkAbs(args[0]))
 		ts.Check(err)

@@ -15,7 +15,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	stsv1 "github.com/workload-sts/sts/gen/sts/v1"
-	"github.com/workload-sts/sts/jose"
 	"github.com/workload-sts/sts/keys"
 	"github.com/workload-sts/sts/storage"
 	"github.com/workload-sts/sts/sts"
@@ -62,6 +61,7 @@ func listen(c *stsv1.ServerConfig) (httpLn, grpcLn net.Listener, err error) {
 
 // node is a wired service.
 type node struct {
+	ring    *keys.Ring
 	service *sts.Service
 	server  *server.Server
 	log     *slog.Logger
@@ -82,11 +82,7 @@ func open(ctx context.Context, c *stsv1.ServerConfig, createKeyFile bool, stderr
 	}
 	n.closers = append(n.closers, kv.Close)
 	store := storage.NewStore(kv)
-	ring, err := keys.OpenLocal(ctx, keys.LocalConfig{
-		Store: store.KeyStates(), Name: "default", KeyFile: c.Keys.Local.KeyFile,
-		Algorithm: jose.Algorithm(c.Keys.Local.Algorithm), CreateKeyFile: createKeyFile,
-	})
-	if err != nil {
+	if n.ring, err = n.openKeys(ctx, c, store.KeyStates(), createKeyFile); err != nil {
 		return nil, err
 	}
 	remote := keys.NewRemote(keys.RemoteConfig{OnFetch: n.fetched})
@@ -100,7 +96,7 @@ func open(ctx context.Context, c *stsv1.ServerConfig, createKeyFile bool, stderr
 	}
 	n.closers = append(n.closers, audit.Close)
 	n.service, err = sts.New(ctx, sts.Config{
-		Issuer: c.Issuer, Store: store, Keys: ring, IssuerKeys: issuerKeys{remote}, Audit: audit,
+		Issuer: c.Issuer, Store: store, Keys: signingKeys{n.ring}, IssuerKeys: issuerKeys{remote}, Audit: audit,
 	})
 	if err != nil {
 		return nil, err
@@ -114,7 +110,7 @@ func open(ctx context.Context, c *stsv1.ServerConfig, createKeyFile bool, stderr
 		return nil, fmt.Errorf("grpc.tls: %w", err)
 	}
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), n.ring.Collector())
 	n.server, err = server.New(server.Config{
 		Service: n.service, Logger: n.log, Registry: registry, HTTPTLS: httpTLS, GRPCTLS: grpcTLS,
 		RequestTimeout: c.Limits.RequestTimeout.AsDuration(), ShutdownGrace: c.ShutdownGrace.AsDuration(),
@@ -140,8 +136,15 @@ func (n *node) tls(c *stsv1.TlsConfig) (*tls.Config, error) {
 func (n *node) serve(ctx context.Context, httpLn, grpcLn net.Listener) error {
 	n.log.Info("serving", "issuer", n.service.Metadata().Issuer, "http", httpLn.Addr().String(), "grpc", grpcLn.Addr().String())
 	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return n.service.Run(ctx) })
-	g.Go(func() error { return n.server.Serve(ctx, httpLn, grpcLn) })
+	// Keys and resources are kept up to date until the last request in flight is
+	// done.
+	serving, served := context.WithCancel(context.WithoutCancel(ctx))
+	g.Go(func() error { return n.ring.Run(serving) })
+	g.Go(func() error { return n.service.Run(serving) })
+	g.Go(func() error {
+		defer served()
+		return n.server.Serve(ctx, httpLn, grpcLn)
+	})
 	err := g.Wait()
 	n.log.Info("stopped")
 	return err

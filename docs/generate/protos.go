@@ -69,11 +69,27 @@ func (p *protos) keys(b *bytes.Buffer, m protoreflect.MessageDescriptor, prefix 
 	for i := range m.Fields().Len() {
 		f := m.Fields().Get(i)
 		name := prefix + string(f.Name())
-		fmt.Fprintf(b, "| `%s` | %s | %s |\n", name, typeOf(f), inRow(comment(f)))
+		fmt.Fprintf(b, "| `%s` | %s | %s%s |\n", name, typeOf(f), inRow(comment(f)), alternatives(f))
 		if f.Message() != nil && f.Message().ParentFile() == m.ParentFile() {
+			if f.IsList() {
+				name += "[]"
+			}
 			p.keys(b, f.Message(), name+".")
 		}
 	}
+}
+
+// alternatives names the keys of which only one is given.
+func alternatives(f protoreflect.FieldDescriptor) string {
+	o := f.ContainingOneof()
+	if o == nil {
+		return ""
+	}
+	var names []string
+	for i := range o.Fields().Len() {
+		names = append(names, "`"+string(o.Fields().Get(i).Name())+"`")
+	}
+	return " Give one of " + strings.Join(names, ", ") + "."
 }
 
 // typeOf names the type of a field as it is written in YAML.
@@ -159,7 +175,7 @@ const endpoints = `gRPC and HTTP meet at the same handlers. The endpoints that a
 | ` + "`/.well-known/oauth-authorization-server`" + ` | GET | The same [RFC 8414 §3]. |
 | ` + "`/.well-known/jwks.json`" + ` | GET | The keys that verify tokens, with Cache-Control and ETag [RFC 7517 §5]. |
 | ` + "`/healthz/live`" + ` | GET | 200 as long as the process serves. |
-| ` + "`/healthz/ready`" + ` | GET | 200 if all capabilities are ready, else 503; JSON says which is not. ` + "`?capability=issue`" + `, ` + "`verify`" + ` or ` + "`admin`" + ` asks for one. |
+| ` + "`/healthz/ready`" + ` | GET | 200 if all capabilities are ready, else 503; JSON says which is not, and what it lacks: vault, storage, audit log or signing key. ` + "`?capability=issue`" + `, ` + "`verify`" + ` or ` + "`admin`" + ` asks for one. |
 | ` + "`/metrics`" + ` | GET | Prometheus metrics. |
 
 The gRPC health service answers for ` + "`issue`, `verify`, `admin`" + `, for each service by its full name, and for the whole with an empty name.

@@ -132,7 +132,7 @@ func BenchmarkFaces(b *testing.B) {
 	f := newFixture(b, func(c *Config) { c.Logger = slog.New(slog.NewJSONHandler(discardWriter{}, nil)) })
 	b.Run("sign", func(b *testing.B) {
 		for b.Loop() {
-			if _, _, err := f.keys.Sign(b.Context(), "at+jwt", make([]byte, 300)); err != nil {
+			if _, _, err := f.keys.Sign(b.Context(), "default", "at+jwt", make([]byte, 300)); err != nil {
 				b.Fatal(err)
 			}
 		}

@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"google.golang.org/grpc/metadata"
+
 	stsv1 "github.com/workload-sts/sts/gen/sts/v1"
 	"github.com/workload-sts/sts/jose"
 	"github.com/workload-sts/sts/sts"
@@ -40,7 +42,7 @@ func (d *discoveryService) GetProviderMetadata(context.Context, *stsv1.GetProvid
 }
 
 // GetJwks implements stsv1.DiscoveryServiceServer.
-func (d *discoveryService) GetJwks(context.Context, *stsv1.GetJwksRequest) (*stsv1.GetJwksResponse, error) {
+func (d *discoveryService) GetJwks(ctx context.Context, _ *stsv1.GetJwksRequest) (*stsv1.GetJwksResponse, error) {
 	set, maxAge := d.service.KeySet()
 	encoded, err := encodeKeySet(set)
 	if err != nil {
@@ -52,6 +54,8 @@ func (d *discoveryService) GetJwks(context.Context, *stsv1.GetJwksRequest) (*sts
 	if err := json.Unmarshal(encoded, &doc); err != nil {
 		return nil, fmt.Errorf("reading our own key set: %w", err)
 	}
+	md, _ := metadata.FromIncomingContext(ctx)
+	d.service.KeySetDelivered(set, verifier(ctx, md.Get("user-agent")))
 	return &stsv1.GetJwksResponse{Keys: doc.Keys, MaxAgeSeconds: int32(maxAge / time.Second)}, nil
 }
 
@@ -82,11 +86,24 @@ func encodeMetadata(m sts.Metadata) ([]byte, error) {
 	})
 }
 
+// verifier names who fetches a key set, as well as that can be told of somebody
+// who does not authenticate: programs of one name at one address are one.
+func verifier(ctx context.Context, userAgent []string) string {
+	return peerOf(ctx) + "\x00" + strings.Join(userAgent, "\x00")
+}
+
 // document answers with a document that verifiers may cache.
 type document struct {
 	chain  *chain
 	method string // its gRPC twin
-	render func() (rendered, time.Duration, error)
+	render func() (page, error)
+}
+
+// page is a document as of now.
+type page struct {
+	rendered
+	maxAge    time.Duration
+	delivered func(verifier string) // called for who has it now; may be nil
 }
 
 // rendered is a document as it goes out.
@@ -107,11 +124,13 @@ func (d *document) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	err := d.chain.run(r.Context(), d.method, d.chain.timeout, func(context.Context) error {
-		doc, maxAge, err := d.render()
+		doc, err := d.render()
 		if err != nil {
 			return err
 		}
-		doc.serve(w, r, maxAge)
+		if doc.serve(w, r) && doc.delivered != nil {
+			doc.delivered(verifier(r.Context(), r.Header["User-Agent"]))
+		}
 		return nil
 	})
 	if err != nil {
@@ -119,22 +138,34 @@ func (d *document) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func (d rendered) serve(w http.ResponseWriter, r *http.Request, maxAge time.Duration) {
+// serve reports whether the caller has the document now.
+func (p page) serve(w http.ResponseWriter, r *http.Request) bool {
 	h := w.Header()
-	h.Set("Cache-Control", "public, max-age="+strconv.Itoa(int(maxAge/time.Second)))
-	h.Set("ETag", d.etag)
+	h.Set("Cache-Control", cacheControl(p.maxAge))
+	h.Set("ETag", p.etag)
 	// Verifiers run in browsers as well, and nothing here is secret.
 	h.Set("Access-Control-Allow-Origin", "*")
-	if matches(r.Header.Values("If-None-Match"), d.etag) {
+	if matches(r.Header.Values("If-None-Match"), p.etag) {
 		w.WriteHeader(http.StatusNotModified)
-		return
+		return true
 	}
 	h.Set("Content-Type", "application/json")
-	h.Set("Content-Length", strconv.Itoa(len(d.body)))
+	h.Set("Content-Length", strconv.Itoa(len(p.body)))
 	w.WriteHeader(http.StatusOK)
-	if r.Method == http.MethodGet {
-		_, _ = w.Write(d.body) // nobody is left to tell of an error
+	if r.Method != http.MethodGet {
+		return false
 	}
+	_, err := w.Write(p.body) // nobody is left to tell of an error
+	return err == nil
+}
+
+// cacheControl never allows more than it is given: parts of a second are dropped,
+// and where nothing is left a cache has to ask each time [RFC 9111 §5.2.2.4].
+func cacheControl(maxAge time.Duration) string {
+	if maxAge < time.Second {
+		return "no-cache"
+	}
+	return "public, max-age=" + strconv.Itoa(int(maxAge/time.Second))
 }
 
 // matches is the weak comparison of If-None-Match [RFC 9110 §13.1.2].
@@ -152,17 +183,17 @@ func matches(headers []string, etag string) bool {
 
 // documents returns the handlers of the well-known documents.
 func documents(c *chain) (metadata, keySet http.Handler) {
-	metadata = &document{chain: c, method: stsv1.DiscoveryService_GetProviderMetadata_FullMethodName, render: func() (rendered, time.Duration, error) {
+	metadata = &document{chain: c, method: stsv1.DiscoveryService_GetProviderMetadata_FullMethodName, render: func() (page, error) {
 		// What it says changes with the keys, so it is cached as long as they.
 		_, maxAge := c.service.KeySet()
 		body, err := encodeMetadata(c.service.Metadata())
-		return newRendered(body), maxAge, err
+		return page{rendered: newRendered(body), maxAge: maxAge}, err
 	}}
 	cache := &keySetCache{}
-	keySet = &document{chain: c, method: stsv1.DiscoveryService_GetJwks_FullMethodName, render: func() (rendered, time.Duration, error) {
+	keySet = &document{chain: c, method: stsv1.DiscoveryService_GetJwks_FullMethodName, render: func() (page, error) {
 		set, maxAge := c.service.KeySet()
 		doc, err := cache.render(set)
-		return doc, maxAge, err
+		return page{doc, maxAge, func(verifier string) { c.service.KeySetDelivered(set, verifier) }}, err
 	}}
 	return metadata, keySet
 }

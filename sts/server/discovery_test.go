@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/encoding/protojson"
 
@@ -61,6 +62,67 @@ func TestDocumentsAreCacheable(t *testing.T) {
 		if post := f.do(t, f.request(t, http.MethodPost, path, nil)); post.http != 405 || post.header.Get("Allow") != "GET, HEAD" {
 			t.Errorf("%s POST: %d", path, post.http)
 		}
+	}
+}
+
+// No cache keeps a document for longer than the keys allow.
+func TestCacheControl(t *testing.T) {
+	f := newFixture(t)
+	for age, want := range map[time.Duration]string{
+		-time.Second: "no-cache", 0: "no-cache", 999 * time.Millisecond: "no-cache", time.Second: "public, max-age=1",
+		59*time.Second + 999*time.Millisecond: "public, max-age=59", 300 * time.Second: "public, max-age=300",
+	} {
+		f.keys.maxAge.Store(int64(age))
+		for _, path := range wellKnown {
+			got := f.do(t, f.request(t, http.MethodGet, path, nil))
+			if got.http != 200 || got.header.Get("Cache-Control") != want {
+				t.Errorf("%s with %s left: %d %v, want %q", path, age, got.http, got.header, want)
+			}
+			// A cache that asks again is told anew.
+			req := f.request(t, http.MethodGet, path, nil)
+			req.Header.Set("If-None-Match", got.header.Get("ETag"))
+			if again := f.do(t, req); again.http != 304 || again.header.Get("Cache-Control") != want {
+				t.Errorf("%s with %s left: %d %v, want %q", path, age, again.http, again.header, want)
+			}
+		}
+	}
+	f.keys.maxAge.Store(int64(1999 * time.Millisecond))
+	if twin, err := stsv1.NewDiscoveryServiceClient(f.conn).GetJwks(t.Context(), &stsv1.GetJwksRequest{}); err != nil || twin.GetMaxAgeSeconds() != 1 {
+		t.Errorf("%v, %v", twin, err)
+	}
+}
+
+// A verifier that has the keys counts, however it got them: address and program
+// tell it from others. Nobody else counts.
+func TestDelivered(t *testing.T) {
+	f := newFixture(t)
+	fetch := func(method, path, agent string, header ...string) answer {
+		req := f.request(t, method, path, nil)
+		req.Header.Set("User-Agent", agent)
+		for i := 0; i < len(header); i += 2 {
+			req.Header.Set(header[i], header[i+1])
+		}
+		return f.do(t, req)
+	}
+	jwks := wellKnown[2]
+	etag := fetch(http.MethodGet, jwks, "one/1").header.Get("ETag")
+	fetch(http.MethodGet, jwks, "one/1", "If-None-Match", etag)
+	fetch(http.MethodGet, jwks, "two/1", "X-Forwarded-For", "192.0.2.7")
+	got := f.keys.delivered()
+	if len(got) != 3 || got[0] != got[1] || got[0] == got[2] || !strings.Contains(got[0], "127.0.0.1") || strings.Contains(got[2], "192.0.2.7") {
+		t.Errorf("delivered to %q", got)
+	}
+	fetch(http.MethodHead, jwks, "one/1")
+	fetch(http.MethodPost, jwks, "one/1")
+	fetch(http.MethodGet, wellKnown[0], "one/1")
+	if got := f.keys.delivered(); len(got) > 0 {
+		t.Errorf("delivered to %q who did not get it", got)
+	}
+	if _, err := stsv1.NewDiscoveryServiceClient(f.conn).GetJwks(t.Context(), &stsv1.GetJwksRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	if got := f.keys.delivered(); len(got) != 1 || !strings.Contains(got[0], "127.0.0.1") || !strings.Contains(got[0], "grpc-go/") {
+		t.Errorf("delivered over gRPC to %q", got)
 	}
 }
 

@@ -78,8 +78,10 @@ func (j *jsonAPI) read(w http.ResponseWriter, r *http.Request) *refusal {
 	body := &jsonBody{Reader: bytes.NewReader(nil), call: k}
 	r.Body = body
 	most := int64(maxForm)
-	if strings.HasPrefix(r.URL.Path, "/v1/resources") {
-		most = maxApply
+	if resources := strings.HasPrefix(r.URL.Path, "/v1/resources"); resources || strings.HasPrefix(r.URL.Path, "/v1/keys") {
+		if resources {
+			most = maxApply
+		}
 		// Nobody but an admin makes the server read 8 MiB. The chain will say so.
 		if authenticateAdmin(r.Context(), j.chain.service, r.Header["Authorization"]) != nil {
 			w.Header().Set("Connection", "close")
@@ -284,7 +286,7 @@ func (j *jsonAPI) routingError(ctx context.Context, _ *runtime.ServeMux, _ runti
 // allowed lists the methods of a path under /v1/ [RFC 9110 §15.5.6].
 func allowed(path string) string {
 	switch {
-	case path == "/v1/resources":
+	case path == "/v1/resources", path == "/v1/keys":
 		return "GET"
 	case strings.HasPrefix(path, "/v1/resources/"):
 		return "GET, DELETE"

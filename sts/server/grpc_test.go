@@ -91,6 +91,7 @@ func TestAdminNeedsToken(t *testing.T) {
 		}
 		for _, r := range []struct{ method, path string }{
 			{"GET", "/v1/resources"}, {"GET", "/v1/resources/Client/web"}, {"DELETE", "/v1/resources/Client/web"}, {"POST", "/v1/resources:apply"},
+			{"GET", "/v1/keys"}, {"POST", "/v1/keys/default:rotate"}, {"POST", "/v1/keys:revoke"},
 		} {
 			req := f.request(t, r.method, r.path, strings.NewReader("{}"))
 			req.Header["Authorization"] = auth

@@ -14,7 +14,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -76,6 +75,8 @@ func (s *memStore) Changed(ctx context.Context, _ int64) error {
 	return ctx.Err()
 }
 
+func (s *memStore) Err() error { return nil }
+
 func (s *memStore) AdminHash(context.Context) (string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -117,6 +118,8 @@ func (a *memAudit) Record(_ context.Context, r *sts.Record) error {
 	a.records = append(a.records, *r)
 	return nil
 }
+
+func (a *memAudit) Err() error { return nil }
 
 func (a *memAudit) all() []sts.Record {
 	a.mu.Lock()
@@ -500,35 +503,3 @@ func (f *fixture) scrape(tb testing.TB) string {
 }
 
 var errBroken = errors.New("the disk is full")
-
-// testKeys is a sts.SigningKeys with one ES256 key in memory. It counts and can
-// fail.
-type testKeys struct {
-	signingKey
-	signed atomic.Int64
-	block  atomic.Pointer[chan struct{}] // Sign waits until it is closed
-	boom   atomic.Bool                   // Sign panics
-	broken atomic.Bool                   // Sign fails
-}
-
-func (k *testKeys) Sign(ctx context.Context, typ string, payload []byte) (token, kid string, err error) {
-	k.signed.Add(1)
-	switch {
-	case k.boom.Load():
-		panic("with a secret: " + canary)
-	case k.broken.Load():
-		return "", "", errBroken
-	}
-	if c := k.block.Load(); c != nil {
-		select {
-		case <-*c:
-		case <-ctx.Done():
-			return "", "", ctx.Err()
-		}
-	}
-	token, err = k.sign(typ, payload)
-	return token, k.kid, err
-}
-
-func (k *testKeys) KeySet() jose.KeySet { return k.set }
-func (*testKeys) MaxAge() time.Duration { return 5 * time.Minute }

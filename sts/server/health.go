@@ -2,7 +2,10 @@ package server
 
 import (
 	"context"
+	"log/slog"
+	"maps"
 	"net/http"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -13,10 +16,15 @@ import (
 	"github.com/workload-sts/sts/sts"
 )
 
-// readiness tells what the server can do at the moment.
+// readiness tells what the server can do at the moment: everybody what is
+// missing, in a word, and the log why.
 type readiness struct {
 	service  *sts.Service
 	stopping <-chan struct{}
+	log      *slog.Logger
+
+	mu   sync.Mutex
+	told map[sts.Capability]string // what the log was last told is missing
 }
 
 // capabilities are the names that health can be asked for by, besides "": those
@@ -30,19 +38,47 @@ var capabilities = map[string]sts.Capability{
 	stsv1.AdminService_ServiceDesc.ServiceName:     sts.CapabilityAdmin,
 }
 
-// check returns whether each capability is there. A server that stops has none.
-func (r *readiness) check(ctx context.Context) map[sts.Capability]bool {
+// check returns whether each capability is there, and which dependency it lacks.
+// A server that stops has none, and lacks nothing.
+func (r *readiness) check(ctx context.Context) (there map[sts.Capability]bool, missing map[sts.Capability]string) {
 	stopping := false
 	select {
 	case <-r.stopping:
 		stopping = true
 	default:
 	}
-	out := map[sts.Capability]bool{}
-	for c, err := range r.service.Ready(ctx) {
-		out[c] = err == nil && !stopping
+	there, missing = map[sts.Capability]bool{}, map[sts.Capability]string{}
+	for c, m := range r.service.Ready(ctx) {
+		there[c] = m == nil && !stopping
+		if m != nil {
+			missing[c] = m.Dependency
+		}
+		r.tell(ctx, c, m)
 	}
-	return out
+	return there, missing
+}
+
+// tell tells the log when something else is missing than before.
+func (r *readiness) tell(ctx context.Context, c sts.Capability, m *sts.Missing) {
+	dependency := ""
+	if m != nil {
+		dependency = m.Dependency
+	}
+	r.mu.Lock()
+	before := r.told[c]
+	if r.told == nil {
+		r.told = map[sts.Capability]string{}
+	}
+	r.told[c] = dependency
+	r.mu.Unlock()
+	switch {
+	case before == dependency:
+	case m == nil:
+		r.log.LogAttrs(ctx, slog.LevelInfo, "ready again", slog.String("capability", string(c)), slog.String("dependency", before))
+	default:
+		r.log.LogAttrs(ctx, slog.LevelWarn, "not ready", slog.String("capability", string(c)), slog.String("dependency", dependency),
+			slog.String("cause", m.Err.Error()))
+	}
 }
 
 // status returns the health of a service by its name; "" is everything.
@@ -51,7 +87,8 @@ func (r *readiness) status(ctx context.Context, name string) (healthpb.HealthChe
 	if !known && name != "" {
 		return healthpb.HealthCheckResponse_SERVICE_UNKNOWN, false
 	}
-	for each, ok := range r.check(ctx) {
+	there, _ := r.check(ctx)
+	for each, ok := range there {
 		if !ok && (name == "" || each == c) {
 			return healthpb.HealthCheckResponse_NOT_SERVING, true
 		}
@@ -59,9 +96,10 @@ func (r *readiness) status(ctx context.Context, name string) (healthpb.HealthChe
 	return healthpb.HealthCheckResponse_SERVING, true
 }
 
-// ServeHTTP answers 200 if everything that was asked for is there, else 503.
+// ServeHTTP answers 200 if everything that was asked for is there, else 503, and
+// names what is missing: anybody may know that, and nobody where it is or why.
 func (r *readiness) ServeHTTP(w http.ResponseWriter, req *http.Request) {
-	all := r.check(req.Context())
+	all, missing := r.check(req.Context())
 	if name := req.URL.Query().Get("capability"); name != "" {
 		ok, known := all[sts.Capability(name)]
 		if !known {
@@ -69,12 +107,14 @@ func (r *readiness) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 			return
 		}
 		all = map[sts.Capability]bool{sts.Capability(name): ok}
+		maps.DeleteFunc(missing, func(c sts.Capability, _ string) bool { return string(c) != name })
 	}
 	code := http.StatusOK
 	reply := struct {
-		Ready        bool                    `json:"ready"`
-		Capabilities map[sts.Capability]bool `json:"capabilities"`
-	}{true, all}
+		Ready        bool                      `json:"ready"`
+		Capabilities map[sts.Capability]bool   `json:"capabilities"`
+		Missing      map[sts.Capability]string `json:"missing,omitempty"`
+	}{true, all, missing}
 	for _, ok := range all {
 		if !ok {
 			code, reply.Ready = http.StatusServiceUnavailable, false

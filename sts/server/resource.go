@@ -90,6 +90,7 @@ func (c *converter) audience(m *stsv1.Audience) *sts.Audience {
 		Identifiers: m.GetIdentifiers(),
 		Scopes:      m.GetScopes(),
 		MaxTTL:      c.duration("max_ttl", m.GetMaxTtl()),
+		KeySet:      m.GetKeySet(),
 	}
 }
 
@@ -216,6 +217,7 @@ func ToProto(r sts.Resource) *stsv1.Resource {
 			Identifiers: r.Audience.Identifiers,
 			Scopes:      r.Audience.Scopes,
 			MaxTtl:      durationToProto(r.Audience.MaxTTL),
+			KeySet:      r.Audience.KeySet,
 		}}}
 	case r.Rule != nil:
 		return &stsv1.Resource{Kind: &stsv1.Resource_Rule{Rule: ruleToProto(r.Rule)}}

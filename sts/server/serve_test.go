@@ -154,7 +154,8 @@ func TestUnavailable(t *testing.T) {
 				t.Error("the operator is not told why")
 			}
 			ready := f.do(t, f.request(t, http.MethodGet, "/healthz/ready", nil))
-			if ready.http != 503 {
+			missing := map[string]string{"audit": "audit log", "keys": "signing key"}[name]
+			if ready.http != 503 || !strings.Contains(ready.raw, `"missing":{"issue":"`+missing+`"}`) || strings.Contains(ready.raw, errBroken.Error()) {
 				t.Errorf("ready: %d %s", ready.http, ready.raw)
 			}
 		})
@@ -183,6 +184,9 @@ func TestHealth(t *testing.T) {
 	if l, err := client.List(t.Context(), &healthpb.HealthListRequest{}); err != nil || len(l.Statuses) != 7 {
 		t.Error(l, err)
 	}
+	if got := f.do(t, f.request(t, http.MethodGet, "/healthz/ready", nil)); strings.Contains(got.raw, "missing") {
+		t.Errorf("nothing is missing: %s", got.raw)
+	}
 	// Without the key nothing can be issued, and everything else goes on.
 	f.keys.broken.Store(true)
 	f.form(t, f.good())
@@ -192,6 +196,41 @@ func TestHealth(t *testing.T) {
 		if r, err := client.Check(t.Context(), &healthpb.HealthCheckRequest{Service: name}); err != nil || r.Status != want {
 			t.Errorf("%q: %v %v", name, r, err)
 		}
+	}
+}
+
+// Readiness needs no traffic to know that the keys are gone, or back. It names
+// what is missing and says no more; the log is told why, once.
+func TestReadinessNamesWhatIsMissing(t *testing.T) {
+	f := newFixture(t)
+	ask := func(query string) answer {
+		return f.do(t, f.request(t, http.MethodGet, "/healthz/ready"+query, nil))
+	}
+	f.keys.down.Store(true)
+	for query, want := range map[string]string{
+		"":                   `{"ready":false,"capabilities":{"admin":true,"issue":false,"verify":true},"missing":{"issue":"vault"}}`,
+		"?capability=issue":  `{"ready":false,"capabilities":{"issue":false},"missing":{"issue":"vault"}}`,
+		"?capability=verify": `{"ready":true,"capabilities":{"verify":true}}`,
+	} {
+		if got := ask(query); got.raw != want || (got.http == 200) != (query == "?capability=verify") {
+			t.Errorf("%s: %d %s", query, got.http, got.raw)
+		}
+	}
+	r, err := healthpb.NewHealthClient(f.conn).Check(t.Context(), &healthpb.HealthCheckRequest{Service: "issue"})
+	if err != nil || r.Status != healthpb.HealthCheckResponse_NOT_SERVING {
+		t.Error(r, err)
+	}
+	f.keys.down.Store(false)
+	if got := ask(""); got.http != 200 {
+		t.Errorf("%d %s", got.http, got.raw)
+	}
+	ask("")
+	log := f.log.String()
+	if n := strings.Count(log, `"msg":"not ready","capability":"issue","dependency":"vault","cause":"`+vaultDown{}.Error()+`"`); n != 1 {
+		t.Errorf("told %d times: %s", n, log)
+	}
+	if n := strings.Count(log, `"msg":"ready again","capability":"issue","dependency":"vault"`); n != 1 {
+		t.Errorf("told %d times: %s", n, log)
 	}
 }
 

@@ -71,7 +71,7 @@ func New(c Config) (*Server, error) {
 	}
 	s := &Server{grace: c.ShutdownGrace, maxConnections: c.MaxConnections, firstRequest: firstRequestTimeout, stopping: make(chan struct{})}
 	ch := &chain{service: c.Service, issuer: c.Service.Metadata().Issuer, log: c.Logger, metrics: m, timeout: c.RequestTimeout}
-	ready := &readiness{service: c.Service, stopping: s.stopping}
+	ready := &readiness{service: c.Service, stopping: s.stopping, log: c.Logger}
 	tokens := &tokenService{
 		service: c.Service, chain: ch, watches: make(chan struct{}, c.MaxWatches),
 		stopping: s.stopping, timeout: c.RequestTimeout, jitter: rand.Float64,

@@ -12,6 +12,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -136,12 +137,20 @@ func newService(b *testing.B) *service {
 	must(b, err)
 	b.Cleanup(func() { kv.Close() })
 	store := storage.NewStore(kv)
-	ring, err := keys.OpenLocal(ctx, keys.LocalConfig{Store: store.KeyStates(), Name: "default", KeyFile: filepath.Join(dir, "key"), CreateKeyFile: true})
+	ring, err := keys.Open(ctx, keys.Config{
+		Store: store.KeyStates(), Schedule: keys.DefaultSchedule(), Log: slog.New(slog.DiscardHandler),
+		Sets: []keys.SetConfig{{Name: sts.DefaultKeySet, Algorithm: jose.ES256, Provider: keys.Local(filepath.Join(dir, "key"), true)}},
+	})
 	must(b, err)
+	b.Cleanup(ring.Close)
+	keeping, keep := context.WithCancel(context.Background())
+	kept := make(chan error, 1)
+	go func() { kept <- ring.Run(keeping) }()
+	b.Cleanup(func() { keep(); <-kept })
 	audit, _, err := storage.OpenAudit(filepath.Join(dir, "audit.jsonl"))
 	must(b, err)
 	b.Cleanup(func() { audit.Close() })
-	svc, err := sts.New(ctx, sts.Config{Issuer: "https://sts.example.com", Store: store, Keys: ring, IssuerKeys: noIssuers{}, Audit: audit})
+	svc, err := sts.New(ctx, sts.Config{Issuer: "https://sts.example.com", Store: store, Keys: signingKeys{ring}, IssuerKeys: noIssuers{}, Audit: audit})
 	must(b, err)
 	secret, hash := sts.NewSecret()
 	_, err = svc.Apply(ctx, sts.Change{Put: []sts.Resource{
@@ -161,6 +170,17 @@ func newService(b *testing.B) *service {
 	must(b, err)
 	b.Cleanup(func() { conn.Close() })
 	return &service{token: stsv1.NewTokenServiceClient(conn), url: "http://" + httpLn.Addr().String() + "/oauth2/token", http: newHTTPClient(), secret: secret}
+}
+
+// signingKeys is the ring without what operators do.
+type signingKeys struct{ *keys.Ring }
+
+func (signingKeys) Status() []sts.KeySetStatus { return nil }
+func (signingKeys) Rotate(context.Context, string) (sts.KeyStatus, error) {
+	return sts.KeyStatus{}, errors.ErrUnsupported
+}
+func (signingKeys) Revoke(context.Context, string) (sts.KeyRevocation, error) {
+	return sts.KeyRevocation{}, errors.ErrUnsupported
 }
 
 type noIssuers struct{}

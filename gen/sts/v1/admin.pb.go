@@ -10,6 +10,7 @@ import (
 	_ "google.golang.org/genproto/googleapis/api/annotations"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -564,11 +565,539 @@ func (x *DeleteResourceResponse) GetRevision() int64 {
 	return 0
 }
 
+// ListKeysRequest has no parameters.
+type ListKeysRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListKeysRequest) Reset() {
+	*x = ListKeysRequest{}
+	mi := &file_sts_v1_admin_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListKeysRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListKeysRequest) ProtoMessage() {}
+
+func (x *ListKeysRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListKeysRequest.ProtoReflect.Descriptor instead.
+func (*ListKeysRequest) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{9}
+}
+
+// ListKeysResponse carries every key set.
+type ListKeysResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The key sets of the configuration by name, then those that are not in it any
+	// more.
+	KeySets       []*KeySetStatus `protobuf:"bytes,1,rep,name=key_sets,json=keySets,proto3" json:"key_sets,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListKeysResponse) Reset() {
+	*x = ListKeysResponse{}
+	mi := &file_sts_v1_admin_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListKeysResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListKeysResponse) ProtoMessage() {}
+
+func (x *ListKeysResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListKeysResponse.ProtoReflect.Descriptor instead.
+func (*ListKeysResponse) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *ListKeysResponse) GetKeySets() []*KeySetStatus {
+	if x != nil {
+		return x.KeySets
+	}
+	return nil
+}
+
+// KeySetStatus is a key set and its keys.
+type KeySetStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Signature algorithm of its next key.
+	Algorithm string `protobuf:"bytes,2,opt,name=algorithm,proto3" json:"algorithm,omitempty"`
+	// Where its private keys are kept: vault, local or vault-wrapped. Empty: the set
+	// is not in the configuration of this node any more, and has keys that count.
+	Provider string `protobuf:"bytes,3,opt,name=provider,proto3" json:"provider,omitempty"`
+	// Its keys: the next one, the one that signs, those that signed before, and
+	// those that were revoked.
+	Keys []*KeyStatus `protobuf:"bytes,4,rep,name=keys,proto3" json:"keys,omitempty"`
+	// When the next key is made. Not set: it is there, or is made when somebody asks
+	// for it.
+	RotationDue *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=rotation_due,json=rotationDue,proto3" json:"rotation_due,omitempty"`
+	// What is wrong with the set, one sentence each.
+	Problems      []string `protobuf:"bytes,6,rep,name=problems,proto3" json:"problems,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeySetStatus) Reset() {
+	*x = KeySetStatus{}
+	mi := &file_sts_v1_admin_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeySetStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeySetStatus) ProtoMessage() {}
+
+func (x *KeySetStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeySetStatus.ProtoReflect.Descriptor instead.
+func (*KeySetStatus) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *KeySetStatus) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *KeySetStatus) GetAlgorithm() string {
+	if x != nil {
+		return x.Algorithm
+	}
+	return ""
+}
+
+func (x *KeySetStatus) GetProvider() string {
+	if x != nil {
+		return x.Provider
+	}
+	return ""
+}
+
+func (x *KeySetStatus) GetKeys() []*KeyStatus {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *KeySetStatus) GetRotationDue() *timestamppb.Timestamp {
+	if x != nil {
+		return x.RotationDue
+	}
+	return nil
+}
+
+func (x *KeySetStatus) GetProblems() []string {
+	if x != nil {
+		return x.Problems
+	}
+	return nil
+}
+
+// KeyStatus is a signing key. Times that are not known yet are not set.
+type KeyStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of its key set.
+	Set string `protobuf:"bytes,1,opt,name=set,proto3" json:"set,omitempty"`
+	// Key id, as in the `kid` of a token.
+	Kid string `protobuf:"bytes,2,opt,name=kid,proto3" json:"kid,omitempty"`
+	// The one algorithm that it signs with.
+	Algorithm string `protobuf:"bytes,3,opt,name=algorithm,proto3" json:"algorithm,omitempty"`
+	// next: published, and does not sign yet. current: signs. previous: published,
+	// and does not sign any more. revoked: not published any more.
+	Role string `protobuf:"bytes,4,opt,name=role,proto3" json:"role,omitempty"`
+	// Where the private key is, such as `transit/keys/sts version 3`.
+	Location string `protobuf:"bytes,5,opt,name=location,proto3" json:"location,omitempty"`
+	// When it was published.
+	Published *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=published,proto3" json:"published,omitempty"`
+	// From when on it signs, or signed.
+	Signs *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=signs,proto3" json:"signs,omitempty"`
+	// Until when it is published.
+	Ends *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=ends,proto3" json:"ends,omitempty"`
+	// When it was revoked; not set if it was not.
+	Revoked *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=revoked,proto3" json:"revoked,omitempty"`
+	// How many distinct verifiers, by address and user agent, have fetched a key
+	// set with it from this node since the node started.
+	Verifiers int32 `protobuf:"varint,10,opt,name=verifiers,proto3" json:"verifiers,omitempty"`
+	// How many fetches that were.
+	Fetches int64 `protobuf:"varint,11,opt,name=fetches,proto3" json:"fetches,omitempty"`
+	// When the last one was.
+	LastFetch     *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=last_fetch,json=lastFetch,proto3" json:"last_fetch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *KeyStatus) Reset() {
+	*x = KeyStatus{}
+	mi := &file_sts_v1_admin_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *KeyStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*KeyStatus) ProtoMessage() {}
+
+func (x *KeyStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use KeyStatus.ProtoReflect.Descriptor instead.
+func (*KeyStatus) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *KeyStatus) GetSet() string {
+	if x != nil {
+		return x.Set
+	}
+	return ""
+}
+
+func (x *KeyStatus) GetKid() string {
+	if x != nil {
+		return x.Kid
+	}
+	return ""
+}
+
+func (x *KeyStatus) GetAlgorithm() string {
+	if x != nil {
+		return x.Algorithm
+	}
+	return ""
+}
+
+func (x *KeyStatus) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *KeyStatus) GetLocation() string {
+	if x != nil {
+		return x.Location
+	}
+	return ""
+}
+
+func (x *KeyStatus) GetPublished() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Published
+	}
+	return nil
+}
+
+func (x *KeyStatus) GetSigns() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Signs
+	}
+	return nil
+}
+
+func (x *KeyStatus) GetEnds() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Ends
+	}
+	return nil
+}
+
+func (x *KeyStatus) GetRevoked() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Revoked
+	}
+	return nil
+}
+
+func (x *KeyStatus) GetVerifiers() int32 {
+	if x != nil {
+		return x.Verifiers
+	}
+	return 0
+}
+
+func (x *KeyStatus) GetFetches() int64 {
+	if x != nil {
+		return x.Fetches
+	}
+	return 0
+}
+
+func (x *KeyStatus) GetLastFetch() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastFetch
+	}
+	return nil
+}
+
+// RotateKeyRequest names the key set.
+type RotateKeyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name.
+	Set           string `protobuf:"bytes,1,opt,name=set,proto3" json:"set,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateKeyRequest) Reset() {
+	*x = RotateKeyRequest{}
+	mi := &file_sts_v1_admin_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateKeyRequest) ProtoMessage() {}
+
+func (x *RotateKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateKeyRequest.ProtoReflect.Descriptor instead.
+func (*RotateKeyRequest) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *RotateKeyRequest) GetSet() string {
+	if x != nil {
+		return x.Set
+	}
+	return ""
+}
+
+// RotateKeyResponse carries the key.
+type RotateKeyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The next key of the set.
+	Key           *KeyStatus `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateKeyResponse) Reset() {
+	*x = RotateKeyResponse{}
+	mi := &file_sts_v1_admin_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateKeyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateKeyResponse) ProtoMessage() {}
+
+func (x *RotateKeyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateKeyResponse.ProtoReflect.Descriptor instead.
+func (*RotateKeyResponse) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *RotateKeyResponse) GetKey() *KeyStatus {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+// RevokeKeyRequest names the key.
+type RevokeKeyRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its key id.
+	Kid           string `protobuf:"bytes,1,opt,name=kid,proto3" json:"kid,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeKeyRequest) Reset() {
+	*x = RevokeKeyRequest{}
+	mi := &file_sts_v1_admin_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeKeyRequest) ProtoMessage() {}
+
+func (x *RevokeKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeKeyRequest.ProtoReflect.Descriptor instead.
+func (*RevokeKeyRequest) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *RevokeKeyRequest) GetKid() string {
+	if x != nil {
+		return x.Kid
+	}
+	return ""
+}
+
+// RevokeKeyResponse says what is in force now.
+type RevokeKeyResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The key that was revoked.
+	Revoked *KeyStatus `protobuf:"bytes,1,opt,name=revoked,proto3" json:"revoked,omitempty"`
+	// The key of its set that signs now. Not set: none could be made yet, and no
+	// token of the set can be signed until one is.
+	Successor *KeyStatus `protobuf:"bytes,2,opt,name=successor,proto3" json:"successor,omitempty"`
+	// Until when verifiers that cached the key set may accept the revoked key.
+	AcceptedUntil *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=accepted_until,json=acceptedUntil,proto3" json:"accepted_until,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeKeyResponse) Reset() {
+	*x = RevokeKeyResponse{}
+	mi := &file_sts_v1_admin_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeKeyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeKeyResponse) ProtoMessage() {}
+
+func (x *RevokeKeyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeKeyResponse.ProtoReflect.Descriptor instead.
+func (*RevokeKeyResponse) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *RevokeKeyResponse) GetRevoked() *KeyStatus {
+	if x != nil {
+		return x.Revoked
+	}
+	return nil
+}
+
+func (x *RevokeKeyResponse) GetSuccessor() *KeyStatus {
+	if x != nil {
+		return x.Successor
+	}
+	return nil
+}
+
+func (x *RevokeKeyResponse) GetAcceptedUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.AcceptedUntil
+	}
+	return nil
+}
+
 var File_sts_v1_admin_proto protoreflect.FileDescriptor
 
 const file_sts_v1_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x12sts/v1/admin.proto\x12\x06sts.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x16sts/v1/resources.proto\"\xb1\x01\n" +
+	"\x12sts/v1/admin.proto\x12\x06sts.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16sts/v1/resources.proto\"\xb1\x01\n" +
 	"\fApplyRequest\x12.\n" +
 	"\tresources\x18\x01 \x03(\v2\x10.sts.v1.ResourceR\tresources\x12+\n" +
 	"\x06delete\x18\x02 \x03(\v2\x13.sts.v1.ResourceRefR\x06delete\x12\x17\n" +
@@ -601,13 +1130,52 @@ const file_sts_v1_admin_proto_rawDesc = "" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"4\n" +
 	"\x16DeleteResourceResponse\x12\x1a\n" +
-	"\brevision\x18\x01 \x01(\x03R\brevision2\xee\x03\n" +
+	"\brevision\x18\x01 \x01(\x03R\brevision\"\x11\n" +
+	"\x0fListKeysRequest\"C\n" +
+	"\x10ListKeysResponse\x12/\n" +
+	"\bkey_sets\x18\x01 \x03(\v2\x14.sts.v1.KeySetStatusR\akeySets\"\xde\x01\n" +
+	"\fKeySetStatus\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
+	"\talgorithm\x18\x02 \x01(\tR\talgorithm\x12\x1a\n" +
+	"\bprovider\x18\x03 \x01(\tR\bprovider\x12%\n" +
+	"\x04keys\x18\x04 \x03(\v2\x11.sts.v1.KeyStatusR\x04keys\x12=\n" +
+	"\frotation_due\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\vrotationDue\x12\x1a\n" +
+	"\bproblems\x18\x06 \x03(\tR\bproblems\"\xc2\x03\n" +
+	"\tKeyStatus\x12\x10\n" +
+	"\x03set\x18\x01 \x01(\tR\x03set\x12\x10\n" +
+	"\x03kid\x18\x02 \x01(\tR\x03kid\x12\x1c\n" +
+	"\talgorithm\x18\x03 \x01(\tR\talgorithm\x12\x12\n" +
+	"\x04role\x18\x04 \x01(\tR\x04role\x12\x1a\n" +
+	"\blocation\x18\x05 \x01(\tR\blocation\x128\n" +
+	"\tpublished\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tpublished\x120\n" +
+	"\x05signs\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x05signs\x12.\n" +
+	"\x04ends\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x04ends\x124\n" +
+	"\arevoked\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\arevoked\x12\x1c\n" +
+	"\tverifiers\x18\n" +
+	" \x01(\x05R\tverifiers\x12\x18\n" +
+	"\afetches\x18\v \x01(\x03R\afetches\x129\n" +
+	"\n" +
+	"last_fetch\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\tlastFetch\"$\n" +
+	"\x10RotateKeyRequest\x12\x10\n" +
+	"\x03set\x18\x01 \x01(\tR\x03set\"8\n" +
+	"\x11RotateKeyResponse\x12#\n" +
+	"\x03key\x18\x01 \x01(\v2\x11.sts.v1.KeyStatusR\x03key\"$\n" +
+	"\x10RevokeKeyRequest\x12\x10\n" +
+	"\x03kid\x18\x01 \x01(\tR\x03kid\"\xb4\x01\n" +
+	"\x11RevokeKeyResponse\x12+\n" +
+	"\arevoked\x18\x01 \x01(\v2\x11.sts.v1.KeyStatusR\arevoked\x12/\n" +
+	"\tsuccessor\x18\x02 \x01(\v2\x11.sts.v1.KeyStatusR\tsuccessor\x12A\n" +
+	"\x0eaccepted_until\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\racceptedUntil2\x81\x06\n" +
 	"\fAdminService\x12T\n" +
 	"\x05Apply\x12\x14.sts.v1.ApplyRequest\x1a\x15.sts.v1.ApplyResponse\"\x1e\x82\xd3\xe4\x93\x02\x18:\x01*\"\x13/v1/resources:apply\x12:\n" +
 	"\tApplyMany\x12\x14.sts.v1.ApplyRequest\x1a\x15.sts.v1.ApplyResponse(\x01\x12n\n" +
 	"\vGetResource\x12\x1a.sts.v1.GetResourceRequest\x1a\x1b.sts.v1.GetResourceResponse\"&\x82\xd3\xe4\x93\x02 \x12\x1e/v1/resources/{kind}/{name=**}\x12c\n" +
 	"\rListResources\x12\x1c.sts.v1.ListResourcesRequest\x1a\x1d.sts.v1.ListResourcesResponse\"\x15\x82\xd3\xe4\x93\x02\x0f\x12\r/v1/resources\x12w\n" +
-	"\x0eDeleteResource\x12\x1d.sts.v1.DeleteResourceRequest\x1a\x1e.sts.v1.DeleteResourceResponse\"&\x82\xd3\xe4\x93\x02 *\x1e/v1/resources/{kind}/{name=**}B.Z,github.com/workload-sts/sts/gen/sts/v1;stsv1b\x06proto3"
+	"\x0eDeleteResource\x12\x1d.sts.v1.DeleteResourceRequest\x1a\x1e.sts.v1.DeleteResourceResponse\"&\x82\xd3\xe4\x93\x02 *\x1e/v1/resources/{kind}/{name=**}\x12O\n" +
+	"\bListKeys\x12\x17.sts.v1.ListKeysRequest\x1a\x18.sts.v1.ListKeysResponse\"\x10\x82\xd3\xe4\x93\x02\n" +
+	"\x12\b/v1/keys\x12b\n" +
+	"\tRotateKey\x12\x18.sts.v1.RotateKeyRequest\x1a\x19.sts.v1.RotateKeyResponse\" \x82\xd3\xe4\x93\x02\x1a:\x01*\"\x15/v1/keys/{set}:rotate\x12\\\n" +
+	"\tRevokeKey\x12\x18.sts.v1.RevokeKeyRequest\x1a\x19.sts.v1.RevokeKeyResponse\"\x1a\x82\xd3\xe4\x93\x02\x14:\x01*\"\x0f/v1/keys:revokeB.Z,github.com/workload-sts/sts/gen/sts/v1;stsv1b\x06proto3"
 
 var (
 	file_sts_v1_admin_proto_rawDescOnce sync.Once
@@ -621,7 +1189,7 @@ func file_sts_v1_admin_proto_rawDescGZIP() []byte {
 	return file_sts_v1_admin_proto_rawDescData
 }
 
-var file_sts_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_sts_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_sts_v1_admin_proto_goTypes = []any{
 	(*ApplyRequest)(nil),           // 0: sts.v1.ApplyRequest
 	(*ResourceRef)(nil),            // 1: sts.v1.ResourceRef
@@ -632,31 +1200,58 @@ var file_sts_v1_admin_proto_goTypes = []any{
 	(*ListResourcesResponse)(nil),  // 6: sts.v1.ListResourcesResponse
 	(*DeleteResourceRequest)(nil),  // 7: sts.v1.DeleteResourceRequest
 	(*DeleteResourceResponse)(nil), // 8: sts.v1.DeleteResourceResponse
-	(*Resource)(nil),               // 9: sts.v1.Resource
+	(*ListKeysRequest)(nil),        // 9: sts.v1.ListKeysRequest
+	(*ListKeysResponse)(nil),       // 10: sts.v1.ListKeysResponse
+	(*KeySetStatus)(nil),           // 11: sts.v1.KeySetStatus
+	(*KeyStatus)(nil),              // 12: sts.v1.KeyStatus
+	(*RotateKeyRequest)(nil),       // 13: sts.v1.RotateKeyRequest
+	(*RotateKeyResponse)(nil),      // 14: sts.v1.RotateKeyResponse
+	(*RevokeKeyRequest)(nil),       // 15: sts.v1.RevokeKeyRequest
+	(*RevokeKeyResponse)(nil),      // 16: sts.v1.RevokeKeyResponse
+	(*Resource)(nil),               // 17: sts.v1.Resource
+	(*timestamppb.Timestamp)(nil),  // 18: google.protobuf.Timestamp
 }
 var file_sts_v1_admin_proto_depIdxs = []int32{
-	9,  // 0: sts.v1.ApplyRequest.resources:type_name -> sts.v1.Resource
+	17, // 0: sts.v1.ApplyRequest.resources:type_name -> sts.v1.Resource
 	1,  // 1: sts.v1.ApplyRequest.delete:type_name -> sts.v1.ResourceRef
 	1,  // 2: sts.v1.ApplyResponse.created:type_name -> sts.v1.ResourceRef
 	1,  // 3: sts.v1.ApplyResponse.updated:type_name -> sts.v1.ResourceRef
 	1,  // 4: sts.v1.ApplyResponse.deleted:type_name -> sts.v1.ResourceRef
-	9,  // 5: sts.v1.GetResourceResponse.resource:type_name -> sts.v1.Resource
-	9,  // 6: sts.v1.ListResourcesResponse.resources:type_name -> sts.v1.Resource
-	0,  // 7: sts.v1.AdminService.Apply:input_type -> sts.v1.ApplyRequest
-	0,  // 8: sts.v1.AdminService.ApplyMany:input_type -> sts.v1.ApplyRequest
-	3,  // 9: sts.v1.AdminService.GetResource:input_type -> sts.v1.GetResourceRequest
-	5,  // 10: sts.v1.AdminService.ListResources:input_type -> sts.v1.ListResourcesRequest
-	7,  // 11: sts.v1.AdminService.DeleteResource:input_type -> sts.v1.DeleteResourceRequest
-	2,  // 12: sts.v1.AdminService.Apply:output_type -> sts.v1.ApplyResponse
-	2,  // 13: sts.v1.AdminService.ApplyMany:output_type -> sts.v1.ApplyResponse
-	4,  // 14: sts.v1.AdminService.GetResource:output_type -> sts.v1.GetResourceResponse
-	6,  // 15: sts.v1.AdminService.ListResources:output_type -> sts.v1.ListResourcesResponse
-	8,  // 16: sts.v1.AdminService.DeleteResource:output_type -> sts.v1.DeleteResourceResponse
-	12, // [12:17] is the sub-list for method output_type
-	7,  // [7:12] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	17, // 5: sts.v1.GetResourceResponse.resource:type_name -> sts.v1.Resource
+	17, // 6: sts.v1.ListResourcesResponse.resources:type_name -> sts.v1.Resource
+	11, // 7: sts.v1.ListKeysResponse.key_sets:type_name -> sts.v1.KeySetStatus
+	12, // 8: sts.v1.KeySetStatus.keys:type_name -> sts.v1.KeyStatus
+	18, // 9: sts.v1.KeySetStatus.rotation_due:type_name -> google.protobuf.Timestamp
+	18, // 10: sts.v1.KeyStatus.published:type_name -> google.protobuf.Timestamp
+	18, // 11: sts.v1.KeyStatus.signs:type_name -> google.protobuf.Timestamp
+	18, // 12: sts.v1.KeyStatus.ends:type_name -> google.protobuf.Timestamp
+	18, // 13: sts.v1.KeyStatus.revoked:type_name -> google.protobuf.Timestamp
+	18, // 14: sts.v1.KeyStatus.last_fetch:type_name -> google.protobuf.Timestamp
+	12, // 15: sts.v1.RotateKeyResponse.key:type_name -> sts.v1.KeyStatus
+	12, // 16: sts.v1.RevokeKeyResponse.revoked:type_name -> sts.v1.KeyStatus
+	12, // 17: sts.v1.RevokeKeyResponse.successor:type_name -> sts.v1.KeyStatus
+	18, // 18: sts.v1.RevokeKeyResponse.accepted_until:type_name -> google.protobuf.Timestamp
+	0,  // 19: sts.v1.AdminService.Apply:input_type -> sts.v1.ApplyRequest
+	0,  // 20: sts.v1.AdminService.ApplyMany:input_type -> sts.v1.ApplyRequest
+	3,  // 21: sts.v1.AdminService.GetResource:input_type -> sts.v1.GetResourceRequest
+	5,  // 22: sts.v1.AdminService.ListResources:input_type -> sts.v1.ListResourcesRequest
+	7,  // 23: sts.v1.AdminService.DeleteResource:input_type -> sts.v1.DeleteResourceRequest
+	9,  // 24: sts.v1.AdminService.ListKeys:input_type -> sts.v1.ListKeysRequest
+	13, // 25: sts.v1.AdminService.RotateKey:input_type -> sts.v1.RotateKeyRequest
+	15, // 26: sts.v1.AdminService.RevokeKey:input_type -> sts.v1.RevokeKeyRequest
+	2,  // 27: sts.v1.AdminService.Apply:output_type -> sts.v1.ApplyResponse
+	2,  // 28: sts.v1.AdminService.ApplyMany:output_type -> sts.v1.ApplyResponse
+	4,  // 29: sts.v1.AdminService.GetResource:output_type -> sts.v1.GetResourceResponse
+	6,  // 30: sts.v1.AdminService.ListResources:output_type -> sts.v1.ListResourcesResponse
+	8,  // 31: sts.v1.AdminService.DeleteResource:output_type -> sts.v1.DeleteResourceResponse
+	10, // 32: sts.v1.AdminService.ListKeys:output_type -> sts.v1.ListKeysResponse
+	14, // 33: sts.v1.AdminService.RotateKey:output_type -> sts.v1.RotateKeyResponse
+	16, // 34: sts.v1.AdminService.RevokeKey:output_type -> sts.v1.RevokeKeyResponse
+	27, // [27:35] is the sub-list for method output_type
+	19, // [19:27] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_sts_v1_admin_proto_init() }
@@ -671,7 +1266,7 @@ func file_sts_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sts_v1_admin_proto_rawDesc), len(file_sts_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -24,14 +24,17 @@ const (
 	AdminService_GetResource_FullMethodName    = "/sts.v1.AdminService/GetResource"
 	AdminService_ListResources_FullMethodName  = "/sts.v1.AdminService/ListResources"
 	AdminService_DeleteResource_FullMethodName = "/sts.v1.AdminService/DeleteResource"
+	AdminService_ListKeys_FullMethodName       = "/sts.v1.AdminService/ListKeys"
+	AdminService_RotateKey_FullMethodName      = "/sts.v1.AdminService/RotateKey"
+	AdminService_RevokeKey_FullMethodName      = "/sts.v1.AdminService/RevokeKey"
 )
 
 // AdminServiceClient is the client API for AdminService service.
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
-// AdminService changes and reads the resources. Every call needs the admin
-// token as `authorization: Bearer ...`.
+// AdminService changes and reads the resources, and looks after the signing
+// keys. Every call needs the admin token as `authorization: Bearer ...`.
 //
 // Problems in resources come back all at once, as a google.rpc.BadRequest whose
 // fields are paths into the request, such as `resources[2].rule.allow.audiences[0]`.
@@ -59,6 +62,24 @@ type AdminServiceClient interface {
 	ListResources(ctx context.Context, in *ListResourcesRequest, opts ...grpc.CallOption) (*ListResourcesResponse, error)
 	// DeleteResource deletes one resource, if nothing refers to it.
 	DeleteResource(ctx context.Context, in *DeleteResourceRequest, opts ...grpc.CallOption) (*DeleteResourceResponse, error)
+	// ListKeys returns the key sets with their keys: which one signs, which one is
+	// next and who has it already, and what is wrong with them.
+	ListKeys(ctx context.Context, in *ListKeysRequest, opts ...grpc.CallOption) (*ListKeysResponse, error)
+	// RotateKey makes the next key of a set and publishes it. It signs when every
+	// verifier has had the time to fetch it (`rotation.publish_ahead` of the
+	// configuration). If there is a next key already, that one is returned and
+	// nothing changes. An unknown set is NOT_FOUND; UNAVAILABLE means that no key
+	// could be made now.
+	RotateKey(ctx context.Context, in *RotateKeyRequest, opts ...grpc.CallOption) (*RotateKeyResponse, error)
+	// RevokeKey is for a key that somebody else may have. It leaves the key set at
+	// once and for good, tokens that it signed are refused here from then on, and
+	// another key signs at once, though verifiers that cached the key set do not
+	// know it yet if it was not published before. An unknown key is NOT_FOUND;
+	// after UNAVAILABLE the key may or may not be revoked.
+	//
+	// Verifiers elsewhere accept the revoked key until they fetch the key set anew;
+	// `accepted_until` says by when they must have, if they do as they are told.
+	RevokeKey(ctx context.Context, in *RevokeKeyRequest, opts ...grpc.CallOption) (*RevokeKeyResponse, error)
 }
 
 type adminServiceClient struct {
@@ -122,12 +143,42 @@ func (c *adminServiceClient) DeleteResource(ctx context.Context, in *DeleteResou
 	return out, nil
 }
 
+func (c *adminServiceClient) ListKeys(ctx context.Context, in *ListKeysRequest, opts ...grpc.CallOption) (*ListKeysResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListKeysResponse)
+	err := c.cc.Invoke(ctx, AdminService_ListKeys_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) RotateKey(ctx context.Context, in *RotateKeyRequest, opts ...grpc.CallOption) (*RotateKeyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RotateKeyResponse)
+	err := c.cc.Invoke(ctx, AdminService_RotateKey_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) RevokeKey(ctx context.Context, in *RevokeKeyRequest, opts ...grpc.CallOption) (*RevokeKeyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RevokeKeyResponse)
+	err := c.cc.Invoke(ctx, AdminService_RevokeKey_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AdminServiceServer is the server API for AdminService service.
 // All implementations must embed UnimplementedAdminServiceServer
 // for forward compatibility.
 //
-// AdminService changes and reads the resources. Every call needs the admin
-// token as `authorization: Bearer ...`.
+// AdminService changes and reads the resources, and looks after the signing
+// keys. Every call needs the admin token as `authorization: Bearer ...`.
 //
 // Problems in resources come back all at once, as a google.rpc.BadRequest whose
 // fields are paths into the request, such as `resources[2].rule.allow.audiences[0]`.
@@ -155,6 +206,24 @@ type AdminServiceServer interface {
 	ListResources(context.Context, *ListResourcesRequest) (*ListResourcesResponse, error)
 	// DeleteResource deletes one resource, if nothing refers to it.
 	DeleteResource(context.Context, *DeleteResourceRequest) (*DeleteResourceResponse, error)
+	// ListKeys returns the key sets with their keys: which one signs, which one is
+	// next and who has it already, and what is wrong with them.
+	ListKeys(context.Context, *ListKeysRequest) (*ListKeysResponse, error)
+	// RotateKey makes the next key of a set and publishes it. It signs when every
+	// verifier has had the time to fetch it (`rotation.publish_ahead` of the
+	// configuration). If there is a next key already, that one is returned and
+	// nothing changes. An unknown set is NOT_FOUND; UNAVAILABLE means that no key
+	// could be made now.
+	RotateKey(context.Context, *RotateKeyRequest) (*RotateKeyResponse, error)
+	// RevokeKey is for a key that somebody else may have. It leaves the key set at
+	// once and for good, tokens that it signed are refused here from then on, and
+	// another key signs at once, though verifiers that cached the key set do not
+	// know it yet if it was not published before. An unknown key is NOT_FOUND;
+	// after UNAVAILABLE the key may or may not be revoked.
+	//
+	// Verifiers elsewhere accept the revoked key until they fetch the key set anew;
+	// `accepted_until` says by when they must have, if they do as they are told.
+	RevokeKey(context.Context, *RevokeKeyRequest) (*RevokeKeyResponse, error)
 	mustEmbedUnimplementedAdminServiceServer()
 }
 
@@ -179,6 +248,15 @@ func (UnimplementedAdminServiceServer) ListResources(context.Context, *ListResou
 }
 func (UnimplementedAdminServiceServer) DeleteResource(context.Context, *DeleteResourceRequest) (*DeleteResourceResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteResource not implemented")
+}
+func (UnimplementedAdminServiceServer) ListKeys(context.Context, *ListKeysRequest) (*ListKeysResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListKeys not implemented")
+}
+func (UnimplementedAdminServiceServer) RotateKey(context.Context, *RotateKeyRequest) (*RotateKeyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RotateKey not implemented")
+}
+func (UnimplementedAdminServiceServer) RevokeKey(context.Context, *RevokeKeyRequest) (*RevokeKeyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RevokeKey not implemented")
 }
 func (UnimplementedAdminServiceServer) mustEmbedUnimplementedAdminServiceServer() {}
 func (UnimplementedAdminServiceServer) testEmbeddedByValue()                      {}
@@ -280,6 +358,60 @@ func _AdminService_DeleteResource_Handler(srv interface{}, ctx context.Context, 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AdminService_ListKeys_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListKeysRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).ListKeys(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_ListKeys_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).ListKeys(ctx, req.(*ListKeysRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_RotateKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RotateKeyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).RotateKey(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_RotateKey_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).RotateKey(ctx, req.(*RotateKeyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_RevokeKey_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RevokeKeyRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).RevokeKey(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_RevokeKey_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).RevokeKey(ctx, req.(*RevokeKeyRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // AdminService_ServiceDesc is the grpc.ServiceDesc for AdminService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -302,6 +434,18 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DeleteResource",
 			Handler:    _AdminService_DeleteResource_Handler,
+		},
+		{
+			MethodName: "ListKeys",
+			Handler:    _AdminService_ListKeys_Handler,
+		},
+		{
+			MethodName: "RotateKey",
+			Handler:    _AdminService_RotateKey_Handler,
+		},
+		{
+			MethodName: "RevokeKey",
+			Handler:    _AdminService_RevokeKey_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -42,6 +42,8 @@ type ServerConfig struct {
 	Storage *StorageConfig `protobuf:"bytes,4,opt,name=storage,proto3" json:"storage,omitempty"`
 	// The keys that sign tokens. Required.
 	Keys *KeysConfig `protobuf:"bytes,5,opt,name=keys,proto3" json:"keys,omitempty"`
+	// When the keys that sign tokens are replaced.
+	Rotation *RotationConfig `protobuf:"bytes,10,opt,name=rotation,proto3" json:"rotation,omitempty"`
 	// The audit log. Required.
 	Audit *AuditConfig `protobuf:"bytes,6,opt,name=audit,proto3" json:"audit,omitempty"`
 	// The server's own log, JSON lines on standard error.
@@ -115,6 +117,13 @@ func (x *ServerConfig) GetStorage() *StorageConfig {
 func (x *ServerConfig) GetKeys() *KeysConfig {
 	if x != nil {
 		return x.Keys
+	}
+	return nil
+}
+
+func (x *ServerConfig) GetRotation() *RotationConfig {
+	if x != nil {
+		return x.Rotation
 	}
 	return nil
 }
@@ -306,11 +315,14 @@ func (x *StorageConfig) GetBoltFile() string {
 	return ""
 }
 
-// KeysConfig says which keys sign.
+// KeysConfig says which keys sign tokens, and where they are kept.
 type KeysConfig struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Keys made by this server and kept encrypted in storage. Required.
-	Local         *LocalKeysConfig `protobuf:"bytes,1,opt,name=local,proto3" json:"local,omitempty"`
+	// The key sets. At least one; the one named `default` signs for every
+	// Audience that names none. Required.
+	Sets []*KeySetConfig `protobuf:"bytes,1,rep,name=sets,proto3" json:"sets,omitempty"`
+	// How Vault is reached. Required if a set has its key there, or wrapped there.
+	Vault         *VaultConfig `protobuf:"bytes,2,opt,name=vault,proto3" json:"vault,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -345,40 +357,56 @@ func (*KeysConfig) Descriptor() ([]byte, []int) {
 	return file_sts_v1_config_proto_rawDescGZIP(), []int{4}
 }
 
-func (x *KeysConfig) GetLocal() *LocalKeysConfig {
+func (x *KeysConfig) GetSets() []*KeySetConfig {
 	if x != nil {
-		return x.Local
+		return x.Sets
 	}
 	return nil
 }
 
-// LocalKeysConfig is about keys at rest.
-type LocalKeysConfig struct {
+func (x *KeysConfig) GetVault() *VaultConfig {
+	if x != nil {
+		return x.Vault
+	}
+	return nil
+}
+
+// KeySetConfig is a key set: a signature algorithm, and where its private keys
+// are kept. Exactly one of `vault`, `local` and `vault_wrapped` is given.
+type KeySetConfig struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// File with the key that encrypts the signing keys: 32 random bytes in base64,
-	// mode 0600. Make one with `head -c 32 /dev/urandom | base64`. Required.
-	KeyFile string `protobuf:"bytes,1,opt,name=key_file,json=keyFile,proto3" json:"key_file,omitempty"`
-	// Signature algorithm of a new key: ES256, ES384, EdDSA, RS256 or PS256.
-	// Default ES256. A key that exists keeps its own.
-	Algorithm     string `protobuf:"bytes,2,opt,name=algorithm,proto3" json:"algorithm,omitempty"`
+	// The name by which an Audience chooses the set (`key_set`): 1 to 64 characters
+	// out of letters, digits and `-._`. Required.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Signature algorithm: ES256, ES384, EdDSA, RS256 or PS256. Default ES256. If
+	// it is changed, the next key has the new one; keys that exist keep theirs.
+	Algorithm string `protobuf:"bytes,2,opt,name=algorithm,proto3" json:"algorithm,omitempty"`
+	// Where the private keys are.
+	//
+	// Types that are valid to be assigned to Provider:
+	//
+	//	*KeySetConfig_Vault
+	//	*KeySetConfig_Local
+	//	*KeySetConfig_VaultWrapped
+	Provider      isKeySetConfig_Provider `protobuf_oneof:"provider"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *LocalKeysConfig) Reset() {
-	*x = LocalKeysConfig{}
+func (x *KeySetConfig) Reset() {
+	*x = KeySetConfig{}
 	mi := &file_sts_v1_config_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *LocalKeysConfig) String() string {
+func (x *KeySetConfig) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*LocalKeysConfig) ProtoMessage() {}
+func (*KeySetConfig) ProtoMessage() {}
 
-func (x *LocalKeysConfig) ProtoReflect() protoreflect.Message {
+func (x *KeySetConfig) ProtoReflect() protoreflect.Message {
 	mi := &file_sts_v1_config_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -390,23 +418,799 @@ func (x *LocalKeysConfig) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use LocalKeysConfig.ProtoReflect.Descriptor instead.
-func (*LocalKeysConfig) Descriptor() ([]byte, []int) {
+// Deprecated: Use KeySetConfig.ProtoReflect.Descriptor instead.
+func (*KeySetConfig) Descriptor() ([]byte, []int) {
 	return file_sts_v1_config_proto_rawDescGZIP(), []int{5}
 }
 
-func (x *LocalKeysConfig) GetKeyFile() string {
+func (x *KeySetConfig) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *KeySetConfig) GetAlgorithm() string {
+	if x != nil {
+		return x.Algorithm
+	}
+	return ""
+}
+
+func (x *KeySetConfig) GetProvider() isKeySetConfig_Provider {
+	if x != nil {
+		return x.Provider
+	}
+	return nil
+}
+
+func (x *KeySetConfig) GetVault() *VaultKeyConfig {
+	if x != nil {
+		if x, ok := x.Provider.(*KeySetConfig_Vault); ok {
+			return x.Vault
+		}
+	}
+	return nil
+}
+
+func (x *KeySetConfig) GetLocal() *LocalKeyConfig {
+	if x != nil {
+		if x, ok := x.Provider.(*KeySetConfig_Local); ok {
+			return x.Local
+		}
+	}
+	return nil
+}
+
+func (x *KeySetConfig) GetVaultWrapped() *VaultKeyConfig {
+	if x != nil {
+		if x, ok := x.Provider.(*KeySetConfig_VaultWrapped); ok {
+			return x.VaultWrapped
+		}
+	}
+	return nil
+}
+
+type isKeySetConfig_Provider interface {
+	isKeySetConfig_Provider()
+}
+
+type KeySetConfig_Vault struct {
+	// In the transit engine of Vault, which they never leave. Every token costs
+	// a share of a call, and none can be issued while Vault is down.
+	Vault *VaultKeyConfig `protobuf:"bytes,3,opt,name=vault,proto3,oneof"`
+}
+
+type KeySetConfig_Local struct {
+	// In the storage of this server, encrypted with the key of a file.
+	Local *LocalKeyConfig `protobuf:"bytes,4,opt,name=local,proto3,oneof"`
+}
+
+type KeySetConfig_VaultWrapped struct {
+	// In the storage of this server, encrypted by the transit engine of Vault and
+	// decrypted into memory when the server starts. As fast as `local`, and
+	// tokens are issued while Vault is down, but the private keys are in the
+	// memory of this process, and a start or a rotation needs Vault.
+	VaultWrapped *VaultKeyConfig `protobuf:"bytes,5,opt,name=vault_wrapped,json=vaultWrapped,proto3,oneof"`
+}
+
+func (*KeySetConfig_Vault) isKeySetConfig_Provider() {}
+
+func (*KeySetConfig_Local) isKeySetConfig_Provider() {}
+
+func (*KeySetConfig_VaultWrapped) isKeySetConfig_Provider() {}
+
+// VaultKeyConfig names a key of a transit engine.
+type VaultKeyConfig struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the key. It must exist: this server makes versions of it, never the
+	// key. Its type must fit the algorithm of the set (ecdsa-p256 for ES256,
+	// ecdsa-p384 for ES384, ed25519 for EdDSA, rsa-2048 or larger for RS256 and
+	// PS256), or, for `vault_wrapped`, encrypt (aes256-gcm96). Required.
+	Key string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	// Path where the engine is mounted. Default `transit`.
+	Mount         string `protobuf:"bytes,2,opt,name=mount,proto3" json:"mount,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VaultKeyConfig) Reset() {
+	*x = VaultKeyConfig{}
+	mi := &file_sts_v1_config_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VaultKeyConfig) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VaultKeyConfig) ProtoMessage() {}
+
+func (x *VaultKeyConfig) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_config_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VaultKeyConfig.ProtoReflect.Descriptor instead.
+func (*VaultKeyConfig) Descriptor() ([]byte, []int) {
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *VaultKeyConfig) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *VaultKeyConfig) GetMount() string {
+	if x != nil {
+		return x.Mount
+	}
+	return ""
+}
+
+// LocalKeyConfig is about keys that are made by this server and kept encrypted in
+// its storage.
+type LocalKeyConfig struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// File with the key that encrypts the signing keys: 32 random bytes in base64,
+	// mode 0600. Make one with `head -c 32 /dev/urandom | base64`. Sets may share
+	// one. Required.
+	KeyFile       string `protobuf:"bytes,1,opt,name=key_file,json=keyFile,proto3" json:"key_file,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LocalKeyConfig) Reset() {
+	*x = LocalKeyConfig{}
+	mi := &file_sts_v1_config_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LocalKeyConfig) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LocalKeyConfig) ProtoMessage() {}
+
+func (x *LocalKeyConfig) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_config_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LocalKeyConfig.ProtoReflect.Descriptor instead.
+func (*LocalKeyConfig) Descriptor() ([]byte, []int) {
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *LocalKeyConfig) GetKeyFile() string {
 	if x != nil {
 		return x.KeyFile
 	}
 	return ""
 }
 
-func (x *LocalKeysConfig) GetAlgorithm() string {
+// VaultConfig says how Vault is reached, and what is asked of it at once.
+type VaultConfig struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// URLs of the nodes of one Vault, such as https://vault.internal:8200; the next
+	// one is tried when one does not answer. Plain http is for loopback addresses
+	// only. Required.
+	Addresses []string `protobuf:"bytes,1,rep,name=addresses,proto3" json:"addresses,omitempty"`
+	// Namespace of Vault Enterprise or HCP. Default: none.
+	Namespace string `protobuf:"bytes,2,opt,name=namespace,proto3" json:"namespace,omitempty"`
+	// PEM file with the authorities that may have signed Vault's certificate. It is
+	// read again when it changes. Default: those of the system.
+	CaFile string `protobuf:"bytes,3,opt,name=ca_file,json=caFile,proto3" json:"ca_file,omitempty"`
+	// Name that Vault's certificate must have. Default: the host of the address.
+	ServerName string `protobuf:"bytes,4,opt,name=server_name,json=serverName,proto3" json:"server_name,omitempty"`
+	// PEM file with the client certificate to show to Vault, and its chain. It is
+	// read again when it changes. Needed for `login.certificate`.
+	CertFile string `protobuf:"bytes,5,opt,name=cert_file,json=certFile,proto3" json:"cert_file,omitempty"`
+	// PEM file with the private key of `cert_file`.
+	KeyFile string `protobuf:"bytes,6,opt,name=key_file,json=keyFile,proto3" json:"key_file,omitempty"`
+	// Longest time that a call may take, and that a token waits for its signature
+	// before it is refused. Default 2s, at most 10s.
+	Timeout *durationpb.Duration `protobuf:"bytes,7,opt,name=timeout,proto3" json:"timeout,omitempty"`
+	// How this server authenticates to Vault. Required.
+	Login *VaultLoginConfig `protobuf:"bytes,8,opt,name=login,proto3" json:"login,omitempty"`
+	// How signatures that are wanted at the same time share calls.
+	Batch *VaultBatchConfig `protobuf:"bytes,9,opt,name=batch,proto3" json:"batch,omitempty"`
+	// Verify one in so many signatures before the token leaves, and the first of
+	// every key in any case. Default 1: each. More saves the time of a verification,
+	// and lets a token out that nobody can verify should Vault sign wrongly.
+	VerifyOneIn   int32 `protobuf:"varint,10,opt,name=verify_one_in,json=verifyOneIn,proto3" json:"verify_one_in,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VaultConfig) Reset() {
+	*x = VaultConfig{}
+	mi := &file_sts_v1_config_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VaultConfig) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VaultConfig) ProtoMessage() {}
+
+func (x *VaultConfig) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_config_proto_msgTypes[8]
 	if x != nil {
-		return x.Algorithm
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VaultConfig.ProtoReflect.Descriptor instead.
+func (*VaultConfig) Descriptor() ([]byte, []int) {
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *VaultConfig) GetAddresses() []string {
+	if x != nil {
+		return x.Addresses
+	}
+	return nil
+}
+
+func (x *VaultConfig) GetNamespace() string {
+	if x != nil {
+		return x.Namespace
 	}
 	return ""
+}
+
+func (x *VaultConfig) GetCaFile() string {
+	if x != nil {
+		return x.CaFile
+	}
+	return ""
+}
+
+func (x *VaultConfig) GetServerName() string {
+	if x != nil {
+		return x.ServerName
+	}
+	return ""
+}
+
+func (x *VaultConfig) GetCertFile() string {
+	if x != nil {
+		return x.CertFile
+	}
+	return ""
+}
+
+func (x *VaultConfig) GetKeyFile() string {
+	if x != nil {
+		return x.KeyFile
+	}
+	return ""
+}
+
+func (x *VaultConfig) GetTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.Timeout
+	}
+	return nil
+}
+
+func (x *VaultConfig) GetLogin() *VaultLoginConfig {
+	if x != nil {
+		return x.Login
+	}
+	return nil
+}
+
+func (x *VaultConfig) GetBatch() *VaultBatchConfig {
+	if x != nil {
+		return x.Batch
+	}
+	return nil
+}
+
+func (x *VaultConfig) GetVerifyOneIn() int32 {
+	if x != nil {
+		return x.VerifyOneIn
+	}
+	return 0
+}
+
+// VaultLoginConfig is how this server authenticates to Vault. Exactly one member
+// is given. Files are read again when they change.
+type VaultLoginConfig struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The method of authentication.
+	//
+	// Types that are valid to be assigned to Method:
+	//
+	//	*VaultLoginConfig_TokenFile
+	//	*VaultLoginConfig_AppRole
+	//	*VaultLoginConfig_Kubernetes
+	//	*VaultLoginConfig_Certificate
+	Method        isVaultLoginConfig_Method `protobuf_oneof:"method"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VaultLoginConfig) Reset() {
+	*x = VaultLoginConfig{}
+	mi := &file_sts_v1_config_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VaultLoginConfig) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VaultLoginConfig) ProtoMessage() {}
+
+func (x *VaultLoginConfig) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_config_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VaultLoginConfig.ProtoReflect.Descriptor instead.
+func (*VaultLoginConfig) Descriptor() ([]byte, []int) {
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *VaultLoginConfig) GetMethod() isVaultLoginConfig_Method {
+	if x != nil {
+		return x.Method
+	}
+	return nil
+}
+
+func (x *VaultLoginConfig) GetTokenFile() string {
+	if x != nil {
+		if x, ok := x.Method.(*VaultLoginConfig_TokenFile); ok {
+			return x.TokenFile
+		}
+	}
+	return ""
+}
+
+func (x *VaultLoginConfig) GetAppRole() *VaultAppRoleConfig {
+	if x != nil {
+		if x, ok := x.Method.(*VaultLoginConfig_AppRole); ok {
+			return x.AppRole
+		}
+	}
+	return nil
+}
+
+func (x *VaultLoginConfig) GetKubernetes() *VaultKubernetesConfig {
+	if x != nil {
+		if x, ok := x.Method.(*VaultLoginConfig_Kubernetes); ok {
+			return x.Kubernetes
+		}
+	}
+	return nil
+}
+
+func (x *VaultLoginConfig) GetCertificate() *VaultCertificateConfig {
+	if x != nil {
+		if x, ok := x.Method.(*VaultLoginConfig_Certificate); ok {
+			return x.Certificate
+		}
+	}
+	return nil
+}
+
+type isVaultLoginConfig_Method interface {
+	isVaultLoginConfig_Method()
+}
+
+type VaultLoginConfig_TokenFile struct {
+	// File with a token, such as a Vault agent keeps fresh. It is renewed if it
+	// can be.
+	TokenFile string `protobuf:"bytes,1,opt,name=token_file,json=tokenFile,proto3,oneof"`
+}
+
+type VaultLoginConfig_AppRole struct {
+	// The AppRole method.
+	AppRole *VaultAppRoleConfig `protobuf:"bytes,2,opt,name=app_role,json=appRole,proto3,oneof"`
+}
+
+type VaultLoginConfig_Kubernetes struct {
+	// The Kubernetes method: the service account of the pod.
+	Kubernetes *VaultKubernetesConfig `protobuf:"bytes,3,opt,name=kubernetes,proto3,oneof"`
+}
+
+type VaultLoginConfig_Certificate struct {
+	// The TLS certificate method: `cert_file` of the connection is the proof.
+	Certificate *VaultCertificateConfig `protobuf:"bytes,4,opt,name=certificate,proto3,oneof"`
+}
+
+func (*VaultLoginConfig_TokenFile) isVaultLoginConfig_Method() {}
+
+func (*VaultLoginConfig_AppRole) isVaultLoginConfig_Method() {}
+
+func (*VaultLoginConfig_Kubernetes) isVaultLoginConfig_Method() {}
+
+func (*VaultLoginConfig_Certificate) isVaultLoginConfig_Method() {}
+
+// VaultAppRoleConfig is a login by AppRole.
+type VaultAppRoleConfig struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The role id. Required.
+	RoleId string `protobuf:"bytes,1,opt,name=role_id,json=roleId,proto3" json:"role_id,omitempty"`
+	// File with the secret id. Required.
+	SecretIdFile string `protobuf:"bytes,2,opt,name=secret_id_file,json=secretIdFile,proto3" json:"secret_id_file,omitempty"`
+	// Path where the method is mounted. Default `approle`.
+	Mount         string `protobuf:"bytes,3,opt,name=mount,proto3" json:"mount,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VaultAppRoleConfig) Reset() {
+	*x = VaultAppRoleConfig{}
+	mi := &file_sts_v1_config_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VaultAppRoleConfig) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VaultAppRoleConfig) ProtoMessage() {}
+
+func (x *VaultAppRoleConfig) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_config_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VaultAppRoleConfig.ProtoReflect.Descriptor instead.
+func (*VaultAppRoleConfig) Descriptor() ([]byte, []int) {
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *VaultAppRoleConfig) GetRoleId() string {
+	if x != nil {
+		return x.RoleId
+	}
+	return ""
+}
+
+func (x *VaultAppRoleConfig) GetSecretIdFile() string {
+	if x != nil {
+		return x.SecretIdFile
+	}
+	return ""
+}
+
+func (x *VaultAppRoleConfig) GetMount() string {
+	if x != nil {
+		return x.Mount
+	}
+	return ""
+}
+
+// VaultKubernetesConfig is a login by the token of a Kubernetes service account.
+type VaultKubernetesConfig struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The role. Required.
+	Role string `protobuf:"bytes,1,opt,name=role,proto3" json:"role,omitempty"`
+	// File with the token. Default
+	// /var/run/secrets/kubernetes.io/serviceaccount/token.
+	TokenFile string `protobuf:"bytes,2,opt,name=token_file,json=tokenFile,proto3" json:"token_file,omitempty"`
+	// Path where the method is mounted. Default `kubernetes`.
+	Mount         string `protobuf:"bytes,3,opt,name=mount,proto3" json:"mount,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VaultKubernetesConfig) Reset() {
+	*x = VaultKubernetesConfig{}
+	mi := &file_sts_v1_config_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VaultKubernetesConfig) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VaultKubernetesConfig) ProtoMessage() {}
+
+func (x *VaultKubernetesConfig) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_config_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VaultKubernetesConfig.ProtoReflect.Descriptor instead.
+func (*VaultKubernetesConfig) Descriptor() ([]byte, []int) {
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *VaultKubernetesConfig) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *VaultKubernetesConfig) GetTokenFile() string {
+	if x != nil {
+		return x.TokenFile
+	}
+	return ""
+}
+
+func (x *VaultKubernetesConfig) GetMount() string {
+	if x != nil {
+		return x.Mount
+	}
+	return ""
+}
+
+// VaultCertificateConfig is a login by a TLS certificate.
+type VaultCertificateConfig struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The role. Default: whichever the certificate fits.
+	Role string `protobuf:"bytes,1,opt,name=role,proto3" json:"role,omitempty"`
+	// Path where the method is mounted. Default `cert`.
+	Mount         string `protobuf:"bytes,2,opt,name=mount,proto3" json:"mount,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VaultCertificateConfig) Reset() {
+	*x = VaultCertificateConfig{}
+	mi := &file_sts_v1_config_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VaultCertificateConfig) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VaultCertificateConfig) ProtoMessage() {}
+
+func (x *VaultCertificateConfig) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_config_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VaultCertificateConfig.ProtoReflect.Descriptor instead.
+func (*VaultCertificateConfig) Descriptor() ([]byte, []int) {
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *VaultCertificateConfig) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *VaultCertificateConfig) GetMount() string {
+	if x != nil {
+		return x.Mount
+	}
+	return ""
+}
+
+// VaultBatchConfig says how signatures share calls. One that is wanted while
+// nothing is in flight is asked for at once and alone.
+type VaultBatchConfig struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Most signatures in one call. Default 64, at most 1,000; 1 is a call for each.
+	Size int32 `protobuf:"varint,1,opt,name=size,proto3" json:"size,omitempty"`
+	// Most calls in flight. Default 8, at most 64.
+	Calls int32 `protobuf:"varint,2,opt,name=calls,proto3" json:"calls,omitempty"`
+	// How long a signature waits for the calls in flight, to go out with the next,
+	// before another call is made. Default 5ms, at most 1s.
+	Delay *durationpb.Duration `protobuf:"bytes,3,opt,name=delay,proto3" json:"delay,omitempty"`
+	// Most signatures that wait; beyond, tokens are refused as temporarily
+	// unavailable. Default 1,024, at most 100,000.
+	Queue         int32 `protobuf:"varint,4,opt,name=queue,proto3" json:"queue,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VaultBatchConfig) Reset() {
+	*x = VaultBatchConfig{}
+	mi := &file_sts_v1_config_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VaultBatchConfig) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VaultBatchConfig) ProtoMessage() {}
+
+func (x *VaultBatchConfig) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_config_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VaultBatchConfig.ProtoReflect.Descriptor instead.
+func (*VaultBatchConfig) Descriptor() ([]byte, []int) {
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *VaultBatchConfig) GetSize() int32 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *VaultBatchConfig) GetCalls() int32 {
+	if x != nil {
+		return x.Calls
+	}
+	return 0
+}
+
+func (x *VaultBatchConfig) GetDelay() *durationpb.Duration {
+	if x != nil {
+		return x.Delay
+	}
+	return nil
+}
+
+func (x *VaultBatchConfig) GetQueue() int32 {
+	if x != nil {
+		return x.Queue
+	}
+	return 0
+}
+
+// RotationConfig says when signing keys are replaced. A schedule under which a
+// verifier that does as it is told could meet a token whose key it does not know
+// is refused, with the numbers.
+type RotationConfig struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How long a key signs before the next one takes over. Default 720h. `0s`: keys
+	// are replaced only by `stsctl keys rotate`, or by somebody who rotates the key
+	// in Vault.
+	Period *durationpb.Duration `protobuf:"bytes,1,opt,name=period,proto3" json:"period,omitempty"`
+	// How long a new key is published before it signs, so that verifiers have it by
+	// then. At least `jwks_max_age` + `clock_skew`. Default 1h.
+	PublishAhead *durationpb.Duration `protobuf:"bytes,2,opt,name=publish_ahead,json=publishAhead,proto3" json:"publish_ahead,omitempty"`
+	// How long a key stays published after it signed last. A token may live so
+	// long, less `clock_skew`: an Audience that asks for more is refused. Default
+	// 24h + `clock_skew`.
+	Retain *durationpb.Duration `protobuf:"bytes,3,opt,name=retain,proto3" json:"retain,omitempty"`
+	// Longest time that verifiers may cache the key set. Default 5m.
+	JwksMaxAge *durationpb.Duration `protobuf:"bytes,4,opt,name=jwks_max_age,json=jwksMaxAge,proto3" json:"jwks_max_age,omitempty"`
+	// Most that the clocks of nodes and verifiers differ. Default 30s.
+	ClockSkew     *durationpb.Duration `protobuf:"bytes,5,opt,name=clock_skew,json=clockSkew,proto3" json:"clock_skew,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotationConfig) Reset() {
+	*x = RotationConfig{}
+	mi := &file_sts_v1_config_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotationConfig) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotationConfig) ProtoMessage() {}
+
+func (x *RotationConfig) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_config_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotationConfig.ProtoReflect.Descriptor instead.
+func (*RotationConfig) Descriptor() ([]byte, []int) {
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *RotationConfig) GetPeriod() *durationpb.Duration {
+	if x != nil {
+		return x.Period
+	}
+	return nil
+}
+
+func (x *RotationConfig) GetPublishAhead() *durationpb.Duration {
+	if x != nil {
+		return x.PublishAhead
+	}
+	return nil
+}
+
+func (x *RotationConfig) GetRetain() *durationpb.Duration {
+	if x != nil {
+		return x.Retain
+	}
+	return nil
+}
+
+func (x *RotationConfig) GetJwksMaxAge() *durationpb.Duration {
+	if x != nil {
+		return x.JwksMaxAge
+	}
+	return nil
+}
+
+func (x *RotationConfig) GetClockSkew() *durationpb.Duration {
+	if x != nil {
+		return x.ClockSkew
+	}
+	return nil
 }
 
 // AuditConfig is about the audit log.
@@ -421,7 +1225,7 @@ type AuditConfig struct {
 
 func (x *AuditConfig) Reset() {
 	*x = AuditConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[6]
+	mi := &file_sts_v1_config_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -433,7 +1237,7 @@ func (x *AuditConfig) String() string {
 func (*AuditConfig) ProtoMessage() {}
 
 func (x *AuditConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[6]
+	mi := &file_sts_v1_config_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -446,7 +1250,7 @@ func (x *AuditConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditConfig.ProtoReflect.Descriptor instead.
 func (*AuditConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{6}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *AuditConfig) GetFile() string {
@@ -467,7 +1271,7 @@ type LogConfig struct {
 
 func (x *LogConfig) Reset() {
 	*x = LogConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[7]
+	mi := &file_sts_v1_config_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -479,7 +1283,7 @@ func (x *LogConfig) String() string {
 func (*LogConfig) ProtoMessage() {}
 
 func (x *LogConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[7]
+	mi := &file_sts_v1_config_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -492,7 +1296,7 @@ func (x *LogConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogConfig.ProtoReflect.Descriptor instead.
 func (*LogConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{7}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *LogConfig) GetLevel() string {
@@ -517,7 +1321,7 @@ type LimitsConfig struct {
 
 func (x *LimitsConfig) Reset() {
 	*x = LimitsConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[8]
+	mi := &file_sts_v1_config_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -529,7 +1333,7 @@ func (x *LimitsConfig) String() string {
 func (*LimitsConfig) ProtoMessage() {}
 
 func (x *LimitsConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[8]
+	mi := &file_sts_v1_config_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -542,7 +1346,7 @@ func (x *LimitsConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LimitsConfig.ProtoReflect.Descriptor instead.
 func (*LimitsConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{8}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *LimitsConfig) GetRequestTimeout() *durationpb.Duration {
@@ -570,13 +1374,15 @@ var File_sts_v1_config_proto protoreflect.FileDescriptor
 
 const file_sts_v1_config_proto_rawDesc = "" +
 	"\n" +
-	"\x13sts/v1/config.proto\x12\x06sts.v1\x1a\x1egoogle/protobuf/duration.proto\"\x8b\x03\n" +
+	"\x13sts/v1/config.proto\x12\x06sts.v1\x1a\x1egoogle/protobuf/duration.proto\"\xbf\x03\n" +
 	"\fServerConfig\x12\x16\n" +
 	"\x06issuer\x18\x01 \x01(\tR\x06issuer\x12$\n" +
 	"\x04http\x18\x02 \x01(\v2\x10.sts.v1.ListenerR\x04http\x12$\n" +
 	"\x04grpc\x18\x03 \x01(\v2\x10.sts.v1.ListenerR\x04grpc\x12/\n" +
 	"\astorage\x18\x04 \x01(\v2\x15.sts.v1.StorageConfigR\astorage\x12&\n" +
-	"\x04keys\x18\x05 \x01(\v2\x12.sts.v1.KeysConfigR\x04keys\x12)\n" +
+	"\x04keys\x18\x05 \x01(\v2\x12.sts.v1.KeysConfigR\x04keys\x122\n" +
+	"\brotation\x18\n" +
+	" \x01(\v2\x16.sts.v1.RotationConfigR\brotation\x12)\n" +
 	"\x05audit\x18\x06 \x01(\v2\x13.sts.v1.AuditConfigR\x05audit\x12#\n" +
 	"\x03log\x18\a \x01(\v2\x11.sts.v1.LogConfigR\x03log\x12,\n" +
 	"\x06limits\x18\b \x01(\v2\x14.sts.v1.LimitsConfigR\x06limits\x12@\n" +
@@ -588,13 +1394,71 @@ const file_sts_v1_config_proto_rawDesc = "" +
 	"\tcert_file\x18\x01 \x01(\tR\bcertFile\x12\x19\n" +
 	"\bkey_file\x18\x02 \x01(\tR\akeyFile\",\n" +
 	"\rStorageConfig\x12\x1b\n" +
-	"\tbolt_file\x18\x01 \x01(\tR\bboltFile\";\n" +
+	"\tbolt_file\x18\x01 \x01(\tR\bboltFile\"a\n" +
 	"\n" +
-	"KeysConfig\x12-\n" +
-	"\x05local\x18\x01 \x01(\v2\x17.sts.v1.LocalKeysConfigR\x05local\"J\n" +
-	"\x0fLocalKeysConfig\x12\x19\n" +
-	"\bkey_file\x18\x01 \x01(\tR\akeyFile\x12\x1c\n" +
-	"\talgorithm\x18\x02 \x01(\tR\talgorithm\"!\n" +
+	"KeysConfig\x12(\n" +
+	"\x04sets\x18\x01 \x03(\v2\x14.sts.v1.KeySetConfigR\x04sets\x12)\n" +
+	"\x05vault\x18\x02 \x01(\v2\x13.sts.v1.VaultConfigR\x05vault\"\xeb\x01\n" +
+	"\fKeySetConfig\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
+	"\talgorithm\x18\x02 \x01(\tR\talgorithm\x12.\n" +
+	"\x05vault\x18\x03 \x01(\v2\x16.sts.v1.VaultKeyConfigH\x00R\x05vault\x12.\n" +
+	"\x05local\x18\x04 \x01(\v2\x16.sts.v1.LocalKeyConfigH\x00R\x05local\x12=\n" +
+	"\rvault_wrapped\x18\x05 \x01(\v2\x16.sts.v1.VaultKeyConfigH\x00R\fvaultWrappedB\n" +
+	"\n" +
+	"\bprovider\"8\n" +
+	"\x0eVaultKeyConfig\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05mount\x18\x02 \x01(\tR\x05mount\"+\n" +
+	"\x0eLocalKeyConfig\x12\x19\n" +
+	"\bkey_file\x18\x01 \x01(\tR\akeyFile\"\xf4\x02\n" +
+	"\vVaultConfig\x12\x1c\n" +
+	"\taddresses\x18\x01 \x03(\tR\taddresses\x12\x1c\n" +
+	"\tnamespace\x18\x02 \x01(\tR\tnamespace\x12\x17\n" +
+	"\aca_file\x18\x03 \x01(\tR\x06caFile\x12\x1f\n" +
+	"\vserver_name\x18\x04 \x01(\tR\n" +
+	"serverName\x12\x1b\n" +
+	"\tcert_file\x18\x05 \x01(\tR\bcertFile\x12\x19\n" +
+	"\bkey_file\x18\x06 \x01(\tR\akeyFile\x123\n" +
+	"\atimeout\x18\a \x01(\v2\x19.google.protobuf.DurationR\atimeout\x12.\n" +
+	"\x05login\x18\b \x01(\v2\x18.sts.v1.VaultLoginConfigR\x05login\x12.\n" +
+	"\x05batch\x18\t \x01(\v2\x18.sts.v1.VaultBatchConfigR\x05batch\x12\"\n" +
+	"\rverify_one_in\x18\n" +
+	" \x01(\x05R\vverifyOneIn\"\xfb\x01\n" +
+	"\x10VaultLoginConfig\x12\x1f\n" +
+	"\n" +
+	"token_file\x18\x01 \x01(\tH\x00R\ttokenFile\x127\n" +
+	"\bapp_role\x18\x02 \x01(\v2\x1a.sts.v1.VaultAppRoleConfigH\x00R\aappRole\x12?\n" +
+	"\n" +
+	"kubernetes\x18\x03 \x01(\v2\x1d.sts.v1.VaultKubernetesConfigH\x00R\n" +
+	"kubernetes\x12B\n" +
+	"\vcertificate\x18\x04 \x01(\v2\x1e.sts.v1.VaultCertificateConfigH\x00R\vcertificateB\b\n" +
+	"\x06method\"i\n" +
+	"\x12VaultAppRoleConfig\x12\x17\n" +
+	"\arole_id\x18\x01 \x01(\tR\x06roleId\x12$\n" +
+	"\x0esecret_id_file\x18\x02 \x01(\tR\fsecretIdFile\x12\x14\n" +
+	"\x05mount\x18\x03 \x01(\tR\x05mount\"`\n" +
+	"\x15VaultKubernetesConfig\x12\x12\n" +
+	"\x04role\x18\x01 \x01(\tR\x04role\x12\x1d\n" +
+	"\n" +
+	"token_file\x18\x02 \x01(\tR\ttokenFile\x12\x14\n" +
+	"\x05mount\x18\x03 \x01(\tR\x05mount\"B\n" +
+	"\x16VaultCertificateConfig\x12\x12\n" +
+	"\x04role\x18\x01 \x01(\tR\x04role\x12\x14\n" +
+	"\x05mount\x18\x02 \x01(\tR\x05mount\"\x83\x01\n" +
+	"\x10VaultBatchConfig\x12\x12\n" +
+	"\x04size\x18\x01 \x01(\x05R\x04size\x12\x14\n" +
+	"\x05calls\x18\x02 \x01(\x05R\x05calls\x12/\n" +
+	"\x05delay\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x05delay\x12\x14\n" +
+	"\x05queue\x18\x04 \x01(\x05R\x05queue\"\xad\x02\n" +
+	"\x0eRotationConfig\x121\n" +
+	"\x06period\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x06period\x12>\n" +
+	"\rpublish_ahead\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\fpublishAhead\x121\n" +
+	"\x06retain\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x06retain\x12;\n" +
+	"\fjwks_max_age\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"jwksMaxAge\x128\n" +
+	"\n" +
+	"clock_skew\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\tclockSkew\"!\n" +
 	"\vAuditConfig\x12\x12\n" +
 	"\x04file\x18\x01 \x01(\tR\x04file\"!\n" +
 	"\tLogConfig\x12\x14\n" +
@@ -617,36 +1481,62 @@ func file_sts_v1_config_proto_rawDescGZIP() []byte {
 	return file_sts_v1_config_proto_rawDescData
 }
 
-var file_sts_v1_config_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_sts_v1_config_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_sts_v1_config_proto_goTypes = []any{
-	(*ServerConfig)(nil),        // 0: sts.v1.ServerConfig
-	(*Listener)(nil),            // 1: sts.v1.Listener
-	(*TlsConfig)(nil),           // 2: sts.v1.TlsConfig
-	(*StorageConfig)(nil),       // 3: sts.v1.StorageConfig
-	(*KeysConfig)(nil),          // 4: sts.v1.KeysConfig
-	(*LocalKeysConfig)(nil),     // 5: sts.v1.LocalKeysConfig
-	(*AuditConfig)(nil),         // 6: sts.v1.AuditConfig
-	(*LogConfig)(nil),           // 7: sts.v1.LogConfig
-	(*LimitsConfig)(nil),        // 8: sts.v1.LimitsConfig
-	(*durationpb.Duration)(nil), // 9: google.protobuf.Duration
+	(*ServerConfig)(nil),           // 0: sts.v1.ServerConfig
+	(*Listener)(nil),               // 1: sts.v1.Listener
+	(*TlsConfig)(nil),              // 2: sts.v1.TlsConfig
+	(*StorageConfig)(nil),          // 3: sts.v1.StorageConfig
+	(*KeysConfig)(nil),             // 4: sts.v1.KeysConfig
+	(*KeySetConfig)(nil),           // 5: sts.v1.KeySetConfig
+	(*VaultKeyConfig)(nil),         // 6: sts.v1.VaultKeyConfig
+	(*LocalKeyConfig)(nil),         // 7: sts.v1.LocalKeyConfig
+	(*VaultConfig)(nil),            // 8: sts.v1.VaultConfig
+	(*VaultLoginConfig)(nil),       // 9: sts.v1.VaultLoginConfig
+	(*VaultAppRoleConfig)(nil),     // 10: sts.v1.VaultAppRoleConfig
+	(*VaultKubernetesConfig)(nil),  // 11: sts.v1.VaultKubernetesConfig
+	(*VaultCertificateConfig)(nil), // 12: sts.v1.VaultCertificateConfig
+	(*VaultBatchConfig)(nil),       // 13: sts.v1.VaultBatchConfig
+	(*RotationConfig)(nil),         // 14: sts.v1.RotationConfig
+	(*AuditConfig)(nil),            // 15: sts.v1.AuditConfig
+	(*LogConfig)(nil),              // 16: sts.v1.LogConfig
+	(*LimitsConfig)(nil),           // 17: sts.v1.LimitsConfig
+	(*durationpb.Duration)(nil),    // 18: google.protobuf.Duration
 }
 var file_sts_v1_config_proto_depIdxs = []int32{
 	1,  // 0: sts.v1.ServerConfig.http:type_name -> sts.v1.Listener
 	1,  // 1: sts.v1.ServerConfig.grpc:type_name -> sts.v1.Listener
 	3,  // 2: sts.v1.ServerConfig.storage:type_name -> sts.v1.StorageConfig
 	4,  // 3: sts.v1.ServerConfig.keys:type_name -> sts.v1.KeysConfig
-	6,  // 4: sts.v1.ServerConfig.audit:type_name -> sts.v1.AuditConfig
-	7,  // 5: sts.v1.ServerConfig.log:type_name -> sts.v1.LogConfig
-	8,  // 6: sts.v1.ServerConfig.limits:type_name -> sts.v1.LimitsConfig
-	9,  // 7: sts.v1.ServerConfig.shutdown_grace:type_name -> google.protobuf.Duration
-	2,  // 8: sts.v1.Listener.tls:type_name -> sts.v1.TlsConfig
-	5,  // 9: sts.v1.KeysConfig.local:type_name -> sts.v1.LocalKeysConfig
-	9,  // 10: sts.v1.LimitsConfig.request_timeout:type_name -> google.protobuf.Duration
-	11, // [11:11] is the sub-list for method output_type
-	11, // [11:11] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	14, // 4: sts.v1.ServerConfig.rotation:type_name -> sts.v1.RotationConfig
+	15, // 5: sts.v1.ServerConfig.audit:type_name -> sts.v1.AuditConfig
+	16, // 6: sts.v1.ServerConfig.log:type_name -> sts.v1.LogConfig
+	17, // 7: sts.v1.ServerConfig.limits:type_name -> sts.v1.LimitsConfig
+	18, // 8: sts.v1.ServerConfig.shutdown_grace:type_name -> google.protobuf.Duration
+	2,  // 9: sts.v1.Listener.tls:type_name -> sts.v1.TlsConfig
+	5,  // 10: sts.v1.KeysConfig.sets:type_name -> sts.v1.KeySetConfig
+	8,  // 11: sts.v1.KeysConfig.vault:type_name -> sts.v1.VaultConfig
+	6,  // 12: sts.v1.KeySetConfig.vault:type_name -> sts.v1.VaultKeyConfig
+	7,  // 13: sts.v1.KeySetConfig.local:type_name -> sts.v1.LocalKeyConfig
+	6,  // 14: sts.v1.KeySetConfig.vault_wrapped:type_name -> sts.v1.VaultKeyConfig
+	18, // 15: sts.v1.VaultConfig.timeout:type_name -> google.protobuf.Duration
+	9,  // 16: sts.v1.VaultConfig.login:type_name -> sts.v1.VaultLoginConfig
+	13, // 17: sts.v1.VaultConfig.batch:type_name -> sts.v1.VaultBatchConfig
+	10, // 18: sts.v1.VaultLoginConfig.app_role:type_name -> sts.v1.VaultAppRoleConfig
+	11, // 19: sts.v1.VaultLoginConfig.kubernetes:type_name -> sts.v1.VaultKubernetesConfig
+	12, // 20: sts.v1.VaultLoginConfig.certificate:type_name -> sts.v1.VaultCertificateConfig
+	18, // 21: sts.v1.VaultBatchConfig.delay:type_name -> google.protobuf.Duration
+	18, // 22: sts.v1.RotationConfig.period:type_name -> google.protobuf.Duration
+	18, // 23: sts.v1.RotationConfig.publish_ahead:type_name -> google.protobuf.Duration
+	18, // 24: sts.v1.RotationConfig.retain:type_name -> google.protobuf.Duration
+	18, // 25: sts.v1.RotationConfig.jwks_max_age:type_name -> google.protobuf.Duration
+	18, // 26: sts.v1.RotationConfig.clock_skew:type_name -> google.protobuf.Duration
+	18, // 27: sts.v1.LimitsConfig.request_timeout:type_name -> google.protobuf.Duration
+	28, // [28:28] is the sub-list for method output_type
+	28, // [28:28] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_sts_v1_config_proto_init() }
@@ -654,13 +1544,24 @@ func file_sts_v1_config_proto_init() {
 	if File_sts_v1_config_proto != nil {
 		return
 	}
+	file_sts_v1_config_proto_msgTypes[5].OneofWrappers = []any{
+		(*KeySetConfig_Vault)(nil),
+		(*KeySetConfig_Local)(nil),
+		(*KeySetConfig_VaultWrapped)(nil),
+	}
+	file_sts_v1_config_proto_msgTypes[9].OneofWrappers = []any{
+		(*VaultLoginConfig_TokenFile)(nil),
+		(*VaultLoginConfig_AppRole)(nil),
+		(*VaultLoginConfig_Kubernetes)(nil),
+		(*VaultLoginConfig_Certificate)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sts_v1_config_proto_rawDesc), len(file_sts_v1_config_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

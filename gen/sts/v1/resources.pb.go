@@ -487,9 +487,15 @@ type Audience struct {
 	Identifiers []string `protobuf:"bytes,3,rep,name=identifiers,proto3" json:"identifiers,omitempty"`
 	// The scopes that the service understands.
 	Scopes []string `protobuf:"bytes,4,rep,name=scopes,proto3" json:"scopes,omitempty"`
-	// Longest lifetime of a token for it, whatever a Rule says. Default 1h, at
-	// most 24h, at least 10s.
-	MaxTtl        *durationpb.Duration `protobuf:"bytes,5,opt,name=max_ttl,json=maxTtl,proto3" json:"max_ttl,omitempty"`
+	// Longest lifetime of a token for it, whatever a Rule says. At least 10s, at
+	// most 24h, and no longer than signing keys stay published after they signed
+	// last (`rotation.retain` of the configuration, less the clock skew). Default
+	// 1h, or that if it is less.
+	MaxTtl *durationpb.Duration `protobuf:"bytes,5,opt,name=max_ttl,json=maxTtl,proto3" json:"max_ttl,omitempty"`
+	// Name of the key set of the configuration that signs tokens for it, for a
+	// service that only takes a certain algorithm. One token for several Audiences
+	// is possible only if they have the same. Default `default`.
+	KeySet        string `protobuf:"bytes,6,opt,name=key_set,json=keySet,proto3" json:"key_set,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -557,6 +563,13 @@ func (x *Audience) GetMaxTtl() *durationpb.Duration {
 		return x.MaxTtl
 	}
 	return nil
+}
+
+func (x *Audience) GetKeySet() string {
+	if x != nil {
+		return x.KeySet
+	}
+	return ""
 }
 
 // Rule is a permission. Without a Rule nothing is allowed, and all predicates
@@ -822,7 +835,9 @@ type Allow struct {
 	// Lifetime of the token. Default: the Audience's max_ttl, which also caps it.
 	Ttl *durationpb.Duration `protobuf:"bytes,3,opt,name=ttl,proto3" json:"ttl,omitempty"`
 	// Extra claims: name to CEL expression, with the variables of `when`. Claims
-	// that the token format defines cannot be set.
+	// that the token format defines cannot be set, in whatever case. They come
+	// with the scopes above: a token that gets none of those gets no claims of
+	// this Rule.
 	Claims map[string]string `protobuf:"bytes,4,rep,name=claims,proto3" json:"claims,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Issue a token that does not name the requester as actor. The chain of actors
 	// that the subject token already carries is kept. Default: a requester that
@@ -958,13 +973,14 @@ const file_sts_v1_resources_proto_rawDesc = "" +
 	"\tallow_act\x18\v \x01(\bR\ballowAct\x12'\n" +
 	"\x0fca_certificates\x18\f \x01(\tR\x0ecaCertificates\x12%\n" +
 	"\x0eallow_networks\x18\r \x03(\tR\rallowNetworks\x12#\n" +
-	"\rinsecure_http\x18\x0e \x01(\bR\finsecureHttp\"\xae\x01\n" +
+	"\rinsecure_http\x18\x0e \x01(\bR\finsecureHttp\"\xc7\x01\n" +
 	"\bAudience\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\x12 \n" +
 	"\videntifiers\x18\x03 \x03(\tR\videntifiers\x12\x16\n" +
 	"\x06scopes\x18\x04 \x03(\tR\x06scopes\x122\n" +
-	"\amax_ttl\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x06maxTtl\"\xf4\x01\n" +
+	"\amax_ttl\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x06maxTtl\x12\x17\n" +
+	"\akey_set\x18\x06 \x01(\tR\x06keySet\"\xf4\x01\n" +
 	"\x04Rule\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\x12/\n" +

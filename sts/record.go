@@ -1,0 +1,258 @@
+package sts
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/workload-sts/sts/jose"
+)
+
+// Bounds of a record, so that nobody decides how much is written for a request.
+const (
+	maxAsked       = 16      // audiences and resources, and scopes, that are recorded
+	maxShown       = 200     // bytes of a value that was presented or expected
+	maxText        = 255     // bytes of anything else
+	maxReasonText  = 1000    // bytes of the sentence and its cause
+	maxList        = 4 << 10 // bytes of a list, which holds the scopes of every access token
+	maxReasonsKept = 20
+)
+
+// record completes the audit record of a decision and has it written.
+func (s *Service) record(ctx context.Context, d *decision, e *Error) error {
+	d.rec.Outcome = "allow"
+	if e != nil {
+		d.rec.Outcome, d.rec.Error, d.rec.Reason, d.rec.Issued = "deny", e.Code, e.Message, nil
+		cause := e.Err
+		if m, ok := errors.AsType[*mismatch](cause); ok {
+			d.rec.Reasons, cause = append(d.rec.Reasons, m.RecordReason), m.err
+		}
+		if cause != nil {
+			d.rec.Reason += ": " + cause.Error()
+		}
+	}
+	d.rec.AskedAudiences = d.askedFor(d.asked.Targets, d.st.identifiers, func(string) bool { return false })
+	d.rec.AskedScopes = d.askedFor(d.asked.Scopes, d.st.scopes, plainWord)
+	d.rec.Subject = named(d.rec.Subject, d.req.Subject.Token)
+	d.rec.Actor = named(d.rec.Actor, d.req.Actor.Token)
+	d.rec.bound()
+	ctx, cancel := withoutCaller(ctx)
+	defer cancel()
+	return s.audit.Record(ctx, &d.rec)
+}
+
+// recordLeast is how long a record may take at least, also that of a request whose
+// time is up: the decision has been taken.
+const recordLeast = time.Second
+
+// withoutCaller returns a context that ends with the time of the request, but not
+// when the caller goes away.
+func withoutCaller(ctx context.Context) (context.Context, context.CancelFunc) {
+	deadline, bounded := ctx.Deadline()
+	ctx = context.WithoutCancel(ctx)
+	if !bounded {
+		return ctx, func() {}
+	}
+	if least := time.Now().Add(recordLeast); deadline.Before(least) {
+		deadline = least
+	}
+	return context.WithDeadline(ctx, deadline)
+}
+
+// authenticated tells whether it is known who asks.
+func (d *decision) authenticated() bool { return d.asked.Client != nil || d.asked.Subject != nil }
+
+// askedFor is how a record has what was asked for. What the state does not define
+// can be anything, a token or a password that a script put into the wrong variable,
+// so it is named by its hash, which tells whether a guess is right, and whether two
+// are the same. When it is known who asks, a word may be shown: that is how a
+// mistyped scope is found.
+func (d *decision) askedFor(values []string, defined map[string]bool, word func(string) bool) []string {
+	shown := func(v string) bool { return defined[v] || d.authenticated() && word(v) }
+	if len(values) <= maxAsked && !slices.ContainsFunc(values, func(v string) bool { return !shown(v) }) {
+		return values
+	}
+	out := make([]string, 0, maxAsked+1)
+	for i, v := range values {
+		switch {
+		case i == maxAsked:
+			return append(out, fmt.Sprintf("and %d more", len(values)-i))
+		case shown(v):
+			out = append(out, v)
+		default:
+			out = append(out, unknown(v))
+		}
+	}
+	return out
+}
+
+// plainWord holds for scopes as people write them. Secrets have digits, capitals,
+// or more characters.
+func plainWord(s string) bool {
+	return s != "" && len(s) <= 32 && !strings.ContainsFunc(s, func(r rune) bool {
+		return (r < 'a' || r > 'z') && !strings.ContainsRune(".:/_-+", r)
+	})
+}
+
+// unknown names a value that can be anything.
+func unknown(v string) string { return fmt.Sprintf("%s of %d bytes", hashOf(v), len(v)) }
+
+func hashOf(v string) string {
+	sum := sha256.Sum256([]byte(v))
+	return "sha256:" + base64.RawURLEncoding.EncodeToString(sum[:])
+}
+
+// named sees to it that a token that was presented can be found: by its hash, if
+// there is no jti that its issuer signed.
+func named(p *RecordParty, token string) *RecordParty {
+	if token == "" {
+		return p
+	}
+	if p == nil {
+		p = &RecordParty{Unverified: true}
+	}
+	if p.Unverified || p.JTI == "" {
+		p.Hash = hashOf(token)
+	}
+	return p
+}
+
+// says takes over what a token says of itself.
+func (p *RecordParty) says(claims map[string]any) {
+	p.Sub, _ = claims["sub"].(string)
+	p.JTI, _ = claims["jti"].(string)
+	p.Exp, _ = jose.Seconds(claims["exp"])
+}
+
+// mismatch is a cause that the record has as what was presented and what was
+// expected.
+type mismatch struct {
+	RecordReason
+	err error // what else there is to say, or nil
+}
+
+func (m *mismatch) Error() string {
+	s := fmt.Sprintf("%s is %s, expected %s", m.Predicate, m.Presented, m.Expected)
+	if m.err != nil {
+		s = m.err.Error() + ": " + s
+	}
+	return s
+}
+
+func (m *mismatch) Unwrap() error { return m.err }
+
+// show is a claim of a token that its issuer signed.
+func show(v any, present bool) string {
+	if !present {
+		return "missing"
+	}
+	if s, ok := v.(string); ok {
+		return cut(fmt.Sprintf("%q", cut(s, maxShown)), maxShown)
+	}
+	b, err := json.Marshal(v)
+	if err != nil {
+		return "not JSON"
+	}
+	return cut(string(b), maxShown)
+}
+
+// showTime is a claim that is a time.
+func showTime(v any, present bool) string {
+	s := show(v, present)
+	if n, ok := jose.Seconds(v); ok {
+		s += " (" + clock(time.Unix(n, 0)) + ")"
+	}
+	return s
+}
+
+func clock(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
+// showUnverified is what a token says before its signature was looked at. Anybody
+// can have written it, so as long as it is not known who asks, it is shown only if
+// it looks like what belongs there.
+func (d *decision) showUnverified(s string, looks bool) string {
+	if looks || d.authenticated() {
+		return show(s, true)
+	}
+	return unknown(s)
+}
+
+// publicURL holds for issuer identifiers: they have no part that is secret [OIDC
+// Core 1.0 §2].
+func publicURL(s string) bool {
+	u, err := url.Parse(s)
+	return err == nil && len(s) <= maxShown && (u.Scheme == "https" || u.Scheme == "http") && u.Host != "" &&
+		u.User == nil && !strings.ContainsAny(s, "?#") && visible(s)
+}
+
+func visible(s string) bool {
+	return s != "" && !strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r >= 0x7f })
+}
+
+// bound cuts what is too long. Nothing but what somebody else chose is.
+func (r *Record) bound() {
+	for _, s := range []*string{
+		&r.Decision, &r.RequestID, &r.Peer, (*string)(&r.Grant), &r.Outcome, (*string)(&r.Error),
+		&r.Client, (*string)(&r.AuthMethod), (*string)(&r.AskedType),
+	} {
+		*s = cut(*s, maxText)
+	}
+	r.Reason = cut(r.Reason, maxReasonText)
+	if len(r.Reasons) > maxReasonsKept {
+		r.Reasons = r.Reasons[:maxReasonsKept]
+	}
+	for i := range r.Reasons {
+		w := &r.Reasons[i]
+		w.Rule, w.Predicate, w.Presented, w.Expected = cut(w.Rule, maxText), cut(w.Predicate, maxText), cut(w.Presented, maxText), cut(w.Expected, maxText)
+	}
+	r.AskedAudiences, r.AskedScopes = cutList(r.AskedAudiences), cutList(r.AskedScopes)
+	for _, p := range []*RecordParty{r.Subject, r.Actor} {
+		if p != nil {
+			p.Issuer, p.Sub, p.JTI, p.Hash, p.Txn = cut(p.Issuer, maxText), cut(p.Sub, maxText), cut(p.JTI, maxJTI), cut(p.Hash, maxText), cut(p.Txn, maxText)
+			p.Act = cutList(p.Act)
+		}
+	}
+	if t := r.Issued; t != nil {
+		t.JTI, t.KID, t.Type, t.Sub = cut(t.JTI, maxText), cut(t.KID, maxText), TokenType(cut(string(t.Type), maxText)), cut(t.Sub, maxText)
+		t.ClientID, t.Txn = cut(t.ClientID, maxText), cut(t.Txn, maxText)
+		t.Audiences, t.Scopes, t.Act, t.Rules = cutList(t.Audiences), cutList(t.Scopes), cutList(t.Act), cutList(t.Rules)
+	}
+}
+
+// cut ends a text that is longer than most bytes with dots, and at a character.
+func cut(s string, most int) string {
+	if len(s) <= most {
+		return s
+	}
+	return strings.ToValidUTF8(s[:most-3], "") + "..."
+}
+
+// cutList ends a list that has more than maxList bytes with how many more there
+// are. It does not change the list that it is given.
+func cutList(list []string) []string {
+	bytes, long := 0, false
+	for _, s := range list {
+		bytes += len(s) + 3 // quotes and comma
+		long = long || len(s) > maxText
+	}
+	if !long && bytes <= maxList {
+		return list
+	}
+	var out []string
+	bytes = 0
+	for i, s := range list {
+		s = cut(s, maxText)
+		if bytes += len(s) + 3; bytes > maxList {
+			return append(out, fmt.Sprintf("and %d more", len(list)-i))
+		}
+		out = append(out, s)
+	}
+	return out
+}

@@ -1,0 +1,124 @@
+package e2e
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/workload-sts/sts/internal/vaulttest"
+)
+
+// vaultNode is a server whose signing keys are in a real Vault, which was set up
+// by the script that operators use. It reaches Vault through a proxy.
+type vaultNode struct {
+	*node
+	vault  *vaulttest.Server
+	proxy  *vaulttest.Proxy
+	config string // file
+	secret string // of the client app
+}
+
+// quickRotation is a schedule for tests: a rotation each three seconds.
+const quickRotation = `rotation: {period: 3s, publish_ahead: 3s, retain: 11s, jwks_max_age: 2s, clock_skew: 0.5s}
+`
+
+// vaultSet is a key set in Vault.
+const vaultSet = `{name: default, vault: {key: sts}}`
+
+// startVault starts a Vault, sets it up, and starts a server on it with a client,
+// an audience and a rule.
+func startVault(t *testing.T, set, more string) *vaultNode {
+	t.Helper()
+	n := &vaultNode{vault: vaulttest.Start(t, vaulttest.WithDir(""))}
+	n.proxy = vaulttest.NewProxy(t, strings.TrimPrefix(n.vault.Addr, "http://"))
+	dir := t.TempDir()
+	env := append(os.Environ(), "VAULT_ADDR="+n.vault.Addr, "VAULT_TOKEN="+n.vault.RootToken)
+	if out, stderr, code := command(t, env, "", "sh", "../deploy/vault/setup.sh", filepath.Join(dir, "vault")); code != 0 {
+		t.Fatalf("setup.sh ended with %d: %s%s", code, out, stderr)
+	}
+	roleID, err := os.ReadFile(filepath.Join(dir, "vault", "role-id"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	httpAddr, grpcAddr := freeAddress(t), freeAddress(t)
+	n.config = filepath.Join(dir, "stsd.yaml")
+	text := fmt.Sprintf(`issuer: http://%[1]s
+http: {listen: "%[1]s"}
+grpc: {listen: "%[2]s"}
+storage: {bolt_file: sts.db}
+audit: {file: audit.jsonl}
+keys:
+  vault:
+    addresses: ["http://%[3]s"]
+    login: {app_role: {role_id: %[4]s, secret_id_file: vault/secret-id}}
+  sets:
+    - %[5]s
+%[6]s`, httpAddr, grpcAddr, n.proxy.Addr, strings.TrimSpace(string(roleID)), set, more)
+	if err := os.WriteFile(n.config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n.node = start(t, "serve", "--config", n.config)
+	n.dir = dir
+	n.env = map[string]string{
+		"STS_ISSUER": "http://" + httpAddr, "STS_HTTP": "http://" + httpAddr, "STS_GRPC": grpcAddr,
+		"STS_ADMIN_TOKEN": strings.TrimSpace(n.printed(t, "not shown again:\n")),
+	}
+	n.addClient(t)
+	return n
+}
+
+// addClient adds the client app, which may ask for tokens of ten seconds for the
+// audience api.
+func (n *vaultNode) addClient(t *testing.T) {
+	t.Helper()
+	out, stderr, code := n.stsctl(t, "", "secret", "new", "-o", "yaml")
+	if code != 0 {
+		t.Fatal(stderr)
+	}
+	var hash string
+	for line := range strings.Lines(out) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), ": ")
+		switch value = strings.Trim(value, `"'`); name {
+		case "secret":
+			n.secret = value
+		case "hash":
+			hash = value
+		}
+	}
+	n.apply(t, fmt.Sprintf(`
+kind: Audience
+name: api
+scopes: [api.read]
+max_ttl: 10s
+---
+kind: Client
+name: app
+secrets: [{hash: "%s"}]
+---
+kind: Rule
+name: app
+requester: {clients: [app]}
+allow: {audiences: [api], scopes: [api.read]}
+`, hash))
+}
+
+// restart stops the server as an operator does and starts it again.
+func (n *vaultNode) restart(t *testing.T) {
+	t.Helper()
+	n.stop(t)
+	env, dir := n.env, n.dir
+	n.node = start(t, "serve", "--config", n.config)
+	n.env, n.dir = env, dir
+}
+
+// ask asks for a token as app.
+func (n *vaultNode) ask(t *testing.T) reply {
+	t.Helper()
+	return n.post(t, url.Values{"grant_type": {"client_credentials"}, "audience": {"api"}}, func(r *http.Request) {
+		r.SetBasicAuth("app", n.secret)
+	})
+}
