@@ -1,6 +1,7 @@
 package jose
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -245,7 +246,7 @@ func TestROCA(t *testing.T) {
 }
 
 // FuzzParse holds that no token panics, and that what is accepted has one
-// spelling.
+// spelling [J-66].
 func FuzzParse(f *testing.F) {
 	token, _ := signedES256(f)
 	f.Add(token)
@@ -285,7 +286,7 @@ func FuzzParseObject(f *testing.F) {
 }
 
 // FuzzParseKeySet holds that no key set panics, and that what is accepted can
-// verify and be written.
+// verify, and be written and read again [J-66].
 func FuzzParseKeySet(f *testing.F) {
 	f.Add([]byte(`{"keys":[{"kty":"EC","crv":"P-256","x":"AA","y":"AA"}]}`))
 	f.Add([]byte(`{"keys":[{"kty":"RSA","n":"AQAB","e":"AQAB"},{"kty":"OKP","crv":"Ed25519","x":"AAAA"}]}`))
@@ -297,8 +298,13 @@ func FuzzParseKeySet(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if _, err := set.MarshalJSON(); err != nil {
+		written, err := set.MarshalJSON()
+		if err != nil {
 			t.Errorf("a key set that was read cannot be written: %v", err)
+		}
+		again, skipped, err := ParseKeySet(written)
+		if rewritten, _ := again.MarshalJSON(); err != nil || len(skipped) > 0 || !bytes.Equal(rewritten, written) {
+			t.Errorf("%s is written as %s and read as %s: %v %v", b, written, rewritten, skipped, err)
 		}
 		for k := range set.All() {
 			if Verify(ES256, k.Public, []byte("x"), make([]byte, 64)) == nil {

@@ -1,7 +1,6 @@
 package keys
 
 import (
-	"bytes"
 	"context"
 	"crypto/aes"
 	"crypto/cipher"
@@ -61,29 +60,19 @@ func (b fileBox) open(_ context.Context, ciphertext, bound []byte) ([]byte, erro
 
 // cipher reads the key file. first tells that nothing was encrypted with it yet.
 func (b fileBox) cipher(first bool) (cipher.AEAD, error) {
-	info, err := os.Stat(b.file)
-	if errors.Is(err, fs.ErrNotExist) && first && b.create {
+	_, err := os.Stat(b.file)
+	missing := errors.Is(err, fs.ErrNotExist)
+	if missing && first && b.create {
 		if err := createKeyFile(b.file); err != nil {
 			return nil, fmt.Errorf("making the key file: %w", err)
 		}
-		info, err = os.Stat(b.file)
 	}
-	if errors.Is(err, fs.ErrNotExist) && !first {
+	if missing && !first {
 		return nil, fmt.Errorf("the key file %s is missing, and the signing keys are encrypted with it: restore it from where you keep it", b.file)
 	}
+	key, err := readKeyFile(b.file)
 	if err != nil {
-		return nil, fmt.Errorf("reading the key file: %w", err)
-	}
-	if info.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("the key file %s can be read or written by others (mode %04o); make it private with `chmod 600 %s`", b.file, info.Mode().Perm(), b.file)
-	}
-	text, err := os.ReadFile(b.file)
-	if err != nil {
-		return nil, fmt.Errorf("reading the key file: %w", err)
-	}
-	key, err := base64.StdEncoding.DecodeString(string(bytes.TrimSpace(text)))
-	if err != nil || len(key) != 32 {
-		return nil, fmt.Errorf("the key file %s does not hold 32 bytes in base64; make one with `head -c 32 /dev/urandom | base64`", b.file)
+		return nil, err
 	}
 	block, err := aes.NewCipher(key)
 	if err != nil {

@@ -148,6 +148,7 @@ func TestCheckURL(t *testing.T) {
 		"https://example.com\n", "https://example.com\x00", "https://example.com\\@evil.com", "https://evil.com@example.com", "https://example.com/~~x", "https://example.com.",
 		"https://example.com:", "https://" + strings.Repeat("a", 260) + ".com", "javascript:alert(1)", "data:text/plain,x", " https://example.com", "https://example.com/<x>", "https://example.com/\"x",
 		"https://exa mple.com", "https://[::1", "https://example.com:99999999999/x y",
+		"https://example.com:0", "https://example.com:65536", "https://example.com:0443", "https://example.com:+443",
 	} {
 		if err := CheckURL(bad, false); err == nil {
 			t.Errorf("%q is accepted", bad)

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -94,6 +95,14 @@ func CheckURL(s string, insecureHTTP bool) error {
 		return errors.New("must have a plain path, without empty or dot segments")
 	case strings.HasSuffix(u.Host, ".") || strings.HasSuffix(u.Host, ":"):
 		return errors.New("must have a plain host")
+	case !validPort(u.Port()):
+		return errors.New("must have a port between 1 and 65535, or none")
 	}
 	return nil
+}
+
+// validPort takes a port in digits, or none. It has one spelling: no zeros lead.
+func validPort(port string) bool {
+	n, err := strconv.ParseUint(port, 10, 16)
+	return port == "" || err == nil && n > 0 && port[0] != '0'
 }

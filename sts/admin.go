@@ -186,12 +186,18 @@ func (s *Service) EnsureAdmin(ctx context.Context) (string, error) {
 
 // ReplaceAdmin makes a new admin token; the old one stops working.
 func (s *Service) ReplaceAdmin(ctx context.Context) (string, error) {
-	old, err := s.store.AdminHash(ctx)
+	return ReplaceAdmin(ctx, s.store)
+}
+
+// ReplaceAdmin makes a new admin token in a store, for whoever has lost the old
+// one, which stops working.
+func ReplaceAdmin(ctx context.Context, store Store) (string, error) {
+	old, err := store.AdminHash(ctx)
 	if err != nil {
 		return "", fmt.Errorf("reading the admin token's hash: %w", err)
 	}
 	token, hash := NewSecret()
-	if err := s.store.SetAdminHash(ctx, old, hash); err != nil {
+	if err := store.SetAdminHash(ctx, old, hash); err != nil {
 		return "", fmt.Errorf("storing the admin token's hash: %w", err)
 	}
 	return token, nil

@@ -214,7 +214,7 @@ func randomRequest(t *rapid.T, f *fixture, names []string, held []granted) (sts.
 }
 
 // FuzzSubjectToken presents anything as a subject token: nothing panics, and
-// nothing is granted that was not signed for it.
+// nothing is granted that was not signed for it [J-66].
 func FuzzSubjectToken(f *testing.F) {
 	fx := newFixture(f)
 	good := fx.foreign(f, "idp", nil, nil)

@@ -46,6 +46,40 @@ func TestSecondStart(t *testing.T) {
 	}
 }
 
+// TestDeletedStaysDeleted holds that the demo resources are made once: a second
+// start leaves what the user did with them as it is.
+func TestDeletedStaysDeleted(t *testing.T) {
+	dir := t.TempDir()
+	n := startDev(t, dir)
+	for _, kind := range []string{"rule", "audience"} {
+		if _, stderr, code := n.stsctl(t, "", "delete", kind, "demo"); code != 0 {
+			t.Fatal(stderr)
+		}
+	}
+	n.apply(t, "kind: Audience\nname: mine\nidentifiers: [demo]\n")
+	before, _, _ := n.stsctl(t, "", "get", "all", "-o", "yaml")
+	n.stop(t)
+
+	again := startDev(t, dir)
+	if after, _, _ := again.stsctl(t, "", "get", "all", "-o", "yaml"); after != before {
+		t.Errorf("after the second start\n%s\nbefore\n%s", after, before)
+	}
+	if out := again.stdout.String(); strings.Contains(out, "get a token") || !strings.Contains(out, "stsctl get all") {
+		t.Errorf("it shows how to use what is not there:\n%s", out)
+	}
+	if _, stderr, code := again.stsctl(t, "", "delete", "client", "demo"); code != 0 {
+		t.Fatal(stderr)
+	}
+	again.stop(t)
+	third := startDev(t, dir)
+	if _, ok := third.env["STS_CLIENT_ID"]; ok {
+		t.Errorf("the environment names a client that is not there: %v", third.env)
+	}
+	if _, stderr, code := third.stsctl(t, "", "get", "client", "demo"); code == 0 || !strings.Contains(stderr, "not_found") {
+		t.Errorf("the deleted client is back: %s", stderr)
+	}
+}
+
 // TestDevSecretsReplaced holds that a lost environment file is no dead end.
 func TestDevSecretsReplaced(t *testing.T) {
 	dir := t.TempDir()

@@ -84,8 +84,8 @@ func (a *authority) issue(t *testing.T, dir string, serial int64) (certFile, key
 }
 
 // startTLS starts a server as an operator sets it up: by a file, with TLS on
-// both listeners.
-func startTLS(t *testing.T) *node {
+// both listeners. more are lines of the file.
+func startTLS(t *testing.T, more ...string) *node {
 	t.Helper()
 	dir := t.TempDir()
 	testCA.issue(t, dir, 2)
@@ -105,7 +105,7 @@ grpc:
 storage: {bolt_file: sts.db}
 keys: {sets: [{name: default, local: {key_file: signing.key}}]}
 audit: {file: audit.jsonl}
-`, httpAddr, grpcAddr)
+`, httpAddr, grpcAddr) + strings.Join(more, "\n")
 	file := filepath.Join(dir, "stsd.yaml")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
@@ -128,6 +128,32 @@ func freeAddress(t *testing.T) string {
 	}
 	defer l.Close()
 	return l.Addr().String()
+}
+
+// TestAdminTokenReplaced holds that a lost admin token is no dead end: the new
+// one works, and the old one does not.
+func TestAdminTokenReplaced(t *testing.T) {
+	n := startTLS(t)
+	file, lost := filepath.Join(n.dir, "stsd.yaml"), n.env["STS_ADMIN_TOKEN"]
+	n.apply(t, "kind: Audience\nname: kept\n")
+	n.stop(t)
+	out, stderr, code := command(t, os.Environ(), "", filepath.Join(bin, "stsd"), "replace-admin-token", "--config", file)
+	_, token, ok := strings.Cut(out, "not shown again:\n")
+	if code != 0 || !ok {
+		t.Fatalf("exit code %d: %s%s", code, out, stderr)
+	}
+	again := start(t, "serve", "--config", file)
+	again.env = n.env
+	if _, stderr, code := again.stsctl(t, "", "get", "audience", "kept"); code == 0 || !strings.Contains(stderr, "unauthenticated") {
+		t.Errorf("the lost token: exit code %d, %s", code, stderr)
+	}
+	again.env["STS_ADMIN_TOKEN"] = strings.TrimSpace(token)
+	if _, stderr, code := again.stsctl(t, "", "get", "audience", "kept"); code != 0 || again.stdout.String() != "" {
+		t.Errorf("the new token: exit code %d, %s; the start printed %q", code, stderr, again.stdout)
+	}
+	if strings.Contains(again.log.String(), lost) || strings.Contains(again.log.String(), strings.TrimSpace(token)) {
+		t.Error("a token is in the log")
+	}
 }
 
 // TestGRPCCredentials makes a gRPC call with the token that grpc-go's own STS

@@ -19,24 +19,27 @@ func newApply(c *cli) *cobra.Command {
 		Use:   "apply -f FILE|DIR|-",
 		Short: "Create and change resources from files, all or none",
 		Long: `Create and change the resources in files: all of them or, if anything is wrong,
-none. What is wrong is printed with file, line and column, all at once.
+none. What is wrong is printed with file, line and column: all that the files
+show by themselves, or, if that is nothing, all that the server finds.
 
 -f takes a file, - for standard input, or a directory, whose *.yaml, *.yml and
 *.json are read, with those of the directories below it; names that start with a
 dot are left out. Resources that no file mentions stay as they are; remove them
 with ` + "`stsctl delete`" + `.`,
 		Example: "  stsctl apply -f policy.d/ --dry-run\n  stsctl apply -f policy.d/\n  stsctl get all -o yaml | stsctl apply -f -",
-		Args:    cobra.NoArgs,
+		Args:    noArgs("write `stsctl apply -f FILE`"),
 	}
 	var paths []string
 	req := &stsv1.ApplyRequest{}
 	cmd.Flags().StringArrayVarP(&paths, "file", "f", nil, "`FILE`, directory or - to read; may repeat")
 	cmd.Flags().BoolVar(&req.DryRun, "dry-run", false, "check everything on the server, change nothing")
 	cmd.Flags().Int64Var(&req.ExpectedRevision, "expected-revision", 0, "refuse if the resources have another `REVISION`, because someone else changed them")
-	_ = cmd.MarkFlagRequired("file") // the flag is there
 	out := outputFlag(cmd, "text", "json", "yaml")
 	c.conn.admin(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if len(paths) == 0 {
+			return usage("apply needs files; write `stsctl apply -f policy.d/`, or `-f -` for standard input")
+		}
 		docs, err := c.readResources(paths)
 		if err != nil {
 			return err
@@ -100,10 +103,15 @@ func (c *cli) applyChange(ctx context.Context, req *stsv1.ApplyRequest, docs []r
 	if err := c.conn.load(); err != nil {
 		return err
 	}
+	parts, large := split(req)
+	if large >= 0 {
+		file, line, column := docs[large].Positions.At("")
+		return badInput("%s:%d:%d: this resource is larger than %d KiB, which is all that a message to the server takes", file, line, column, maxMessage>>10)
+	}
 	var done *stsv1.ApplyResponse
 	var cause error
 	err := c.adminCall(ctx, func(ctx context.Context, admin stsv1.AdminServiceClient) (err error) {
-		done, err = admin.Apply(ctx, req)
+		done, err = send(ctx, admin, parts)
 		cause = err
 		return err
 	})

@@ -9,7 +9,9 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net"
 	"net/http"
@@ -17,6 +19,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -42,6 +45,8 @@ const fakeAdminToken = "admin-token-of-the-fake"
 type fakeServer struct {
 	stsv1.UnimplementedAdminServiceServer
 	stsv1.UnimplementedTokenServiceServer
+
+	parts atomic.Int64 // of changes that came in parts
 
 	addr, issuer string
 	key          *ecdsa.PrivateKey
@@ -86,7 +91,7 @@ func startFake(options ...grpc.ServerOption) (f *fakeServer, stop func(), err er
 		return nil, nil, err
 	}
 	f.addr = listener.Addr().String()
-	server := grpc.NewServer(options...)
+	server := grpc.NewServer(append(options, grpc.MaxRecvMsgSize(maxMessage))...)
 	stsv1.RegisterAdminServiceServer(server, f)
 	stsv1.RegisterTokenServiceServer(server, f)
 	done := make(chan struct{})
@@ -167,6 +172,26 @@ func (f *fakeServer) Apply(ctx context.Context, req *stsv1.ApplyRequest) (*stsv1
 		resp.Revision = f.revision
 	}
 	return resp, nil
+}
+
+func (f *fakeServer) ApplyMany(stream grpc.ClientStreamingServer[stsv1.ApplyRequest, stsv1.ApplyResponse]) error {
+	whole := &stsv1.ApplyRequest{}
+	for {
+		part, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil {
+			return err
+		}
+		f.parts.Add(1)
+		proto.Merge(whole, part)
+	}
+	resp, err := f.Apply(stream.Context(), whole)
+	if err != nil {
+		return err
+	}
+	return stream.SendAndClose(resp)
 }
 
 // unsound finds references of rules to audiences that are not defined, and

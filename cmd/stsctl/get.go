@@ -43,8 +43,16 @@ func newGet(c *cli) *cobra.Command {
 		Long: `Show the resources of a kind (client, issuer, audience, rule, or all), or one of
 them by name. A list is a table and one resource is YAML, unless -o says
 otherwise. What -o yaml and -o json write, ` + "`stsctl apply -f -`" + ` reads.`,
-		Example:           "  stsctl get rules\n  stsctl get rule deploy-from-main\n  stsctl get all -o yaml > backup.yaml",
-		Args:              cobra.RangeArgs(1, 2),
+		Example: "  stsctl get rules\n  stsctl get rule deploy-from-main\n  stsctl get all -o yaml > backup.yaml",
+		Args: func(_ *cobra.Command, args []string) error {
+			switch len(args) {
+			case 0:
+				return usage("get needs a kind; write `stsctl get all`, `stsctl get rules` or `stsctl get rule NAME`")
+			case 1, 2:
+				return nil
+			}
+			return usage("get takes a kind and one name; `stsctl get %s` shows all of them", oneLine(args[0]))
+		},
 		ValidArgsFunction: completeKinds,
 	}
 	out := outputFlag(cmd, "auto", "table", "yaml", "json")
@@ -58,7 +66,7 @@ otherwise. What -o yaml and -o json write, ` + "`stsctl apply -f -`" + ` reads.`
 		var err error
 		if !all {
 			if kind, err = kindOf(args[0]); err != nil {
-				return err
+				return usage("%v, or all", err)
 			}
 		}
 		switch {

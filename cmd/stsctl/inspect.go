@@ -33,7 +33,15 @@ Nothing that a token says is believed before its signature is verified:
 
 The audience is checked if --audience says which it must be.`,
 		Example: "  stsctl token --audience payments | stsctl inspect -\n  stsctl inspect --issuer https://sts.example.com --audience payments @token.jwt\n  stsctl inspect https://sts.example.com/.well-known/jwks.json",
-		Args:    cobra.ExactArgs(1),
+		Args: func(_ *cobra.Command, args []string) error {
+			switch len(args) {
+			case 0:
+				return usage("inspect needs a token; write `stsctl inspect @FILE`, or pipe one in: `stsctl token | stsctl inspect -`")
+			case 1:
+				return nil
+			}
+			return usage("inspect takes one token; write it without spaces, or as @FILE")
+		},
 	}
 	var verify bool
 	var audience string

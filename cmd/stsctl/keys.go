@@ -111,8 +111,13 @@ revoked key, and do not know a key that was made just now; the command says how
 long that may take. A key id that begins with a dash goes after two dashes.
 
 To replace a key that nobody else has, use ` + "`stsctl keys rotate`" + `.`,
-		Example:           "  stsctl keys revoke kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k --yes\n  stsctl keys revoke --yes -- -U2xKfLAkNMDk0Wq0lZEQNB0LBDZCmkeTEvwN4yYIKs",
-		Args:              cobra.ExactArgs(1),
+		Example: "  stsctl keys revoke kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k --yes\n  stsctl keys revoke --yes -- -U2xKfLAkNMDk0Wq0lZEQNB0LBDZCmkeTEvwN4yYIKs",
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return usage("revoke takes one key id; `stsctl keys status` shows them")
+			}
+			return nil
+		},
 		ValidArgsFunction: c.completeKeys(keyIDs),
 	}
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {

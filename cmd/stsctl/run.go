@@ -76,7 +76,20 @@ secret is ever on a command line; see ` + "`stsctl help environment`" + `.`,
 	codeErrors(root)
 	root.InitDefaultHelpCmd()
 	root.InitDefaultCompletionCmd()
+	if completion, _, err := root.Find([]string{"completion"}); err == nil {
+		needsOne(completion, completion.Commands())
+	}
 	return root
+}
+
+// noArgs says what to write instead of arguments.
+func noArgs(instead string) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return nil
+		}
+		return usage("%s takes no arguments; %s", cmd.Name(), instead)
+	}
 }
 
 // codeErrors gives the errors of commands that are not failures, which come from
@@ -99,15 +112,22 @@ func codeErrors(cmd *cobra.Command) {
 
 // group is a command that only has commands below it.
 func group(use, short, long string, commands ...*cobra.Command) *cobra.Command {
+	g := &cobra.Command{Use: use, Short: short, Long: long}
+	g.AddCommand(commands...)
+	needsOne(g, commands)
+	return g
+}
+
+// needsOne refuses a command that only has commands below it without one of them.
+func needsOne(g *cobra.Command, commands []*cobra.Command) {
 	var names []string
 	for _, sub := range commands {
 		names = append(names, sub.Name())
 	}
-	g := &cobra.Command{Use: use, Short: short, Long: long, RunE: func(cmd *cobra.Command, args []string) error {
+	g.Args = cobra.ArbitraryArgs
+	g.RunE = func(cmd *cobra.Command, _ []string) error {
 		return usage("%s needs one of: %s", cmd.CommandPath(), strings.Join(names, ", "))
-	}}
-	g.AddCommand(commands...)
-	return g
+	}
 }
 
 func exitCodesTopic() *cobra.Command {

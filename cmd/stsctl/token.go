@@ -26,7 +26,7 @@ the whole response.
 Without --audience the rules must leave only one. Without --scope the token has
 all scopes that the rules allow.`,
 		Example: "  stsctl token --audience payments --scope payments.read\n  curl -H \"Authorization: Bearer $(stsctl token --audience payments)\" https://payments.internal",
-		Args:    cobra.NoArgs,
+		Args:    noArgs("write `stsctl token --audience NAME`"),
 	}
 	req := &stsv1.IssueTokenRequest{}
 	targetFlags(cmd, &req.Audience, &req.Resource, &req.Scope)
@@ -62,7 +62,7 @@ at+jwt, else jwt.
 With STS_CLIENT_ID the client asks. Without, or with --no-client, the workload
 presents its own token, which its Issuer must allow (self_presented).`,
 		Example: "  stsctl token --audience orders | stsctl exchange --subject-token - --audience payments\n  stsctl exchange --no-client --subject-token @/var/run/token --audience payments -o json",
-		Args:    cobra.NoArgs,
+		Args:    noArgs("write `stsctl exchange --subject-token @FILE`"),
 	}
 	req := &stsv1.ExchangeTokenRequest{}
 	var noClient bool
@@ -72,11 +72,13 @@ presents its own token, which its Issuer must allow (self_presented).`,
 	cmd.Flags().StringVar(&req.ActorTokenType, "actor-token-type", "", "what it is: `jwt|id_token|access_token` or a URN")
 	cmd.Flags().StringVar(&req.RequestedTokenType, "requested-token-type", "", "what is wanted: `access_token|jwt|id_token` or a URN")
 	cmd.Flags().BoolVar(&noClient, "no-client", false, "present the token without a client, even if STS_CLIENT_ID is set")
-	_ = cmd.MarkFlagRequired("subject-token") // the flag is there
 	targetFlags(cmd, &req.Audience, &req.Resource, &req.Scope)
 	out := outputFlag(cmd, "token", "json", "yaml")
 	c.conn.client(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if req.SubjectToken == "" {
+			return usage("exchange needs the token of the subject; write `stsctl exchange --subject-token @FILE`, or `-` for standard input")
+		}
 		id, secret, err := c.clientCredentials(noClient)
 		if err != nil {
 			return err

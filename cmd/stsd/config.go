@@ -3,7 +3,9 @@ package main
 import (
 	"cmp"
 	"crypto/tls"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/netip"
@@ -11,12 +13,15 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	stsv1 "github.com/workload-sts/sts/gen/sts/v1"
+	"github.com/workload-sts/sts/keys"
 	"github.com/workload-sts/sts/sts/resource"
 )
 
@@ -46,7 +51,10 @@ func loadConfig(file string) (*stsv1.ServerConfig, error) {
 		p.File, p.Line, p.Column = positions.At(path)
 		found = append(found, p)
 	}}
-	check.config(c)
+	// Of a file that cannot be read there is nothing more to say.
+	if len(found) == 0 || proto.Size(c) > 0 {
+		check.config(c)
+	}
 	if len(found) > 0 {
 		slices.SortStableFunc(found, func(a, b resource.Problem) int {
 			return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Column, b.Column))
@@ -67,7 +75,7 @@ func (k configCheck) config(c *stsv1.ServerConfig) {
 	c.Http, c.Grpc = orEmpty(c.Http), orEmpty(c.Grpc)
 	k.listener("http", c.Http)
 	k.listener("grpc", c.Grpc)
-	if c.Http.Listen == c.Grpc.Listen && c.Http.Listen != "" && !strings.HasSuffix(c.Http.Listen, ":0") {
+	if collide(c.Http.Listen, c.Grpc.Listen) {
 		k.report("grpc.listen", "is the address of http.listen; the two faces need an address each")
 	}
 	c.Storage = orEmpty(c.Storage)
@@ -77,6 +85,12 @@ func (k configCheck) config(c *stsv1.ServerConfig) {
 	k.rotation(c.Rotation)
 	c.Audit = orEmpty(c.Audit)
 	c.Audit.File = k.newFile("audit.file", c.Audit.File)
+	k.apart("audit.file", c.Audit.File, "storage.bolt_file", c.Storage.BoltFile)
+	for i, s := range c.Keys.Sets {
+		path, file := fmt.Sprintf("keys.sets[%d].local.key_file", i), s.GetLocal().GetKeyFile()
+		k.apart(path, file, "storage.bolt_file", c.Storage.BoltFile)
+		k.apart(path, file, "audit.file", c.Audit.File)
+	}
 	c.Log = orEmpty(c.Log)
 	k.oneOf("log.level", &c.Log.Level, "info", "debug", "warn", "error")
 	k.limits(c)
@@ -102,16 +116,23 @@ func (k configCheck) issuer(issuer string) {
 		k.report("issuer", "must be https; http is for loopback addresses only")
 	case u.Scheme != "https" && u.Scheme != "http":
 		k.report("issuer", "must be an https URL")
+	case !plainHost(u.Hostname()):
+		k.report("issuer", "must have a host of lower case letters, digits, hyphens and dots, or an IP address")
+	default:
+		if err := keys.CheckURL(issuer, isLoopback(u.Hostname())); err != nil {
+			k.report("issuer", err.Error())
+		}
 	}
 }
 
 func (k configCheck) listener(path string, l *stsv1.Listener) {
-	host, _, err := net.SplitHostPort(l.Listen)
+	host, port, err := net.SplitHostPort(l.Listen)
+	_, portErr := strconv.ParseUint(port, 10, 16)
 	switch {
 	case l.Listen == "":
 		k.report(path+".listen", "is missing")
-	case err != nil:
-		k.report(path+".listen", "must be HOST:PORT, such as 0.0.0.0:8443")
+	case err != nil || portErr != nil:
+		k.report(path+".listen", "must be HOST:PORT with a port up to 65535, such as 0.0.0.0:8443")
 	case l.Tls == nil && !isLoopback(host):
 		k.report(path, "needs tls: plain text is for loopback addresses only")
 	}
@@ -121,11 +142,10 @@ func (k configCheck) listener(path string, l *stsv1.Listener) {
 }
 
 func (k configCheck) certificate(path string, t *stsv1.TlsConfig) {
-	missing := false
-	files := configCheck{dir: k.dir, report: func(p, m string) { missing = true; k.report(p, m) }}
+	files, missing := k.noting()
 	t.CertFile = files.existingFile(path+".cert_file", t.CertFile)
 	t.KeyFile = files.existingFile(path+".key_file", t.KeyFile)
-	if missing {
+	if *missing {
 		return
 	}
 	if _, err := tls.LoadX509KeyPair(t.CertFile, t.KeyFile); err != nil {
@@ -163,8 +183,20 @@ func (k configCheck) newFile(path, file string) string {
 		return ""
 	}
 	file = k.absolute(file)
-	if dir, err := os.Stat(filepath.Dir(file)); err != nil || !dir.IsDir() {
-		k.report(path, "its directory "+filepath.Dir(file)+" does not exist; make it first")
+	info, err := os.Stat(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		if dir, err := os.Stat(filepath.Dir(file)); err != nil || !dir.IsDir() {
+			k.report(path, "its directory "+filepath.Dir(file)+" does not exist; make it first")
+		}
+		return file
+	}
+	switch {
+	case err != nil:
+		k.report(path, "cannot be read: "+err.Error())
+	case !info.Mode().IsRegular():
+		k.report(path, file+" is not a file")
+	case info.Mode().Perm()&0o077 != 0:
+		k.report(path, fmt.Sprintf("%s can be read or written by others (mode %04o); make it private with `chmod 600 %s`", file, info.Mode().Perm(), file))
 	}
 	return file
 }
@@ -173,7 +205,7 @@ func (k configCheck) absolute(file string) string {
 	if !filepath.IsAbs(file) {
 		file = filepath.Join(k.dir, file)
 	}
-	return file
+	return filepath.Clean(file)
 }
 
 // oneOf fills in the first value if there is none.

@@ -79,11 +79,13 @@ func devConfig(dir string, o devOptions) *stsv1.ServerConfig {
 // devEnv is the file that tells other programs how to reach the server.
 type devEnv struct {
 	file, issuer, grpc        string
-	clientSecret, adminSecret string
+	clientSecret, adminSecret string // clientSecret is empty if there is no demo client
+	complete                  bool   // the demo resources are there
 }
 
-// prepare makes the demo resources if they are missing, sees to it that the
-// secrets in the file work, and writes the file. What a user changed stays.
+// prepare makes the demo resources in a store that never had any resource, sees
+// to it that the secrets in the file work, and writes the file. What a user
+// changed or deleted stays so.
 func (e *devEnv) prepare(ctx context.Context, s *sts.Service) error {
 	old, err := readEnv(e.file)
 	if err != nil {
@@ -95,10 +97,7 @@ func (e *devEnv) prepare(ctx context.Context, s *sts.Service) error {
 			return err
 		}
 	}
-	change, err := e.demo(s)
-	if err != nil {
-		return err
-	}
+	change := e.change(s)
 	// The file comes first: a secret that is in force but written nowhere is lost.
 	if err := e.write(); err != nil {
 		return err
@@ -106,13 +105,44 @@ func (e *devEnv) prepare(ctx context.Context, s *sts.Service) error {
 	if _, err := s.Apply(ctx, change); err != nil {
 		return fmt.Errorf("making the demo resources: %w", err)
 	}
+	e.complete = true
+	for _, kind := range []sts.Kind{sts.KindAudience, sts.KindClient, sts.KindRule} {
+		if _, _, err := s.Resource(sts.Ref{Kind: kind, Name: demo}); err != nil {
+			e.complete = false
+		}
+	}
 	return nil
 }
 
-// demo returns the change that makes what is missing.
-func (e *devEnv) demo(s *sts.Service) (sts.Change, error) {
+// change makes what a new store needs, and a new secret for the demo client if
+// it has another one than the file.
+func (e *devEnv) change(s *sts.Service) sts.Change {
 	var change sts.Change
-	for _, r := range []sts.Resource{
+	client := &sts.Client{Name: demo, Description: "A client to try things with, made by the development server."}
+	if _, _, revision := s.Resources("", sts.Ref{}, 1); revision == 0 {
+		change.Put = demoTarget()
+	} else {
+		existing, _, err := s.Resource(sts.Ref{Kind: sts.KindClient, Name: demo})
+		if err != nil {
+			e.clientSecret = ""
+			return change
+		}
+		if existing.Client.Proves(e.clientSecret) {
+			return change
+		}
+		client = existing.Client
+	}
+	secret, hash := sts.NewSecret()
+	e.clientSecret = secret
+	replaced := *client
+	replaced.Secrets = []sts.ClientSecret{{Hash: hash}}
+	change.Put = append(change.Put, sts.Resource{Client: &replaced})
+	return change
+}
+
+// demoTarget is what the demo client gets tokens for, and the rule for it.
+func demoTarget() []sts.Resource {
+	return []sts.Resource{
 		{Audience: &sts.Audience{
 			Name: demo, Description: "A service to get tokens for, made by the development server.",
 			Scopes: []string{"demo.read", "demo.write"},
@@ -122,36 +152,14 @@ func (e *devEnv) demo(s *sts.Service) (sts.Change, error) {
 			Requester: policy.Requester{Clients: []string{demo}},
 			Allow:     policy.Allow{Audiences: []string{demo}, Scopes: []string{"demo.read", "demo.write"}},
 		}},
-	} {
-		if _, _, err := s.Resource(r.Ref()); err != nil {
-			change.Put = append(change.Put, r)
-		}
 	}
-	client := &sts.Client{Name: demo, Description: "A client to try things with, made by the development server."}
-	existing, _, err := s.Resource(sts.Ref{Kind: sts.KindClient, Name: demo})
-	if err == nil {
-		client = existing.Client
-	}
-	if err == nil && client.Proves(e.clientSecret) {
-		return change, nil
-	}
-	secret, hash := sts.NewSecret()
-	e.clientSecret = secret
-	replaced := *client
-	replaced.Secrets = []sts.ClientSecret{{Hash: hash}}
-	change.Put = append(change.Put, sts.Resource{Client: &replaced})
-	return change, nil
 }
 
 func (e *devEnv) write() error {
-	text := fmt.Sprintf(`STS_ISSUER=%s
-STS_HTTP=%s
-STS_GRPC=%s
-STS_CLIENT_ID=%s
-STS_CLIENT_SECRET=%s
-STS_AUDIENCE=%s
-STS_ADMIN_TOKEN=%s
-`, e.issuer, e.issuer, e.grpc, demo, e.clientSecret, demo, e.adminSecret)
+	text := fmt.Sprintf("STS_ISSUER=%s\nSTS_HTTP=%s\nSTS_GRPC=%s\nSTS_ADMIN_TOKEN=%s\n", e.issuer, e.issuer, e.grpc, e.adminSecret)
+	if e.clientSecret != "" {
+		text += fmt.Sprintf("STS_CLIENT_ID=%s\nSTS_CLIENT_SECRET=%s\nSTS_AUDIENCE=%s\n", demo, e.clientSecret, demo)
+	}
 	tmp := e.file + ".new"
 	if err := os.WriteFile(tmp, []byte(text), 0o600); err != nil {
 		return fmt.Errorf("writing the environment file: %w", err)
@@ -186,11 +194,21 @@ Development server for %[1]s
   HTTP  %[1]s
   gRPC  %[2]s
   environment  %[3]s
+`, e.issuer, e.grpc, quote(e.file))
+	if !e.complete {
+		fmt.Fprintf(w, `
+The demo client, its audience or its rule was deleted; this shows what is there:
 
+  %[1]s get all --env-file %[2]s
+
+`, quote(stsctl()), quote(e.file))
+		return
+	}
+	fmt.Fprintf(w, `
 Paste into another terminal:
 
   # take over the address and the demo client's secret
-  set -a; . %[3]s; set +a
+  set -a; . %[1]s; set +a
 
   # get a token
   ANSWER=$(curl -sS -u "$STS_CLIENT_ID:$STS_CLIENT_SECRET" -d grant_type=client_credentials \
@@ -204,9 +222,9 @@ Paste into another terminal:
        -d audience="$STS_AUDIENCE" -d scope=demo.read "$STS_HTTP/oauth2/token"; echo
 
   # look into it, and verify it against the issuer
-  %[4]s inspect --verify "$TOKEN"
+  %[2]s inspect --verify "$TOKEN"
 
-`, e.issuer, e.grpc, quote(e.file), quote(stsctl()))
+`, quote(e.file), quote(stsctl()))
 }
 
 // stsctl is the command beside this one, which is where `make build` puts it.

@@ -58,7 +58,7 @@ func (k configCheck) keySet(path string, s *stsv1.KeySetConfig, places map[strin
 	k.oneOf(path+".algorithm", &s.Algorithm, "ES256", "ES384", "EdDSA", "RS256", "PS256")
 	switch p := s.Provider.(type) {
 	case *stsv1.KeySetConfig_Local:
-		p.Local.KeyFile = k.existingFile(path+".local.key_file", p.Local.KeyFile)
+		p.Local.KeyFile = k.keyFile(path+".local.key_file", p.Local.KeyFile)
 	case *stsv1.KeySetConfig_Vault:
 		k.vaultKey(path+".vault", p.Vault)
 		place := p.Vault.Mount + "/" + p.Vault.Key

@@ -9,6 +9,8 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/workload-sts/sts/sts"
 )
 
 // run executes a command line and returns the exit code: 0 for success, 1 for a
@@ -26,19 +28,30 @@ func run(args []string, stdout, stderr io.Writer) int {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
-	root.AddCommand(serveCommand(), checkCommand(), versionCommand())
+	root.AddCommand(serveCommand(), checkCommand(), replaceAdminTokenCommand(), versionCommand())
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	if err := root.ExecuteContext(ctx); err != nil {
-		prefix := "stsd: "
-		if _, ok := errors.AsType[problems](err); ok {
-			prefix = "" // each line begins with its place in the file
-		}
-		fmt.Fprintln(stderr, prefix+err.Error())
+		report(stderr, err)
 		return 1
 	}
 	return 0
+}
+
+// report prints why a command failed, and where it is about resources, what is
+// wrong with each.
+func report(w io.Writer, err error) {
+	prefix := "stsd: "
+	if _, ok := errors.AsType[problems](err); ok {
+		prefix = "" // each line begins with its place in the file
+	}
+	fmt.Fprintln(w, prefix+err.Error())
+	if e, ok := errors.AsType[*sts.Error](err); ok {
+		for _, p := range e.Problems {
+			fmt.Fprintf(w, "%s: %s: %s\n", p.Ref, p.Field, p.Message)
+		}
+	}
 }
 
 func serveCommand() *cobra.Command {
@@ -82,7 +95,12 @@ func checkCommand() *cobra.Command {
 		Short: "Check a configuration file without starting",
 		Long: `Check a configuration file without starting: everything that is wrong is printed
 at once, one problem a line, as FILE:LINE:COLUMN: KEY: what is wrong.`,
-		Args: cobra.ExactArgs(1),
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return errors.New("check takes one file; write `stsd check stsd.yaml`")
+			}
+			return nil
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if _, err := loadConfig(args[0]); err != nil {
 				return err

@@ -1,12 +1,20 @@
 package main
 
 import (
+	"context"
+	"fmt"
+	"net/http"
 	"os"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
 	stsv1 "github.com/workload-sts/sts/gen/sts/v1"
+	"github.com/workload-sts/sts/policy"
+	"github.com/workload-sts/sts/storage"
+	"github.com/workload-sts/sts/sts"
 	"github.com/workload-sts/sts/sts/resource"
 )
 
@@ -16,15 +24,63 @@ func TestMain(m *testing.M) {
 	})
 }
 
-// TestScripts runs the commands as an operator does; see testdata.
+// TestScripts runs the commands as an operator does; see testdata. What the
+// scripts have besides:
+//
+//	await FILE     waits until the development server answers whose dev.env this
+//	               is, and takes over what it says
+//	dangle STORE   puts a Rule into a store whose Audience does not exist
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
-		Dir: "testdata",
+		Dir:  "testdata",
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"await": awaitServer, "dangle": dangle},
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("GORACE", "atexit_sleep_ms=0") // else each process waits a second
 			return nil
 		},
 	})
+}
+
+func awaitServer(ts *testscript.TestScript, _ bool, args []string) {
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		env, err := readEnv(ts.MkAbs(args[0]))
+		ts.Check(err)
+		resp, err := http.Get(env["STS_HTTP"] + "/healthz/live")
+		if err != nil {
+			continue
+		}
+		resp.Body.Close()
+		for name, value := range env {
+			ts.Setenv(name, value)
+		}
+		return
+	}
+	ts.Fatalf("nobody answers after 20 s")
+}
+
+func dangle(ts *testscript.TestScript, _ bool, args []string) {
+	kv, err := storage.OpenBolt(ts.MkAbs(args[0]), storage.BoltOptions{})
+	ts.Check(err)
+	store, ctx := storage.NewStore(kv), context.Background()
+	_, revision, err := store.Load(ctx)
+	ts.Check(err)
+	rule := &policy.Rule{Name: "dangling", Requester: policy.Requester{Clients: []string{demo}}, Allow: policy.Allow{Audiences: []string{"nowhere"}}}
+	_, err = store.Commit(ctx, revision, []sts.Resource{{Rule: rule}}, nil)
+	ts.Check(err)
+	ts.Check(kv.Close())
+}
+
+// TestReport holds that a refusal of resources is told with what is wrong.
+func TestReport(t *testing.T) {
+	var b strings.Builder
+	report(&b, fmt.Errorf("making the demo resources: %w", &sts.Error{
+		Code: sts.InvalidResource, Message: "nothing was changed",
+		Problems: []sts.Problem{{Ref: sts.Ref{Kind: sts.KindAudience, Name: demo}, Field: "identifiers[0]", Message: "is taken"}},
+	}))
+	want := "stsd: making the demo resources: invalid_resource: nothing was changed\nAudience \"demo\": identifiers[0]: is taken\n"
+	if b.String() != want {
+		t.Errorf("%q, want %q", b.String(), want)
+	}
 }
 
 // TestExampleConfiguration holds that the configuration that is shipped has only

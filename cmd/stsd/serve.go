@@ -44,7 +44,7 @@ func serveConfig(ctx context.Context, file string, stdout, stderr io.Writer) err
 		return errors.Join(err, httpLn.Close(), grpcLn.Close())
 	}
 	if token != "" {
-		fmt.Fprintf(stdout, "This is the admin token. It is not shown again:\n%s\n", token)
+		printAdminToken(stdout, token)
 	}
 	return n.serve(ctx, httpLn, grpcLn)
 }

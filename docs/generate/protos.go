@@ -186,12 +186,15 @@ func (p *protos) service(b *bytes.Buffer, s protoreflect.ServiceDescriptor) {
 	fmt.Fprintf(b, "## %s\n\n%s\n\n", s.Name(), comment(s))
 	for i := range s.Methods().Len() {
 		m := s.Methods().Get(i)
-		stream := ""
-		if m.IsStreamingServer() {
-			stream = "stream of "
-		}
-		fmt.Fprintf(b, "### %s.%s\n\n`%s` → %s`%s`%s\n\n%s\n\n", s.Name(), m.Name(), m.Input().Name(), stream, m.Output().Name(), httpOf(m), comment(m))
+		fmt.Fprintf(b, "### %s.%s\n\n%s`%s` → %s`%s`%s\n\n%s\n\n", s.Name(), m.Name(), streamOf(m.IsStreamingClient()), m.Input().Name(), streamOf(m.IsStreamingServer()), m.Output().Name(), httpOf(m), comment(m))
 	}
+}
+
+func streamOf(many bool) string {
+	if many {
+		return "stream of "
+	}
+	return ""
 }
 
 // httpOf says where a method is in the JSON API.

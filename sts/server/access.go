@@ -38,6 +38,7 @@ var accessTo = map[string]access{
 	stsv1.DiscoveryService_GetJwks_FullMethodName:             {who: anyone, quiet: true},
 
 	stsv1.AdminService_Apply_FullMethodName:          {who: admins},
+	stsv1.AdminService_ApplyMany_FullMethodName:      {who: admins},
 	stsv1.AdminService_GetResource_FullMethodName:    {who: admins},
 	stsv1.AdminService_ListResources_FullMethodName:  {who: admins},
 	stsv1.AdminService_DeleteResource_FullMethodName: {who: admins},

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"strings"
+	"time"
 
 	stsv1 "github.com/workload-sts/sts/gen/sts/v1"
 	"github.com/workload-sts/sts/sts"
@@ -12,7 +13,8 @@ import (
 
 // Bounds of the admin interface.
 const (
-	maxResources    = 10_000 // in one change
+	maxApply        = 8 << 20 // bytes of one change
+	maxResources    = 10_000  // in one change
 	defaultPageSize = 100
 	maxPageSize     = 1000
 )
@@ -22,12 +24,13 @@ const (
 type adminService struct {
 	stsv1.UnimplementedAdminServiceServer
 	service *sts.Service
+	timeout time.Duration // for a change whose parts have arrived
 }
 
 // Apply implements stsv1.AdminServiceServer.
 func (a *adminService) Apply(ctx context.Context, m *stsv1.ApplyRequest) (*stsv1.ApplyResponse, error) {
-	if n := len(m.GetResources()) + len(m.GetDelete()); n > maxResources {
-		return nil, malformed("resources", fmt.Sprintf("more than %d resources in one change", maxResources))
+	if bad := tooMany(m); bad != nil {
+		return nil, bad
 	}
 	change := sts.Change{Expected: m.GetExpectedRevision(), DryRun: m.GetDryRun()}
 	var problems []sts.Problem
@@ -59,6 +62,13 @@ func (a *adminService) Apply(ctx context.Context, m *stsv1.ApplyRequest) (*stsv1
 		Updated:  refsToProto(done.Updated),
 		Deleted:  refsToProto(done.Deleted),
 	}, nil
+}
+
+func tooMany(m *stsv1.ApplyRequest) *refusal {
+	if len(m.GetResources())+len(m.GetDelete()) > maxResources {
+		return malformed("resources", fmt.Sprintf("more than %d resources in one change", maxResources))
+	}
+	return nil
 }
 
 // GetResource implements stsv1.AdminServiceServer.

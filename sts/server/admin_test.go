@@ -4,11 +4,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
 	stsv1 "github.com/workload-sts/sts/gen/sts/v1"
@@ -132,24 +132,44 @@ func TestAdminStrict(t *testing.T) {
 	}
 }
 
-// 10,000 resources pass in one call of either face.
+// 10,000 resources pass in one change of either face.
 func TestAdminLargeApply(t *testing.T) {
 	f := newFixture(t)
 	req := &stsv1.ApplyRequest{DryRun: true}
 	for i := range maxResources {
 		req.Resources = append(req.Resources, &stsv1.Resource{Kind: &stsv1.Resource_Client{Client: &stsv1.Client{Name: fmt.Sprintf("client-%d", i), Description: strings.Repeat("d", 200)}}})
 	}
-	if proto.Size(req) < maxMessage {
+	if proto.Size(req) < 8*maxMessage {
 		t.Fatal("not large")
 	}
-	ctx := metadata.AppendToOutgoingContext(t.Context(), "authorization", "Bearer "+f.admin)
-	resp, err := stsv1.NewAdminServiceClient(f.conn).Apply(ctx, req)
-	if err != nil || len(resp.GetCreated()) != maxResources {
-		t.Errorf("%d created: %v", len(resp.GetCreated()), err)
-	}
-	req.Resources = append(req.Resources, req.Resources[0])
-	if _, err := stsv1.NewAdminServiceClient(f.conn).Apply(ctx, req); answerOf(err).grpc != codes.InvalidArgument {
-		t.Error(err)
+	one := req.Resources[0]
+	for name, do := range map[string]func(*stsv1.ApplyRequest) answer{
+		"HTTP": func(m *stsv1.ApplyRequest) answer {
+			body, err := protojson.Marshal(m)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return f.adminRequest(t, "POST", "/v1/resources:apply", string(body))
+		},
+		"gRPC": func(m *stsv1.ApplyRequest) answer {
+			var parts []*stsv1.ApplyRequest
+			for some := range slices.Chunk(m.Resources, 1000) {
+				parts = append(parts, &stsv1.ApplyRequest{Resources: some})
+			}
+			parts[0].DryRun = m.DryRun
+			resp, err := f.applyMany(t, parts...)
+			out := answerOf(err)
+			out.raw += protojson.Format(resp)
+			return out
+		},
+	} {
+		if got := do(req); got.code != "" || strings.Count(got.raw, `"name"`) != maxResources {
+			t.Errorf("%s: %d created: %s", name, strings.Count(got.raw, `"name"`), got.message)
+		}
+		more := &stsv1.ApplyRequest{DryRun: true, Resources: append(slices.Clip(req.Resources), one)}
+		if got := do(more); got.code != sts.InvalidRequest || !strings.Contains(got.message, "more than 10000 resources") {
+			t.Errorf("%s: one more: %s", name, got.raw)
+		}
 	}
 }
 

@@ -51,6 +51,7 @@ func (c *chain) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, 
 
 func (c *chain) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
 	ctx, k := start(ss.Context())
+	k.parts = info.IsClientStream
 	// The headers of a stream go out with its first message, so what is known is
 	// set now.
 	k.told = ss.SetHeader(metadata.MD{"x-request-id": {k.requestID}}) == nil

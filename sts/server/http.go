@@ -17,13 +17,14 @@ import (
 	"google.golang.org/grpc/peer"
 )
 
-// Limits of the HTTP face that nobody needs to set.
+// Limits of the faces that nobody needs to set.
 const (
 	headerTimeout = 5 * time.Second
 	readTimeout   = 10 * time.Second
 	idleTimeout   = 60 * time.Second
-	maxHeader     = 16<<10 - 4096 // net/http allows 4 KiB more than it is told
-	maxStreams    = 100           // of a connection, HTTP/2 and gRPC alike
+	maxIdle       = 5 * time.Minute // of a gRPC connection, which is dearer to make
+	maxHeader     = 16<<10 - 4096   // net/http allows 4 KiB more than it is told
+	maxStreams    = 100             // of a connection, HTTP/2 and gRPC alike
 )
 
 // httpFace routes HTTP requests. Paths are exact: nothing is cleaned and nothing
@@ -37,6 +38,7 @@ type httpFace struct {
 }
 
 func (f *httpFace) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	requested(r.Context().Value(http.LocalAddrContextKey))
 	f.inFlight.Add(1)
 	defer f.inFlight.Done()
 	begin := time.Now()

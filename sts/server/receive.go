@@ -5,24 +5,20 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/encoding"
 	encodingproto "google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/tap"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
-
-	stsv1 "github.com/workload-sts/sts/gen/sts/v1"
 )
 
-// Bounds of a message over gRPC. The library has one bound for a whole server,
-// which is that of the largest request; smaller ones are held here.
-const (
-	maxApply   = 8 << 20
-	maxMessage = 256 << 10
-)
+// maxMessage bounds a message over gRPC. The library reads one whole before
+// anything of ours knows of it, from callers that nobody has authenticated, so
+// there is one bound for all methods.
+const maxMessage = 256 << 10
 
 // incoming is a message on its way in. A message that cannot be read is noted in
 // it and is no error of the transport, so that the request still goes through
@@ -32,26 +28,17 @@ type incoming struct {
 	bad     *refusal
 }
 
-// boundedCodec reads messages within the bounds of their type.
-type boundedCodec struct{ encoding.CodecV2 }
+// notingCodec notes what is wrong with a message in it.
+type notingCodec struct{ encoding.CodecV2 }
 
 func newCodec() encoding.CodecV2 {
-	return boundedCodec{encoding.GetCodecV2(encodingproto.Name)}
+	return notingCodec{encoding.GetCodecV2(encodingproto.Name)}
 }
 
-func (c boundedCodec) Unmarshal(data mem.BufferSlice, v any) error {
+func (c notingCodec) Unmarshal(data mem.BufferSlice, v any) error {
 	in, ok := v.(*incoming)
 	if !ok {
 		return c.CodecV2.Unmarshal(data, v)
-	}
-	most := maxMessage
-	if _, ok := in.message.(*stsv1.ApplyRequest); ok {
-		most = maxApply
-	}
-	if data.Len() > most {
-		in.bad = malformed("", "the message is larger than 256 KiB")
-		in.bad.grpc = codes.ResourceExhausted
-		return nil
 	}
 	if err := c.CodecV2.Unmarshal(data, in.message); err != nil {
 		in.bad = malformed("", "the message is not of the type of this method, or has text that is not UTF-8")
@@ -87,7 +74,9 @@ func receive(dec func(any) error, v any, k *call) error {
 	if err := dec(in); err != nil {
 		return err
 	}
-	k.arrived()
+	if !k.parts {
+		k.arrived()
+	}
 	if in.bad != nil {
 		proto.Reset(in.message)
 		k.malformed = in.bad
@@ -108,9 +97,13 @@ func (r *receiver) RecvMsg(v any) error      { return receive(r.ServerStream.Rec
 type arrivalKey struct{}
 
 // arrivalLimit gives a message a time to arrive in: a deadline that starts with
-// the headers, before the library waits for the message.
+// the headers, before the library waits for the message. Nothing of ours sees a
+// request before it.
 func arrivalLimit(limit time.Duration) tap.ServerInHandle {
 	return func(ctx context.Context, _ *tap.Info) (context.Context, error) {
+		if p, ok := peer.FromContext(ctx); ok {
+			requested(p.LocalAddr)
+		}
 		ctx, cancel := context.WithCancel(ctx)
 		// After the end of the stream it cancels what is cancelled already.
 		return context.WithValue(ctx, arrivalKey{}, time.AfterFunc(limit, cancel)), nil

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -45,8 +46,36 @@ func WireCodes(c sts.Code) (codes.Code, int) {
 	return w.grpc, w.http
 }
 
+// Exception is a number that fits a refusal by the wire itself better than that
+// of its code: of HTTP or of gRPC.
+type Exception struct {
+	Code    sts.Code
+	HTTP    int
+	GRPC    codes.Code
+	Meaning string
+}
+
+// exceptions are all there are: a number that is not here is not answered, so
+// that their reference is complete.
+var exceptions = []Exception{
+	{Code: sts.InvalidRequest, HTTP: http.StatusMethodNotAllowed, Meaning: "The path does not take this method. Allow names those that it takes."},
+	{Code: sts.InvalidRequest, HTTP: http.StatusRequestEntityTooLarge, Meaning: "The body is larger than the path takes: 64 KiB, and 8 MiB for `/v1/resources:apply`."},
+	{Code: sts.InvalidRequest, HTTP: http.StatusUnsupportedMediaType, Meaning: "The Content-Type is not the one that the path takes, or the body has a Content-Encoding."},
+	{Code: sts.InvalidRequest, GRPC: codes.ResourceExhausted, Meaning: "The parts of a change are larger than 8 MiB together."},
+	{Code: sts.Unavailable, GRPC: codes.ResourceExhausted, Meaning: "As many streams watch tokens or health as the server allows. Come back after RetryInfo, or use another server."},
+	{Code: sts.Unavailable, GRPC: codes.DeadlineExceeded, Meaning: "The deadline of the call, or the time that the server gives a request, has passed."},
+	{Code: sts.Unavailable, GRPC: codes.Canceled, Meaning: "The caller cancelled the call."},
+}
+
+// Exceptions lists the exceptions, for their reference.
+func Exceptions() []Exception { return slices.Clone(exceptions) }
+
+func excepted(c sts.Code, grpc codes.Code, http int) bool {
+	return slices.ContainsFunc(exceptions, func(e Exception) bool { return e.Code == c && e.GRPC == grpc && e.HTTP == http })
+}
+
 // refusal is an *sts.Error on its way to a caller. Where the wire itself refused
-// a request, it may know a number that fits better than that of the table.
+// a request, it may know an exception that fits better than the table.
 type refusal struct {
 	sts    *sts.Error
 	domain string     // the issuer identifier of this service
@@ -58,7 +87,7 @@ func (r *refusal) Error() string { return r.sts.Error() }
 func (r *refusal) Unwrap() error { return r.sts }
 
 func (r *refusal) grpcCode() codes.Code {
-	if r.grpc != codes.OK {
+	if excepted(r.sts.Code, r.grpc, 0) {
 		return r.grpc
 	}
 	if w, ok := wire[r.sts.Code]; ok {
@@ -68,7 +97,7 @@ func (r *refusal) grpcCode() codes.Code {
 }
 
 func (r *refusal) httpStatus() int {
-	if r.http != 0 {
+	if excepted(r.sts.Code, codes.OK, r.http) {
 		return r.http
 	}
 	if w, ok := wire[r.sts.Code]; ok {

@@ -29,6 +29,25 @@ func TestEveryCodeIsOnTheWire(t *testing.T) {
 	}
 }
 
+// A number that the reference of errors does not have is not answered.
+func TestExceptions(t *testing.T) {
+	bad := malformed("", "x")
+	bad.http, bad.grpc = 418, codes.DataLoss
+	if bad.httpStatus() != 400 || bad.grpcCode() != codes.InvalidArgument {
+		t.Errorf("%d %v", bad.httpStatus(), bad.grpcCode())
+	}
+	for _, e := range Exceptions() {
+		r := &refusal{sts: &sts.Error{Code: e.Code}, http: e.HTTP, grpc: e.GRPC}
+		w := wire[e.Code]
+		if e.Meaning == "" || (e.HTTP == 0) == (e.GRPC == codes.OK) {
+			t.Errorf("%+v", e)
+		}
+		if e.HTTP != 0 && (r.httpStatus() != e.HTTP || r.httpStatus() == w.http) || e.GRPC != codes.OK && (r.grpcCode() != e.GRPC || r.grpcCode() == w.grpc) {
+			t.Errorf("%+v is answered as %d %v", e, r.httpStatus(), r.grpcCode())
+		}
+	}
+}
+
 func TestDetails(t *testing.T) {
 	r := &refusal{domain: issuer, sts: &sts.Error{
 		Code: sts.InvalidResource, Message: `a "quoted" sentence`, Field: "scope", Decision: "d1", RetryAfter: 1500 * time.Millisecond, Err: errors.New(canary),

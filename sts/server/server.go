@@ -22,7 +22,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-	"golang.org/x/net/netutil"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
@@ -56,6 +55,7 @@ type Server struct {
 	grpc           *grpc.Server
 	grace          time.Duration
 	maxConnections int
+	firstRequest   time.Duration
 	stopping       chan struct{}
 }
 
@@ -69,7 +69,7 @@ func New(c Config) (*Server, error) {
 	if err := c.Registry.Register(m); err != nil {
 		return nil, fmt.Errorf("registering metrics: %w", err)
 	}
-	s := &Server{grace: c.ShutdownGrace, maxConnections: c.MaxConnections, stopping: make(chan struct{})}
+	s := &Server{grace: c.ShutdownGrace, maxConnections: c.MaxConnections, firstRequest: firstRequestTimeout, stopping: make(chan struct{})}
 	ch := &chain{service: c.Service, issuer: c.Service.Metadata().Issuer, log: c.Logger, metrics: m, timeout: c.RequestTimeout}
 	ready := &readiness{service: c.Service, stopping: s.stopping, log: c.Logger}
 	tokens := &tokenService{
@@ -84,7 +84,7 @@ func New(c Config) (*Server, error) {
 	}{
 		{stsv1.TokenService_ServiceDesc, tokens},
 		{stsv1.DiscoveryService_ServiceDesc, &discoveryService{service: c.Service}},
-		{stsv1.AdminService_ServiceDesc, &adminService{service: c.Service}},
+		{stsv1.AdminService_ServiceDesc, &adminService{service: c.Service, timeout: c.RequestTimeout}},
 		{healthpb.Health_ServiceDesc, &healthService{ready: ready, watches: make(chan struct{}, maxHealthWatches)}},
 	} {
 		s.grpc.RegisterService(receiving(service.desc), service.impl)
@@ -105,11 +105,11 @@ func newGRPCServer(c *chain, t *tls.Config) *grpc.Server {
 		grpc.ChainStreamInterceptor(c.stream),
 		grpc.InTapHandle(arrivalLimit(c.timeout)),
 		grpc.ForceServerCodecV2(newCodec()),
-		grpc.MaxRecvMsgSize(maxApply),
+		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxHeaderListSize(16 << 10),
 		grpc.MaxConcurrentStreams(maxStreams),
-		grpc.ConnectionTimeout(readTimeout),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: time.Minute, Timeout: 20 * time.Second}),
+		grpc.ConnectionTimeout(headerTimeout),
+		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: maxIdle, Time: time.Minute, Timeout: 20 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.WaitForHandlers(true),
 	}
@@ -148,8 +148,8 @@ func newHTTPFace(c Config, ch *chain, conn grpc.ClientConnInterface, ready *read
 // long as the configuration allows, and returns when nothing of it runs any
 // more. The listeners are closed. A Server serves once.
 func (s *Server) Serve(ctx context.Context, httpLn, grpcLn net.Listener) error {
-	httpLn = netutil.LimitListener(httpLn, s.maxConnections)
-	grpcLn = netutil.LimitListener(grpcLn, s.maxConnections)
+	httpLn = limited(httpLn, s.maxConnections, s.firstRequest)
+	grpcLn = limited(grpcLn, s.maxConnections, s.firstRequest)
 	failed := make(chan error, 2)
 	var serving sync.WaitGroup
 	serving.Go(func() { failed <- s.serveHTTP(httpLn) })

@@ -23,10 +23,11 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// ApplyRequest is one atomic change.
+// ApplyRequest is one atomic change, or a part of one.
 type ApplyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Resources to create or replace, at most 10,000 in one call.
+	// Resources to create or replace. With those to delete, at most 10,000 in one
+	// change.
 	Resources []*Resource `protobuf:"bytes,1,rep,name=resources,proto3" json:"resources,omitempty"`
 	// Resources to delete.
 	Delete []*ResourceRef `protobuf:"bytes,2,rep,name=delete,proto3" json:"delete,omitempty"`
@@ -1164,9 +1165,10 @@ const file_sts_v1_admin_proto_rawDesc = "" +
 	"\x11RevokeKeyResponse\x12+\n" +
 	"\arevoked\x18\x01 \x01(\v2\x11.sts.v1.KeyStatusR\arevoked\x12/\n" +
 	"\tsuccessor\x18\x02 \x01(\v2\x11.sts.v1.KeyStatusR\tsuccessor\x12A\n" +
-	"\x0eaccepted_until\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\racceptedUntil2\xc5\x05\n" +
+	"\x0eaccepted_until\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\racceptedUntil2\x81\x06\n" +
 	"\fAdminService\x12T\n" +
-	"\x05Apply\x12\x14.sts.v1.ApplyRequest\x1a\x15.sts.v1.ApplyResponse\"\x1e\x82\xd3\xe4\x93\x02\x18:\x01*\"\x13/v1/resources:apply\x12n\n" +
+	"\x05Apply\x12\x14.sts.v1.ApplyRequest\x1a\x15.sts.v1.ApplyResponse\"\x1e\x82\xd3\xe4\x93\x02\x18:\x01*\"\x13/v1/resources:apply\x12:\n" +
+	"\tApplyMany\x12\x14.sts.v1.ApplyRequest\x1a\x15.sts.v1.ApplyResponse(\x01\x12n\n" +
 	"\vGetResource\x12\x1a.sts.v1.GetResourceRequest\x1a\x1b.sts.v1.GetResourceResponse\"&\x82\xd3\xe4\x93\x02 \x12\x1e/v1/resources/{kind}/{name=**}\x12c\n" +
 	"\rListResources\x12\x1c.sts.v1.ListResourcesRequest\x1a\x1d.sts.v1.ListResourcesResponse\"\x15\x82\xd3\xe4\x93\x02\x0f\x12\r/v1/resources\x12w\n" +
 	"\x0eDeleteResource\x12\x1d.sts.v1.DeleteResourceRequest\x1a\x1e.sts.v1.DeleteResourceResponse\"&\x82\xd3\xe4\x93\x02 *\x1e/v1/resources/{kind}/{name=**}\x12O\n" +
@@ -1230,21 +1232,23 @@ var file_sts_v1_admin_proto_depIdxs = []int32{
 	12, // 17: sts.v1.RevokeKeyResponse.successor:type_name -> sts.v1.KeyStatus
 	18, // 18: sts.v1.RevokeKeyResponse.accepted_until:type_name -> google.protobuf.Timestamp
 	0,  // 19: sts.v1.AdminService.Apply:input_type -> sts.v1.ApplyRequest
-	3,  // 20: sts.v1.AdminService.GetResource:input_type -> sts.v1.GetResourceRequest
-	5,  // 21: sts.v1.AdminService.ListResources:input_type -> sts.v1.ListResourcesRequest
-	7,  // 22: sts.v1.AdminService.DeleteResource:input_type -> sts.v1.DeleteResourceRequest
-	9,  // 23: sts.v1.AdminService.ListKeys:input_type -> sts.v1.ListKeysRequest
-	13, // 24: sts.v1.AdminService.RotateKey:input_type -> sts.v1.RotateKeyRequest
-	15, // 25: sts.v1.AdminService.RevokeKey:input_type -> sts.v1.RevokeKeyRequest
-	2,  // 26: sts.v1.AdminService.Apply:output_type -> sts.v1.ApplyResponse
-	4,  // 27: sts.v1.AdminService.GetResource:output_type -> sts.v1.GetResourceResponse
-	6,  // 28: sts.v1.AdminService.ListResources:output_type -> sts.v1.ListResourcesResponse
-	8,  // 29: sts.v1.AdminService.DeleteResource:output_type -> sts.v1.DeleteResourceResponse
-	10, // 30: sts.v1.AdminService.ListKeys:output_type -> sts.v1.ListKeysResponse
-	14, // 31: sts.v1.AdminService.RotateKey:output_type -> sts.v1.RotateKeyResponse
-	16, // 32: sts.v1.AdminService.RevokeKey:output_type -> sts.v1.RevokeKeyResponse
-	26, // [26:33] is the sub-list for method output_type
-	19, // [19:26] is the sub-list for method input_type
+	0,  // 20: sts.v1.AdminService.ApplyMany:input_type -> sts.v1.ApplyRequest
+	3,  // 21: sts.v1.AdminService.GetResource:input_type -> sts.v1.GetResourceRequest
+	5,  // 22: sts.v1.AdminService.ListResources:input_type -> sts.v1.ListResourcesRequest
+	7,  // 23: sts.v1.AdminService.DeleteResource:input_type -> sts.v1.DeleteResourceRequest
+	9,  // 24: sts.v1.AdminService.ListKeys:input_type -> sts.v1.ListKeysRequest
+	13, // 25: sts.v1.AdminService.RotateKey:input_type -> sts.v1.RotateKeyRequest
+	15, // 26: sts.v1.AdminService.RevokeKey:input_type -> sts.v1.RevokeKeyRequest
+	2,  // 27: sts.v1.AdminService.Apply:output_type -> sts.v1.ApplyResponse
+	2,  // 28: sts.v1.AdminService.ApplyMany:output_type -> sts.v1.ApplyResponse
+	4,  // 29: sts.v1.AdminService.GetResource:output_type -> sts.v1.GetResourceResponse
+	6,  // 30: sts.v1.AdminService.ListResources:output_type -> sts.v1.ListResourcesResponse
+	8,  // 31: sts.v1.AdminService.DeleteResource:output_type -> sts.v1.DeleteResourceResponse
+	10, // 32: sts.v1.AdminService.ListKeys:output_type -> sts.v1.ListKeysResponse
+	14, // 33: sts.v1.AdminService.RotateKey:output_type -> sts.v1.RotateKeyResponse
+	16, // 34: sts.v1.AdminService.RevokeKey:output_type -> sts.v1.RevokeKeyResponse
+	27, // [27:35] is the sub-list for method output_type
+	19, // [19:27] is the sub-list for method input_type
 	19, // [19:19] is the sub-list for extension type_name
 	19, // [19:19] is the sub-list for extension extendee
 	0,  // [0:19] is the sub-list for field type_name

@@ -20,6 +20,7 @@ const _ = grpc.SupportPackageIsVersion9
 
 const (
 	AdminService_Apply_FullMethodName          = "/sts.v1.AdminService/Apply"
+	AdminService_ApplyMany_FullMethodName      = "/sts.v1.AdminService/ApplyMany"
 	AdminService_GetResource_FullMethodName    = "/sts.v1.AdminService/GetResource"
 	AdminService_ListResources_FullMethodName  = "/sts.v1.AdminService/ListResources"
 	AdminService_DeleteResource_FullMethodName = "/sts.v1.AdminService/DeleteResource"
@@ -43,7 +44,17 @@ type AdminServiceClient interface {
 	// compile), else FAILED_PRECONDITION or INVALID_ARGUMENT and nothing changes.
 	//
 	// When Apply has answered, the change is durable and in force.
+	//
+	// Over gRPC a message takes 256 KiB; ApplyMany takes what is larger. Over HTTP
+	// a change is one body of at most 8 MiB.
 	Apply(ctx context.Context, in *ApplyRequest, opts ...grpc.CallOption) (*ApplyResponse, error)
+	// ApplyMany is Apply for a change that is larger than one message: the messages
+	// are the parts of one change, whose resources add up in their order, and all
+	// of it happens or nothing. Paths of problems count over all parts.
+	//
+	// The first message says what `dry_run` and `expected_revision` are; the others
+	// leave them out or say the same. Together they have at most 8 MiB.
+	ApplyMany(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ApplyRequest, ApplyResponse], error)
 	// GetResource returns one resource.
 	GetResource(ctx context.Context, in *GetResourceRequest, opts ...grpc.CallOption) (*GetResourceResponse, error)
 	// ListResources returns the resources of one kind, or all, ordered by kind and
@@ -88,6 +99,19 @@ func (c *adminServiceClient) Apply(ctx context.Context, in *ApplyRequest, opts .
 	}
 	return out, nil
 }
+
+func (c *adminServiceClient) ApplyMany(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ApplyRequest, ApplyResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &AdminService_ServiceDesc.Streams[0], AdminService_ApplyMany_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[ApplyRequest, ApplyResponse]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AdminService_ApplyManyClient = grpc.ClientStreamingClient[ApplyRequest, ApplyResponse]
 
 func (c *adminServiceClient) GetResource(ctx context.Context, in *GetResourceRequest, opts ...grpc.CallOption) (*GetResourceResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
@@ -164,7 +188,17 @@ type AdminServiceServer interface {
 	// compile), else FAILED_PRECONDITION or INVALID_ARGUMENT and nothing changes.
 	//
 	// When Apply has answered, the change is durable and in force.
+	//
+	// Over gRPC a message takes 256 KiB; ApplyMany takes what is larger. Over HTTP
+	// a change is one body of at most 8 MiB.
 	Apply(context.Context, *ApplyRequest) (*ApplyResponse, error)
+	// ApplyMany is Apply for a change that is larger than one message: the messages
+	// are the parts of one change, whose resources add up in their order, and all
+	// of it happens or nothing. Paths of problems count over all parts.
+	//
+	// The first message says what `dry_run` and `expected_revision` are; the others
+	// leave them out or say the same. Together they have at most 8 MiB.
+	ApplyMany(grpc.ClientStreamingServer[ApplyRequest, ApplyResponse]) error
 	// GetResource returns one resource.
 	GetResource(context.Context, *GetResourceRequest) (*GetResourceResponse, error)
 	// ListResources returns the resources of one kind, or all, ordered by kind and
@@ -202,6 +236,9 @@ type UnimplementedAdminServiceServer struct{}
 
 func (UnimplementedAdminServiceServer) Apply(context.Context, *ApplyRequest) (*ApplyResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Apply not implemented")
+}
+func (UnimplementedAdminServiceServer) ApplyMany(grpc.ClientStreamingServer[ApplyRequest, ApplyResponse]) error {
+	return status.Error(codes.Unimplemented, "method ApplyMany not implemented")
 }
 func (UnimplementedAdminServiceServer) GetResource(context.Context, *GetResourceRequest) (*GetResourceResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method GetResource not implemented")
@@ -259,6 +296,13 @@ func _AdminService_Apply_Handler(srv interface{}, ctx context.Context, dec func(
 	}
 	return interceptor(ctx, in, info, handler)
 }
+
+func _AdminService_ApplyMany_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(AdminServiceServer).ApplyMany(&grpc.GenericServerStream[ApplyRequest, ApplyResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AdminService_ApplyManyServer = grpc.ClientStreamingServer[ApplyRequest, ApplyResponse]
 
 func _AdminService_GetResource_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(GetResourceRequest)
@@ -404,6 +448,12 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _AdminService_RevokeKey_Handler,
 		},
 	},
-	Streams:  []grpc.StreamDesc{},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "ApplyMany",
+			Handler:       _AdminService_ApplyMany_Handler,
+			ClientStreams: true,
+		},
+	},
 	Metadata: "sts/v1/admin.proto",
 }
