@@ -81,15 +81,19 @@ func open(ctx context.Context, c *stsv1.ServerConfig, createKeyFile bool, stderr
 		return nil, err
 	}
 	n.closers = append(n.closers, kv.Close)
-	store := storage.NewStore(kv)
+	return n, n.wire(ctx, c, storage.NewStore(kv), createKeyFile)
+}
+
+// wire wires all that stands on a store, which others may use too.
+func (n *node) wire(ctx context.Context, c *stsv1.ServerConfig, store *storage.Store, createKeyFile bool) (err error) {
 	if n.ring, err = n.openKeys(ctx, c, store.KeyStates(), createKeyFile); err != nil {
-		return nil, err
+		return err
 	}
 	remote := keys.NewRemote(keys.RemoteConfig{OnFetch: n.fetched})
 	n.closers = append(n.closers, func() error { remote.Close(); return nil })
 	audit, torn, err := storage.OpenAudit(c.Audit.File)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if torn != "" {
 		n.log.Warn("the last record of the audit log was torn by a crash and has been moved aside", "file", torn)
@@ -99,15 +103,15 @@ func open(ctx context.Context, c *stsv1.ServerConfig, createKeyFile bool, stderr
 		Issuer: c.Issuer, Store: store, Keys: signingKeys{n.ring}, IssuerKeys: issuerKeys{remote}, Audit: audit,
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
 	httpTLS, err := n.tls(c.Http.Tls)
 	if err != nil {
-		return nil, fmt.Errorf("http.tls: %w", err)
+		return fmt.Errorf("http.tls: %w", err)
 	}
 	grpcTLS, err := n.tls(c.Grpc.Tls)
 	if err != nil {
-		return nil, fmt.Errorf("grpc.tls: %w", err)
+		return fmt.Errorf("grpc.tls: %w", err)
 	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), n.ring.Collector())
@@ -116,7 +120,7 @@ func open(ctx context.Context, c *stsv1.ServerConfig, createKeyFile bool, stderr
 		RequestTimeout: c.Limits.RequestTimeout.AsDuration(), ShutdownGrace: c.ShutdownGrace.AsDuration(),
 		MaxConnections: int(c.Limits.MaxConnections), MaxWatches: int(c.Limits.MaxWatches), Version: version(),
 	})
-	return n, err
+	return err
 }
 
 // tls returns the TLS configuration of a listener, nil for plain text.

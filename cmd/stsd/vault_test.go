@@ -161,20 +161,29 @@ func TestFirstStartNeedsVault(t *testing.T) {
 // does.
 func issuing(t *testing.T, n *node) func(audience string) (sts.Token, error) {
 	t.Helper()
-	secret, hash := sts.NewSecret()
-	_, err := n.service.Apply(t.Context(), sts.Change{Put: []sts.Resource{
-		{Client: &sts.Client{Name: "web", Secrets: []sts.ClientSecret{{Hash: hash}}}},
-		{Audience: &sts.Audience{Name: "api"}},
-		{Audience: &sts.Audience{Name: "fast", KeySet: "wrapped"}},
-		{Rule: &policy.Rule{Name: "web", Requester: policy.Requester{Clients: []string{"web"}}, Allow: policy.Allow{Audiences: []string{"api", "fast"}}}},
-	}})
-	if err != nil {
+	change, request := client()
+	change.Put = append(change.Put, sts.Resource{Audience: &sts.Audience{Name: "fast", KeySet: "wrapped"}})
+	change.Put[2].Rule.Allow.Audiences = []string{"api", "fast"}
+	if _, err := n.service.Apply(t.Context(), change); err != nil {
 		t.Fatal(err)
 	}
-	return func(audience string) (sts.Token, error) {
-		return n.service.Token(t.Context(), sts.TokenRequest{
-			Grant: sts.ClientCredentials, Audiences: []string{audience}, Credential: sts.Credential{Method: sts.SecretBasic, ClientID: "web", Secret: secret},
-		})
+	return func(audience string) (sts.Token, error) { return n.service.Token(t.Context(), request(audience)) }
+}
+
+// client returns a change that makes a client which may have tokens for the
+// audience api, and its requests.
+func client() (sts.Change, func(audience string) sts.TokenRequest) {
+	secret, hash := sts.NewSecret()
+	change := sts.Change{Put: []sts.Resource{
+		{Client: &sts.Client{Name: "web", Secrets: []sts.ClientSecret{{Hash: hash}}}},
+		{Audience: &sts.Audience{Name: "api"}},
+		{Rule: &policy.Rule{Name: "web", Requester: policy.Requester{Clients: []string{"web"}}, Allow: policy.Allow{Audiences: []string{"api"}}}},
+	}}
+	return change, func(audience string) sts.TokenRequest {
+		return sts.TokenRequest{
+			Grant: sts.ClientCredentials, Audiences: []string{audience},
+			Credential: sts.Credential{Method: sts.SecretBasic, ClientID: "web", Secret: secret},
+		}
 	}
 }
 
