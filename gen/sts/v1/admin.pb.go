@@ -10,6 +10,7 @@ import (
 	_ "google.golang.org/genproto/googleapis/api/annotations"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -565,6 +566,340 @@ func (x *DeleteResourceResponse) GetRevision() int64 {
 	return 0
 }
 
+// RotateClientSecretRequest says whose secret, and how long the one before works.
+type RotateClientSecretRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the client.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// How long the secret before works on: up to 720h; 0s ends it at once. Default
+	// 24h.
+	Overlap *durationpb.Duration `protobuf:"bytes,2,opt,name=overlap,proto3" json:"overlap,omitempty"`
+	// If not 0: the revision that the caller has seen. Another one in force is
+	// ABORTED.
+	ExpectedRevision int64 `protobuf:"varint,3,opt,name=expected_revision,json=expectedRevision,proto3" json:"expected_revision,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *RotateClientSecretRequest) Reset() {
+	*x = RotateClientSecretRequest{}
+	mi := &file_sts_v1_admin_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateClientSecretRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateClientSecretRequest) ProtoMessage() {}
+
+func (x *RotateClientSecretRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateClientSecretRequest.ProtoReflect.Descriptor instead.
+func (*RotateClientSecretRequest) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *RotateClientSecretRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RotateClientSecretRequest) GetOverlap() *durationpb.Duration {
+	if x != nil {
+		return x.Overlap
+	}
+	return nil
+}
+
+func (x *RotateClientSecretRequest) GetExpectedRevision() int64 {
+	if x != nil {
+		return x.ExpectedRevision
+	}
+	return 0
+}
+
+// RotateClientSecretResponse carries the new secret.
+type RotateClientSecretResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// For the workload. It is stored nowhere.
+	ClientSecret string `protobuf:"bytes,1,opt,name=client_secret,json=clientSecret,proto3" json:"client_secret,omitempty"`
+	// The name of the new secret in GetClientStatus.
+	Id string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	// When the secret before stops working; not set if there was none.
+	PreviousNotAfter *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=previous_not_after,json=previousNotAfter,proto3" json:"previous_not_after,omitempty"`
+	// The revision in force after the change.
+	Revision      int64 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RotateClientSecretResponse) Reset() {
+	*x = RotateClientSecretResponse{}
+	mi := &file_sts_v1_admin_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RotateClientSecretResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RotateClientSecretResponse) ProtoMessage() {}
+
+func (x *RotateClientSecretResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RotateClientSecretResponse.ProtoReflect.Descriptor instead.
+func (*RotateClientSecretResponse) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *RotateClientSecretResponse) GetClientSecret() string {
+	if x != nil {
+		return x.ClientSecret
+	}
+	return ""
+}
+
+func (x *RotateClientSecretResponse) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *RotateClientSecretResponse) GetPreviousNotAfter() *timestamppb.Timestamp {
+	if x != nil {
+		return x.PreviousNotAfter
+	}
+	return nil
+}
+
+func (x *RotateClientSecretResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+// GetClientStatusRequest names the client.
+type GetClientStatusRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetClientStatusRequest) Reset() {
+	*x = GetClientStatusRequest{}
+	mi := &file_sts_v1_admin_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetClientStatusRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetClientStatusRequest) ProtoMessage() {}
+
+func (x *GetClientStatusRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetClientStatusRequest.ProtoReflect.Descriptor instead.
+func (*GetClientStatusRequest) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *GetClientStatusRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// GetClientStatusResponse says how a client authenticates.
+type GetClientStatusResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its name.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// How it authenticates: client_secret, private_key_jwt or federated_jwt. Empty:
+	// it has no credential and cannot.
+	Method string `protobuf:"bytes,2,opt,name=method,proto3" json:"method,omitempty"`
+	// Whether every authentication of it is refused.
+	Disabled bool `protobuf:"varint,3,opt,name=disabled,proto3" json:"disabled,omitempty"`
+	// Its secrets, as in the resource. For the other methods one entry that says
+	// when the client authenticated last.
+	Credentials []*CredentialStatus `protobuf:"bytes,4,rep,name=credentials,proto3" json:"credentials,omitempty"`
+	// The revision that the client was read at.
+	Revision      int64 `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetClientStatusResponse) Reset() {
+	*x = GetClientStatusResponse{}
+	mi := &file_sts_v1_admin_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetClientStatusResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetClientStatusResponse) ProtoMessage() {}
+
+func (x *GetClientStatusResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetClientStatusResponse.ProtoReflect.Descriptor instead.
+func (*GetClientStatusResponse) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *GetClientStatusResponse) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GetClientStatusResponse) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *GetClientStatusResponse) GetDisabled() bool {
+	if x != nil {
+		return x.Disabled
+	}
+	return false
+}
+
+func (x *GetClientStatusResponse) GetCredentials() []*CredentialStatus {
+	if x != nil {
+		return x.Credentials
+	}
+	return nil
+}
+
+func (x *GetClientStatusResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+// CredentialStatus is a credential of a client.
+type CredentialStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What names it: for a secret the beginning of its hash's hash.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// When it stops working; not set: never by itself.
+	NotAfter *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"`
+	// When it authenticated the client last, by what this node knows: it writes
+	// down once a minute when that was. Not set: never.
+	LastUsed      *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=last_used,json=lastUsed,proto3" json:"last_used,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CredentialStatus) Reset() {
+	*x = CredentialStatus{}
+	mi := &file_sts_v1_admin_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CredentialStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CredentialStatus) ProtoMessage() {}
+
+func (x *CredentialStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CredentialStatus.ProtoReflect.Descriptor instead.
+func (*CredentialStatus) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *CredentialStatus) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *CredentialStatus) GetNotAfter() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NotAfter
+	}
+	return nil
+}
+
+func (x *CredentialStatus) GetLastUsed() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastUsed
+	}
+	return nil
+}
+
 // ListKeysRequest has no parameters.
 type ListKeysRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -574,7 +909,7 @@ type ListKeysRequest struct {
 
 func (x *ListKeysRequest) Reset() {
 	*x = ListKeysRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[9]
+	mi := &file_sts_v1_admin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -586,7 +921,7 @@ func (x *ListKeysRequest) String() string {
 func (*ListKeysRequest) ProtoMessage() {}
 
 func (x *ListKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[9]
+	mi := &file_sts_v1_admin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -599,7 +934,7 @@ func (x *ListKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListKeysRequest.ProtoReflect.Descriptor instead.
 func (*ListKeysRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{9}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{14}
 }
 
 // ListKeysResponse carries every key set.
@@ -614,7 +949,7 @@ type ListKeysResponse struct {
 
 func (x *ListKeysResponse) Reset() {
 	*x = ListKeysResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[10]
+	mi := &file_sts_v1_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -626,7 +961,7 @@ func (x *ListKeysResponse) String() string {
 func (*ListKeysResponse) ProtoMessage() {}
 
 func (x *ListKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[10]
+	mi := &file_sts_v1_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -639,7 +974,7 @@ func (x *ListKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListKeysResponse.ProtoReflect.Descriptor instead.
 func (*ListKeysResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{10}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListKeysResponse) GetKeySets() []*KeySetStatus {
@@ -673,7 +1008,7 @@ type KeySetStatus struct {
 
 func (x *KeySetStatus) Reset() {
 	*x = KeySetStatus{}
-	mi := &file_sts_v1_admin_proto_msgTypes[11]
+	mi := &file_sts_v1_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -685,7 +1020,7 @@ func (x *KeySetStatus) String() string {
 func (*KeySetStatus) ProtoMessage() {}
 
 func (x *KeySetStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[11]
+	mi := &file_sts_v1_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -698,7 +1033,7 @@ func (x *KeySetStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeySetStatus.ProtoReflect.Descriptor instead.
 func (*KeySetStatus) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{11}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *KeySetStatus) GetName() string {
@@ -778,7 +1113,7 @@ type KeyStatus struct {
 
 func (x *KeyStatus) Reset() {
 	*x = KeyStatus{}
-	mi := &file_sts_v1_admin_proto_msgTypes[12]
+	mi := &file_sts_v1_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -790,7 +1125,7 @@ func (x *KeyStatus) String() string {
 func (*KeyStatus) ProtoMessage() {}
 
 func (x *KeyStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[12]
+	mi := &file_sts_v1_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -803,7 +1138,7 @@ func (x *KeyStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyStatus.ProtoReflect.Descriptor instead.
 func (*KeyStatus) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{12}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *KeyStatus) GetSet() string {
@@ -901,7 +1236,7 @@ type RotateKeyRequest struct {
 
 func (x *RotateKeyRequest) Reset() {
 	*x = RotateKeyRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[13]
+	mi := &file_sts_v1_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -913,7 +1248,7 @@ func (x *RotateKeyRequest) String() string {
 func (*RotateKeyRequest) ProtoMessage() {}
 
 func (x *RotateKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[13]
+	mi := &file_sts_v1_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -926,7 +1261,7 @@ func (x *RotateKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateKeyRequest.ProtoReflect.Descriptor instead.
 func (*RotateKeyRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{13}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RotateKeyRequest) GetSet() string {
@@ -947,7 +1282,7 @@ type RotateKeyResponse struct {
 
 func (x *RotateKeyResponse) Reset() {
 	*x = RotateKeyResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[14]
+	mi := &file_sts_v1_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -959,7 +1294,7 @@ func (x *RotateKeyResponse) String() string {
 func (*RotateKeyResponse) ProtoMessage() {}
 
 func (x *RotateKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[14]
+	mi := &file_sts_v1_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -972,7 +1307,7 @@ func (x *RotateKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateKeyResponse.ProtoReflect.Descriptor instead.
 func (*RotateKeyResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{14}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RotateKeyResponse) GetKey() *KeyStatus {
@@ -993,7 +1328,7 @@ type RevokeKeyRequest struct {
 
 func (x *RevokeKeyRequest) Reset() {
 	*x = RevokeKeyRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[15]
+	mi := &file_sts_v1_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1005,7 +1340,7 @@ func (x *RevokeKeyRequest) String() string {
 func (*RevokeKeyRequest) ProtoMessage() {}
 
 func (x *RevokeKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[15]
+	mi := &file_sts_v1_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1018,7 +1353,7 @@ func (x *RevokeKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeKeyRequest.ProtoReflect.Descriptor instead.
 func (*RevokeKeyRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{15}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *RevokeKeyRequest) GetKid() string {
@@ -1044,7 +1379,7 @@ type RevokeKeyResponse struct {
 
 func (x *RevokeKeyResponse) Reset() {
 	*x = RevokeKeyResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[16]
+	mi := &file_sts_v1_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1056,7 +1391,7 @@ func (x *RevokeKeyResponse) String() string {
 func (*RevokeKeyResponse) ProtoMessage() {}
 
 func (x *RevokeKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[16]
+	mi := &file_sts_v1_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1069,7 +1404,7 @@ func (x *RevokeKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeKeyResponse.ProtoReflect.Descriptor instead.
 func (*RevokeKeyResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{16}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RevokeKeyResponse) GetRevoked() *KeyStatus {
@@ -1097,7 +1432,7 @@ var File_sts_v1_admin_proto protoreflect.FileDescriptor
 
 const file_sts_v1_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x12sts/v1/admin.proto\x12\x06sts.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16sts/v1/resources.proto\"\xb1\x01\n" +
+	"\x12sts/v1/admin.proto\x12\x06sts.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16sts/v1/resources.proto\"\xb1\x01\n" +
 	"\fApplyRequest\x12.\n" +
 	"\tresources\x18\x01 \x03(\v2\x10.sts.v1.ResourceR\tresources\x12+\n" +
 	"\x06delete\x18\x02 \x03(\v2\x13.sts.v1.ResourceRefR\x06delete\x12\x17\n" +
@@ -1130,7 +1465,28 @@ const file_sts_v1_admin_proto_rawDesc = "" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"4\n" +
 	"\x16DeleteResourceResponse\x12\x1a\n" +
-	"\brevision\x18\x01 \x01(\x03R\brevision\"\x11\n" +
+	"\brevision\x18\x01 \x01(\x03R\brevision\"\x91\x01\n" +
+	"\x19RotateClientSecretRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x123\n" +
+	"\aoverlap\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\aoverlap\x12+\n" +
+	"\x11expected_revision\x18\x03 \x01(\x03R\x10expectedRevision\"\xbc\x01\n" +
+	"\x1aRotateClientSecretResponse\x12(\n" +
+	"\rclient_secret\x18\x01 \x01(\tB\x03\x80\x01\x01R\fclientSecret\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\tR\x02id\x12H\n" +
+	"\x12previous_not_after\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x10previousNotAfter\x12\x1a\n" +
+	"\brevision\x18\x04 \x01(\x03R\brevision\",\n" +
+	"\x16GetClientStatusRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\xb9\x01\n" +
+	"\x17GetClientStatusResponse\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06method\x18\x02 \x01(\tR\x06method\x12\x1a\n" +
+	"\bdisabled\x18\x03 \x01(\bR\bdisabled\x12:\n" +
+	"\vcredentials\x18\x04 \x03(\v2\x18.sts.v1.CredentialStatusR\vcredentials\x12\x1a\n" +
+	"\brevision\x18\x05 \x01(\x03R\brevision\"\x94\x01\n" +
+	"\x10CredentialStatus\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x127\n" +
+	"\tnot_after\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfter\x127\n" +
+	"\tlast_used\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\blastUsed\"\x11\n" +
 	"\x0fListKeysRequest\"C\n" +
 	"\x10ListKeysResponse\x12/\n" +
 	"\bkey_sets\x18\x01 \x03(\v2\x14.sts.v1.KeySetStatusR\akeySets\"\xde\x01\n" +
@@ -1165,13 +1521,15 @@ const file_sts_v1_admin_proto_rawDesc = "" +
 	"\x11RevokeKeyResponse\x12+\n" +
 	"\arevoked\x18\x01 \x01(\v2\x11.sts.v1.KeyStatusR\arevoked\x12/\n" +
 	"\tsuccessor\x18\x02 \x01(\v2\x11.sts.v1.KeyStatusR\tsuccessor\x12A\n" +
-	"\x0eaccepted_until\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\racceptedUntil2\x81\x06\n" +
+	"\x0eaccepted_until\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\racceptedUntil2\x81\b\n" +
 	"\fAdminService\x12T\n" +
 	"\x05Apply\x12\x14.sts.v1.ApplyRequest\x1a\x15.sts.v1.ApplyResponse\"\x1e\x82\xd3\xe4\x93\x02\x18:\x01*\"\x13/v1/resources:apply\x12:\n" +
 	"\tApplyMany\x12\x14.sts.v1.ApplyRequest\x1a\x15.sts.v1.ApplyResponse(\x01\x12n\n" +
 	"\vGetResource\x12\x1a.sts.v1.GetResourceRequest\x1a\x1b.sts.v1.GetResourceResponse\"&\x82\xd3\xe4\x93\x02 \x12\x1e/v1/resources/{kind}/{name=**}\x12c\n" +
 	"\rListResources\x12\x1c.sts.v1.ListResourcesRequest\x1a\x1d.sts.v1.ListResourcesResponse\"\x15\x82\xd3\xe4\x93\x02\x0f\x12\r/v1/resources\x12w\n" +
-	"\x0eDeleteResource\x12\x1d.sts.v1.DeleteResourceRequest\x1a\x1e.sts.v1.DeleteResourceResponse\"&\x82\xd3\xe4\x93\x02 *\x1e/v1/resources/{kind}/{name=**}\x12O\n" +
+	"\x0eDeleteResource\x12\x1d.sts.v1.DeleteResourceRequest\x1a\x1e.sts.v1.DeleteResourceResponse\"&\x82\xd3\xe4\x93\x02 *\x1e/v1/resources/{kind}/{name=**}\x12\x8a\x01\n" +
+	"\x12RotateClientSecret\x12!.sts.v1.RotateClientSecretRequest\x1a\".sts.v1.RotateClientSecretResponse\"-\x82\xd3\xe4\x93\x02':\x01*\"\"/v1/clients/{name=**}:rotateSecret\x12q\n" +
+	"\x0fGetClientStatus\x12\x1e.sts.v1.GetClientStatusRequest\x1a\x1f.sts.v1.GetClientStatusResponse\"\x1d\x82\xd3\xe4\x93\x02\x17\x12\x15/v1/clients/{name=**}\x12O\n" +
 	"\bListKeys\x12\x17.sts.v1.ListKeysRequest\x1a\x18.sts.v1.ListKeysResponse\"\x10\x82\xd3\xe4\x93\x02\n" +
 	"\x12\b/v1/keys\x12b\n" +
 	"\tRotateKey\x12\x18.sts.v1.RotateKeyRequest\x1a\x19.sts.v1.RotateKeyResponse\" \x82\xd3\xe4\x93\x02\x1a:\x01*\"\x15/v1/keys/{set}:rotate\x12\\\n" +
@@ -1189,69 +1547,84 @@ func file_sts_v1_admin_proto_rawDescGZIP() []byte {
 	return file_sts_v1_admin_proto_rawDescData
 }
 
-var file_sts_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_sts_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_sts_v1_admin_proto_goTypes = []any{
-	(*ApplyRequest)(nil),           // 0: sts.v1.ApplyRequest
-	(*ResourceRef)(nil),            // 1: sts.v1.ResourceRef
-	(*ApplyResponse)(nil),          // 2: sts.v1.ApplyResponse
-	(*GetResourceRequest)(nil),     // 3: sts.v1.GetResourceRequest
-	(*GetResourceResponse)(nil),    // 4: sts.v1.GetResourceResponse
-	(*ListResourcesRequest)(nil),   // 5: sts.v1.ListResourcesRequest
-	(*ListResourcesResponse)(nil),  // 6: sts.v1.ListResourcesResponse
-	(*DeleteResourceRequest)(nil),  // 7: sts.v1.DeleteResourceRequest
-	(*DeleteResourceResponse)(nil), // 8: sts.v1.DeleteResourceResponse
-	(*ListKeysRequest)(nil),        // 9: sts.v1.ListKeysRequest
-	(*ListKeysResponse)(nil),       // 10: sts.v1.ListKeysResponse
-	(*KeySetStatus)(nil),           // 11: sts.v1.KeySetStatus
-	(*KeyStatus)(nil),              // 12: sts.v1.KeyStatus
-	(*RotateKeyRequest)(nil),       // 13: sts.v1.RotateKeyRequest
-	(*RotateKeyResponse)(nil),      // 14: sts.v1.RotateKeyResponse
-	(*RevokeKeyRequest)(nil),       // 15: sts.v1.RevokeKeyRequest
-	(*RevokeKeyResponse)(nil),      // 16: sts.v1.RevokeKeyResponse
-	(*Resource)(nil),               // 17: sts.v1.Resource
-	(*timestamppb.Timestamp)(nil),  // 18: google.protobuf.Timestamp
+	(*ApplyRequest)(nil),               // 0: sts.v1.ApplyRequest
+	(*ResourceRef)(nil),                // 1: sts.v1.ResourceRef
+	(*ApplyResponse)(nil),              // 2: sts.v1.ApplyResponse
+	(*GetResourceRequest)(nil),         // 3: sts.v1.GetResourceRequest
+	(*GetResourceResponse)(nil),        // 4: sts.v1.GetResourceResponse
+	(*ListResourcesRequest)(nil),       // 5: sts.v1.ListResourcesRequest
+	(*ListResourcesResponse)(nil),      // 6: sts.v1.ListResourcesResponse
+	(*DeleteResourceRequest)(nil),      // 7: sts.v1.DeleteResourceRequest
+	(*DeleteResourceResponse)(nil),     // 8: sts.v1.DeleteResourceResponse
+	(*RotateClientSecretRequest)(nil),  // 9: sts.v1.RotateClientSecretRequest
+	(*RotateClientSecretResponse)(nil), // 10: sts.v1.RotateClientSecretResponse
+	(*GetClientStatusRequest)(nil),     // 11: sts.v1.GetClientStatusRequest
+	(*GetClientStatusResponse)(nil),    // 12: sts.v1.GetClientStatusResponse
+	(*CredentialStatus)(nil),           // 13: sts.v1.CredentialStatus
+	(*ListKeysRequest)(nil),            // 14: sts.v1.ListKeysRequest
+	(*ListKeysResponse)(nil),           // 15: sts.v1.ListKeysResponse
+	(*KeySetStatus)(nil),               // 16: sts.v1.KeySetStatus
+	(*KeyStatus)(nil),                  // 17: sts.v1.KeyStatus
+	(*RotateKeyRequest)(nil),           // 18: sts.v1.RotateKeyRequest
+	(*RotateKeyResponse)(nil),          // 19: sts.v1.RotateKeyResponse
+	(*RevokeKeyRequest)(nil),           // 20: sts.v1.RevokeKeyRequest
+	(*RevokeKeyResponse)(nil),          // 21: sts.v1.RevokeKeyResponse
+	(*Resource)(nil),                   // 22: sts.v1.Resource
+	(*durationpb.Duration)(nil),        // 23: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),      // 24: google.protobuf.Timestamp
 }
 var file_sts_v1_admin_proto_depIdxs = []int32{
-	17, // 0: sts.v1.ApplyRequest.resources:type_name -> sts.v1.Resource
+	22, // 0: sts.v1.ApplyRequest.resources:type_name -> sts.v1.Resource
 	1,  // 1: sts.v1.ApplyRequest.delete:type_name -> sts.v1.ResourceRef
 	1,  // 2: sts.v1.ApplyResponse.created:type_name -> sts.v1.ResourceRef
 	1,  // 3: sts.v1.ApplyResponse.updated:type_name -> sts.v1.ResourceRef
 	1,  // 4: sts.v1.ApplyResponse.deleted:type_name -> sts.v1.ResourceRef
-	17, // 5: sts.v1.GetResourceResponse.resource:type_name -> sts.v1.Resource
-	17, // 6: sts.v1.ListResourcesResponse.resources:type_name -> sts.v1.Resource
-	11, // 7: sts.v1.ListKeysResponse.key_sets:type_name -> sts.v1.KeySetStatus
-	12, // 8: sts.v1.KeySetStatus.keys:type_name -> sts.v1.KeyStatus
-	18, // 9: sts.v1.KeySetStatus.rotation_due:type_name -> google.protobuf.Timestamp
-	18, // 10: sts.v1.KeyStatus.published:type_name -> google.protobuf.Timestamp
-	18, // 11: sts.v1.KeyStatus.signs:type_name -> google.protobuf.Timestamp
-	18, // 12: sts.v1.KeyStatus.ends:type_name -> google.protobuf.Timestamp
-	18, // 13: sts.v1.KeyStatus.revoked:type_name -> google.protobuf.Timestamp
-	18, // 14: sts.v1.KeyStatus.last_fetch:type_name -> google.protobuf.Timestamp
-	12, // 15: sts.v1.RotateKeyResponse.key:type_name -> sts.v1.KeyStatus
-	12, // 16: sts.v1.RevokeKeyResponse.revoked:type_name -> sts.v1.KeyStatus
-	12, // 17: sts.v1.RevokeKeyResponse.successor:type_name -> sts.v1.KeyStatus
-	18, // 18: sts.v1.RevokeKeyResponse.accepted_until:type_name -> google.protobuf.Timestamp
-	0,  // 19: sts.v1.AdminService.Apply:input_type -> sts.v1.ApplyRequest
-	0,  // 20: sts.v1.AdminService.ApplyMany:input_type -> sts.v1.ApplyRequest
-	3,  // 21: sts.v1.AdminService.GetResource:input_type -> sts.v1.GetResourceRequest
-	5,  // 22: sts.v1.AdminService.ListResources:input_type -> sts.v1.ListResourcesRequest
-	7,  // 23: sts.v1.AdminService.DeleteResource:input_type -> sts.v1.DeleteResourceRequest
-	9,  // 24: sts.v1.AdminService.ListKeys:input_type -> sts.v1.ListKeysRequest
-	13, // 25: sts.v1.AdminService.RotateKey:input_type -> sts.v1.RotateKeyRequest
-	15, // 26: sts.v1.AdminService.RevokeKey:input_type -> sts.v1.RevokeKeyRequest
-	2,  // 27: sts.v1.AdminService.Apply:output_type -> sts.v1.ApplyResponse
-	2,  // 28: sts.v1.AdminService.ApplyMany:output_type -> sts.v1.ApplyResponse
-	4,  // 29: sts.v1.AdminService.GetResource:output_type -> sts.v1.GetResourceResponse
-	6,  // 30: sts.v1.AdminService.ListResources:output_type -> sts.v1.ListResourcesResponse
-	8,  // 31: sts.v1.AdminService.DeleteResource:output_type -> sts.v1.DeleteResourceResponse
-	10, // 32: sts.v1.AdminService.ListKeys:output_type -> sts.v1.ListKeysResponse
-	14, // 33: sts.v1.AdminService.RotateKey:output_type -> sts.v1.RotateKeyResponse
-	16, // 34: sts.v1.AdminService.RevokeKey:output_type -> sts.v1.RevokeKeyResponse
-	27, // [27:35] is the sub-list for method output_type
-	19, // [19:27] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	22, // 5: sts.v1.GetResourceResponse.resource:type_name -> sts.v1.Resource
+	22, // 6: sts.v1.ListResourcesResponse.resources:type_name -> sts.v1.Resource
+	23, // 7: sts.v1.RotateClientSecretRequest.overlap:type_name -> google.protobuf.Duration
+	24, // 8: sts.v1.RotateClientSecretResponse.previous_not_after:type_name -> google.protobuf.Timestamp
+	13, // 9: sts.v1.GetClientStatusResponse.credentials:type_name -> sts.v1.CredentialStatus
+	24, // 10: sts.v1.CredentialStatus.not_after:type_name -> google.protobuf.Timestamp
+	24, // 11: sts.v1.CredentialStatus.last_used:type_name -> google.protobuf.Timestamp
+	16, // 12: sts.v1.ListKeysResponse.key_sets:type_name -> sts.v1.KeySetStatus
+	17, // 13: sts.v1.KeySetStatus.keys:type_name -> sts.v1.KeyStatus
+	24, // 14: sts.v1.KeySetStatus.rotation_due:type_name -> google.protobuf.Timestamp
+	24, // 15: sts.v1.KeyStatus.published:type_name -> google.protobuf.Timestamp
+	24, // 16: sts.v1.KeyStatus.signs:type_name -> google.protobuf.Timestamp
+	24, // 17: sts.v1.KeyStatus.ends:type_name -> google.protobuf.Timestamp
+	24, // 18: sts.v1.KeyStatus.revoked:type_name -> google.protobuf.Timestamp
+	24, // 19: sts.v1.KeyStatus.last_fetch:type_name -> google.protobuf.Timestamp
+	17, // 20: sts.v1.RotateKeyResponse.key:type_name -> sts.v1.KeyStatus
+	17, // 21: sts.v1.RevokeKeyResponse.revoked:type_name -> sts.v1.KeyStatus
+	17, // 22: sts.v1.RevokeKeyResponse.successor:type_name -> sts.v1.KeyStatus
+	24, // 23: sts.v1.RevokeKeyResponse.accepted_until:type_name -> google.protobuf.Timestamp
+	0,  // 24: sts.v1.AdminService.Apply:input_type -> sts.v1.ApplyRequest
+	0,  // 25: sts.v1.AdminService.ApplyMany:input_type -> sts.v1.ApplyRequest
+	3,  // 26: sts.v1.AdminService.GetResource:input_type -> sts.v1.GetResourceRequest
+	5,  // 27: sts.v1.AdminService.ListResources:input_type -> sts.v1.ListResourcesRequest
+	7,  // 28: sts.v1.AdminService.DeleteResource:input_type -> sts.v1.DeleteResourceRequest
+	9,  // 29: sts.v1.AdminService.RotateClientSecret:input_type -> sts.v1.RotateClientSecretRequest
+	11, // 30: sts.v1.AdminService.GetClientStatus:input_type -> sts.v1.GetClientStatusRequest
+	14, // 31: sts.v1.AdminService.ListKeys:input_type -> sts.v1.ListKeysRequest
+	18, // 32: sts.v1.AdminService.RotateKey:input_type -> sts.v1.RotateKeyRequest
+	20, // 33: sts.v1.AdminService.RevokeKey:input_type -> sts.v1.RevokeKeyRequest
+	2,  // 34: sts.v1.AdminService.Apply:output_type -> sts.v1.ApplyResponse
+	2,  // 35: sts.v1.AdminService.ApplyMany:output_type -> sts.v1.ApplyResponse
+	4,  // 36: sts.v1.AdminService.GetResource:output_type -> sts.v1.GetResourceResponse
+	6,  // 37: sts.v1.AdminService.ListResources:output_type -> sts.v1.ListResourcesResponse
+	8,  // 38: sts.v1.AdminService.DeleteResource:output_type -> sts.v1.DeleteResourceResponse
+	10, // 39: sts.v1.AdminService.RotateClientSecret:output_type -> sts.v1.RotateClientSecretResponse
+	12, // 40: sts.v1.AdminService.GetClientStatus:output_type -> sts.v1.GetClientStatusResponse
+	15, // 41: sts.v1.AdminService.ListKeys:output_type -> sts.v1.ListKeysResponse
+	19, // 42: sts.v1.AdminService.RotateKey:output_type -> sts.v1.RotateKeyResponse
+	21, // 43: sts.v1.AdminService.RevokeKey:output_type -> sts.v1.RevokeKeyResponse
+	34, // [34:44] is the sub-list for method output_type
+	24, // [24:34] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_sts_v1_admin_proto_init() }
@@ -1266,7 +1639,7 @@ func file_sts_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sts_v1_admin_proto_rawDesc), len(file_sts_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,14 +19,16 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	AdminService_Apply_FullMethodName          = "/sts.v1.AdminService/Apply"
-	AdminService_ApplyMany_FullMethodName      = "/sts.v1.AdminService/ApplyMany"
-	AdminService_GetResource_FullMethodName    = "/sts.v1.AdminService/GetResource"
-	AdminService_ListResources_FullMethodName  = "/sts.v1.AdminService/ListResources"
-	AdminService_DeleteResource_FullMethodName = "/sts.v1.AdminService/DeleteResource"
-	AdminService_ListKeys_FullMethodName       = "/sts.v1.AdminService/ListKeys"
-	AdminService_RotateKey_FullMethodName      = "/sts.v1.AdminService/RotateKey"
-	AdminService_RevokeKey_FullMethodName      = "/sts.v1.AdminService/RevokeKey"
+	AdminService_Apply_FullMethodName              = "/sts.v1.AdminService/Apply"
+	AdminService_ApplyMany_FullMethodName          = "/sts.v1.AdminService/ApplyMany"
+	AdminService_GetResource_FullMethodName        = "/sts.v1.AdminService/GetResource"
+	AdminService_ListResources_FullMethodName      = "/sts.v1.AdminService/ListResources"
+	AdminService_DeleteResource_FullMethodName     = "/sts.v1.AdminService/DeleteResource"
+	AdminService_RotateClientSecret_FullMethodName = "/sts.v1.AdminService/RotateClientSecret"
+	AdminService_GetClientStatus_FullMethodName    = "/sts.v1.AdminService/GetClientStatus"
+	AdminService_ListKeys_FullMethodName           = "/sts.v1.AdminService/ListKeys"
+	AdminService_RotateKey_FullMethodName          = "/sts.v1.AdminService/RotateKey"
+	AdminService_RevokeKey_FullMethodName          = "/sts.v1.AdminService/RevokeKey"
 )
 
 // AdminServiceClient is the client API for AdminService service.
@@ -62,6 +64,17 @@ type AdminServiceClient interface {
 	ListResources(ctx context.Context, in *ListResourcesRequest, opts ...grpc.CallOption) (*ListResourcesResponse, error)
 	// DeleteResource deletes one resource, if nothing refers to it.
 	DeleteResource(ctx context.Context, in *DeleteResourceRequest, opts ...grpc.CallOption) (*DeleteResourceResponse, error)
+	// RotateClientSecret makes a new secret for a client and returns it, the only
+	// time that it can be seen. The secret that was newest until then works on for
+	// `overlap`; one that is older goes. The change is made against the revision
+	// that was read, so two callers cannot undo each other's. A client that
+	// authenticates in another way is INVALID_ARGUMENT. After UNAVAILABLE there may
+	// be a new secret that nobody knows, and the one before may have its end;
+	// another call makes another.
+	RotateClientSecret(ctx context.Context, in *RotateClientSecretRequest, opts ...grpc.CallOption) (*RotateClientSecretResponse, error)
+	// GetClientStatus says how a client authenticates, and when each credential
+	// was used last.
+	GetClientStatus(ctx context.Context, in *GetClientStatusRequest, opts ...grpc.CallOption) (*GetClientStatusResponse, error)
 	// ListKeys returns the key sets with their keys: which one signs, which one is
 	// next and who has it already, and what is wrong with them.
 	ListKeys(ctx context.Context, in *ListKeysRequest, opts ...grpc.CallOption) (*ListKeysResponse, error)
@@ -143,6 +156,26 @@ func (c *adminServiceClient) DeleteResource(ctx context.Context, in *DeleteResou
 	return out, nil
 }
 
+func (c *adminServiceClient) RotateClientSecret(ctx context.Context, in *RotateClientSecretRequest, opts ...grpc.CallOption) (*RotateClientSecretResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RotateClientSecretResponse)
+	err := c.cc.Invoke(ctx, AdminService_RotateClientSecret_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) GetClientStatus(ctx context.Context, in *GetClientStatusRequest, opts ...grpc.CallOption) (*GetClientStatusResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetClientStatusResponse)
+	err := c.cc.Invoke(ctx, AdminService_GetClientStatus_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *adminServiceClient) ListKeys(ctx context.Context, in *ListKeysRequest, opts ...grpc.CallOption) (*ListKeysResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListKeysResponse)
@@ -206,6 +239,17 @@ type AdminServiceServer interface {
 	ListResources(context.Context, *ListResourcesRequest) (*ListResourcesResponse, error)
 	// DeleteResource deletes one resource, if nothing refers to it.
 	DeleteResource(context.Context, *DeleteResourceRequest) (*DeleteResourceResponse, error)
+	// RotateClientSecret makes a new secret for a client and returns it, the only
+	// time that it can be seen. The secret that was newest until then works on for
+	// `overlap`; one that is older goes. The change is made against the revision
+	// that was read, so two callers cannot undo each other's. A client that
+	// authenticates in another way is INVALID_ARGUMENT. After UNAVAILABLE there may
+	// be a new secret that nobody knows, and the one before may have its end;
+	// another call makes another.
+	RotateClientSecret(context.Context, *RotateClientSecretRequest) (*RotateClientSecretResponse, error)
+	// GetClientStatus says how a client authenticates, and when each credential
+	// was used last.
+	GetClientStatus(context.Context, *GetClientStatusRequest) (*GetClientStatusResponse, error)
 	// ListKeys returns the key sets with their keys: which one signs, which one is
 	// next and who has it already, and what is wrong with them.
 	ListKeys(context.Context, *ListKeysRequest) (*ListKeysResponse, error)
@@ -248,6 +292,12 @@ func (UnimplementedAdminServiceServer) ListResources(context.Context, *ListResou
 }
 func (UnimplementedAdminServiceServer) DeleteResource(context.Context, *DeleteResourceRequest) (*DeleteResourceResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteResource not implemented")
+}
+func (UnimplementedAdminServiceServer) RotateClientSecret(context.Context, *RotateClientSecretRequest) (*RotateClientSecretResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RotateClientSecret not implemented")
+}
+func (UnimplementedAdminServiceServer) GetClientStatus(context.Context, *GetClientStatusRequest) (*GetClientStatusResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetClientStatus not implemented")
 }
 func (UnimplementedAdminServiceServer) ListKeys(context.Context, *ListKeysRequest) (*ListKeysResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListKeys not implemented")
@@ -358,6 +408,42 @@ func _AdminService_DeleteResource_Handler(srv interface{}, ctx context.Context, 
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AdminService_RotateClientSecret_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RotateClientSecretRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).RotateClientSecret(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_RotateClientSecret_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).RotateClientSecret(ctx, req.(*RotateClientSecretRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_GetClientStatus_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetClientStatusRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).GetClientStatus(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_GetClientStatus_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).GetClientStatus(ctx, req.(*GetClientStatusRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _AdminService_ListKeys_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListKeysRequest)
 	if err := dec(in); err != nil {
@@ -434,6 +520,14 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "DeleteResource",
 			Handler:    _AdminService_DeleteResource_Handler,
+		},
+		{
+			MethodName: "RotateClientSecret",
+			Handler:    _AdminService_RotateClientSecret_Handler,
+		},
+		{
+			MethodName: "GetClientStatus",
+			Handler:    _AdminService_GetClientStatus_Handler,
 		},
 		{
 			MethodName: "ListKeys",

@@ -273,7 +273,11 @@ type StorageConfig struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The file of the embedded database, created with mode 0600 if it is missing.
 	// Its directory must exist. Required.
-	BoltFile      string `protobuf:"bytes,1,opt,name=bolt_file,json=boltFile,proto3" json:"bolt_file,omitempty"`
+	BoltFile string `protobuf:"bytes,1,opt,name=bolt_file,json=boltFile,proto3" json:"bolt_file,omitempty"`
+	// The file that remembers which single-use tokens were used, such as client
+	// assertions, made with mode 0600 if it is missing. Default: `bolt_file` with
+	// `.replay` behind it.
+	ReplayFile    string `protobuf:"bytes,2,opt,name=replay_file,json=replayFile,proto3" json:"replay_file,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -311,6 +315,13 @@ func (*StorageConfig) Descriptor() ([]byte, []int) {
 func (x *StorageConfig) GetBoltFile() string {
 	if x != nil {
 		return x.BoltFile
+	}
+	return ""
+}
+
+func (x *StorageConfig) GetReplayFile() string {
+	if x != nil {
+		return x.ReplayFile
 	}
 	return ""
 }
@@ -1392,9 +1403,11 @@ const file_sts_v1_config_proto_rawDesc = "" +
 	"\x03tls\x18\x02 \x01(\v2\x11.sts.v1.TlsConfigR\x03tls\"C\n" +
 	"\tTlsConfig\x12\x1b\n" +
 	"\tcert_file\x18\x01 \x01(\tR\bcertFile\x12\x19\n" +
-	"\bkey_file\x18\x02 \x01(\tR\akeyFile\",\n" +
+	"\bkey_file\x18\x02 \x01(\tR\akeyFile\"M\n" +
 	"\rStorageConfig\x12\x1b\n" +
-	"\tbolt_file\x18\x01 \x01(\tR\bboltFile\"a\n" +
+	"\tbolt_file\x18\x01 \x01(\tR\bboltFile\x12\x1f\n" +
+	"\vreplay_file\x18\x02 \x01(\tR\n" +
+	"replayFile\"a\n" +
 	"\n" +
 	"KeysConfig\x12(\n" +
 	"\x04sets\x18\x01 \x03(\v2\x14.sts.v1.KeySetConfigR\x04sets\x12)\n" +

@@ -146,8 +146,9 @@ func (*Resource_Audience) isResource_Kind() {}
 
 func (*Resource_Rule) isResource_Kind() {}
 
-// Client is a workload that authenticates with a credential of its own. What it
-// may ask for is said by Rules.
+// Client is a workload that authenticates with a credential of its own, in one
+// way: `secrets`, `private_key_jwt` or `federated`. What it may ask for is said by
+// Rules.
 type Client struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Unique name, which is also the OAuth `client_id`: 1 to 128 characters out
@@ -164,7 +165,11 @@ type Client struct {
 	Secrets []*ClientSecret `protobuf:"bytes,5,rep,name=secrets,proto3" json:"secrets,omitempty"`
 	// Names of the Audience resources that this client *is*. A token addressed to
 	// one of them may be exchanged by this client, if a Rule allows it.
-	Audiences     []string `protobuf:"bytes,6,rep,name=audiences,proto3" json:"audiences,omitempty"`
+	Audiences []string `protobuf:"bytes,6,rep,name=audiences,proto3" json:"audiences,omitempty"`
+	// The client signs assertions with a key of its own.
+	PrivateKeyJwt *PrivateKeyJwt `protobuf:"bytes,20,opt,name=private_key_jwt,json=privateKeyJwt,proto3" json:"private_key_jwt,omitempty"`
+	// The client presents a token that a trusted Issuer gave it.
+	Federated     *FederatedIdentity `protobuf:"bytes,21,opt,name=federated,proto3" json:"federated,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -241,6 +246,202 @@ func (x *Client) GetAudiences() []string {
 	return nil
 }
 
+func (x *Client) GetPrivateKeyJwt() *PrivateKeyJwt {
+	if x != nil {
+		return x.PrivateKeyJwt
+	}
+	return nil
+}
+
+func (x *Client) GetFederated() *FederatedIdentity {
+	if x != nil {
+		return x.Federated
+	}
+	return nil
+}
+
+// PrivateKeyJwt says which keys sign a client's assertions [RFC 7523 section 2.2]:
+// JWTs whose `iss` and `sub` are the client's name, whose `aud` is the issuer
+// identifier of this service as a string, with a `jti` that is used once, and
+// that live 5 minutes at most. Exactly one of `jwks` and `jwks_uri` is given.
+type PrivateKeyJwt struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The public keys, as a JWK set in JSON [RFC 7517 section 5]. Private members
+	// are refused.
+	Jwks string `protobuf:"bytes,1,opt,name=jwks,proto3" json:"jwks,omitempty"`
+	// Where the client publishes its keys: an https URL. They are fetched when an
+	// assertion needs them, and again when one names a key that is not there, at
+	// most once in 30 seconds.
+	JwksUri string `protobuf:"bytes,2,opt,name=jwks_uri,json=jwksUri,proto3" json:"jwks_uri,omitempty"`
+	// Signature algorithms accepted, by their exact JOSE names. Default: ES256,
+	// ES384, EdDSA, RS256, PS256.
+	Algorithms []string `protobuf:"bytes,4,rep,name=algorithms,proto3" json:"algorithms,omitempty"`
+	// Accept the URL of the token endpoint as `aud`, and lists, for clients that
+	// cannot do otherwise. Other servers that the client authenticates to can then
+	// name this endpoint as theirs and use the assertions that they get
+	// [CVE-2025-27370]. Default: refused.
+	AcceptTokenEndpointAudience bool `protobuf:"varint,5,opt,name=accept_token_endpoint_audience,json=acceptTokenEndpointAudience,proto3" json:"accept_token_endpoint_audience,omitempty"`
+	// PEM certificates of the authorities that may have signed the certificate of
+	// `jwks_uri`. Default: the system's.
+	CaCertificates string `protobuf:"bytes,6,opt,name=ca_certificates,json=caCertificates,proto3" json:"ca_certificates,omitempty"`
+	// Private, loopback or link-local networks (CIDR) that `jwks_uri` may lead to.
+	// Default: none.
+	AllowNetworks []string `protobuf:"bytes,7,rep,name=allow_networks,json=allowNetworks,proto3" json:"allow_networks,omitempty"`
+	// Fetch over plain http. Only for development on loopback: the address must
+	// also be within `allow_networks`.
+	InsecureHttp  bool `protobuf:"varint,8,opt,name=insecure_http,json=insecureHttp,proto3" json:"insecure_http,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PrivateKeyJwt) Reset() {
+	*x = PrivateKeyJwt{}
+	mi := &file_sts_v1_resources_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PrivateKeyJwt) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PrivateKeyJwt) ProtoMessage() {}
+
+func (x *PrivateKeyJwt) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_resources_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PrivateKeyJwt.ProtoReflect.Descriptor instead.
+func (*PrivateKeyJwt) Descriptor() ([]byte, []int) {
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *PrivateKeyJwt) GetJwks() string {
+	if x != nil {
+		return x.Jwks
+	}
+	return ""
+}
+
+func (x *PrivateKeyJwt) GetJwksUri() string {
+	if x != nil {
+		return x.JwksUri
+	}
+	return ""
+}
+
+func (x *PrivateKeyJwt) GetAlgorithms() []string {
+	if x != nil {
+		return x.Algorithms
+	}
+	return nil
+}
+
+func (x *PrivateKeyJwt) GetAcceptTokenEndpointAudience() bool {
+	if x != nil {
+		return x.AcceptTokenEndpointAudience
+	}
+	return false
+}
+
+func (x *PrivateKeyJwt) GetCaCertificates() string {
+	if x != nil {
+		return x.CaCertificates
+	}
+	return ""
+}
+
+func (x *PrivateKeyJwt) GetAllowNetworks() []string {
+	if x != nil {
+		return x.AllowNetworks
+	}
+	return nil
+}
+
+func (x *PrivateKeyJwt) GetInsecureHttp() bool {
+	if x != nil {
+		return x.InsecureHttp
+	}
+	return false
+}
+
+// FederatedIdentity says which tokens of an Issuer authenticate the client: the
+// service account token of a pod, a JWT-SVID, the identity token of a CI job.
+// Their `aud` must be what the Issuer expects, and nothing else.
+type FederatedIdentity struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the Issuer.
+	Issuer string `protobuf:"bytes,1,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	// Claims that the token must have, each by its exact value: a string, a number
+	// or a boolean. One of them must name the workload: `sub`, `azp`, `client_id`,
+	// `oid`, `repository_id` or `project_id`.
+	Claims map[string]*structpb.Value `protobuf:"bytes,2,rep,name=claims,proto3" json:"claims,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Accept each token once, by its `jti`, which it must have. For issuers that
+	// make a token for each request; others hand out the same one for minutes.
+	SingleUse     bool `protobuf:"varint,3,opt,name=single_use,json=singleUse,proto3" json:"single_use,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FederatedIdentity) Reset() {
+	*x = FederatedIdentity{}
+	mi := &file_sts_v1_resources_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FederatedIdentity) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FederatedIdentity) ProtoMessage() {}
+
+func (x *FederatedIdentity) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_resources_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FederatedIdentity.ProtoReflect.Descriptor instead.
+func (*FederatedIdentity) Descriptor() ([]byte, []int) {
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *FederatedIdentity) GetIssuer() string {
+	if x != nil {
+		return x.Issuer
+	}
+	return ""
+}
+
+func (x *FederatedIdentity) GetClaims() map[string]*structpb.Value {
+	if x != nil {
+		return x.Claims
+	}
+	return nil
+}
+
+func (x *FederatedIdentity) GetSingleUse() bool {
+	if x != nil {
+		return x.SingleUse
+	}
+	return false
+}
+
 // ClientSecret is a client secret as the server keeps it: never the secret.
 type ClientSecret struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -256,7 +457,7 @@ type ClientSecret struct {
 
 func (x *ClientSecret) Reset() {
 	*x = ClientSecret{}
-	mi := &file_sts_v1_resources_proto_msgTypes[2]
+	mi := &file_sts_v1_resources_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -268,7 +469,7 @@ func (x *ClientSecret) String() string {
 func (*ClientSecret) ProtoMessage() {}
 
 func (x *ClientSecret) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[2]
+	mi := &file_sts_v1_resources_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -281,7 +482,7 @@ func (x *ClientSecret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientSecret.ProtoReflect.Descriptor instead.
 func (*ClientSecret) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{2}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ClientSecret) GetHash() string {
@@ -349,7 +550,7 @@ type Issuer struct {
 
 func (x *Issuer) Reset() {
 	*x = Issuer{}
-	mi := &file_sts_v1_resources_proto_msgTypes[3]
+	mi := &file_sts_v1_resources_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -361,7 +562,7 @@ func (x *Issuer) String() string {
 func (*Issuer) ProtoMessage() {}
 
 func (x *Issuer) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[3]
+	mi := &file_sts_v1_resources_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -374,7 +575,7 @@ func (x *Issuer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Issuer.ProtoReflect.Descriptor instead.
 func (*Issuer) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{3}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Issuer) GetName() string {
@@ -502,7 +703,7 @@ type Audience struct {
 
 func (x *Audience) Reset() {
 	*x = Audience{}
-	mi := &file_sts_v1_resources_proto_msgTypes[4]
+	mi := &file_sts_v1_resources_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -514,7 +715,7 @@ func (x *Audience) String() string {
 func (*Audience) ProtoMessage() {}
 
 func (x *Audience) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[4]
+	mi := &file_sts_v1_resources_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -527,7 +728,7 @@ func (x *Audience) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Audience.ProtoReflect.Descriptor instead.
 func (*Audience) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{4}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Audience) GetName() string {
@@ -603,7 +804,7 @@ type Rule struct {
 
 func (x *Rule) Reset() {
 	*x = Rule{}
-	mi := &file_sts_v1_resources_proto_msgTypes[5]
+	mi := &file_sts_v1_resources_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -615,7 +816,7 @@ func (x *Rule) String() string {
 func (*Rule) ProtoMessage() {}
 
 func (x *Rule) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[5]
+	mi := &file_sts_v1_resources_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -628,7 +829,7 @@ func (x *Rule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rule.ProtoReflect.Descriptor instead.
 func (*Rule) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{5}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Rule) GetName() string {
@@ -696,7 +897,7 @@ type Requester struct {
 
 func (x *Requester) Reset() {
 	*x = Requester{}
-	mi := &file_sts_v1_resources_proto_msgTypes[6]
+	mi := &file_sts_v1_resources_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -708,7 +909,7 @@ func (x *Requester) String() string {
 func (*Requester) ProtoMessage() {}
 
 func (x *Requester) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[6]
+	mi := &file_sts_v1_resources_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -721,7 +922,7 @@ func (x *Requester) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Requester.ProtoReflect.Descriptor instead.
 func (*Requester) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{6}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Requester) GetClients() []string {
@@ -768,7 +969,7 @@ type Party struct {
 
 func (x *Party) Reset() {
 	*x = Party{}
-	mi := &file_sts_v1_resources_proto_msgTypes[7]
+	mi := &file_sts_v1_resources_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -780,7 +981,7 @@ func (x *Party) String() string {
 func (*Party) ProtoMessage() {}
 
 func (x *Party) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[7]
+	mi := &file_sts_v1_resources_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -793,7 +994,7 @@ func (x *Party) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Party.ProtoReflect.Descriptor instead.
 func (*Party) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{7}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Party) GetIssuer() string {
@@ -854,7 +1055,7 @@ type Allow struct {
 
 func (x *Allow) Reset() {
 	*x = Allow{}
-	mi := &file_sts_v1_resources_proto_msgTypes[8]
+	mi := &file_sts_v1_resources_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -866,7 +1067,7 @@ func (x *Allow) String() string {
 func (*Allow) ProtoMessage() {}
 
 func (x *Allow) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[8]
+	mi := &file_sts_v1_resources_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -879,7 +1080,7 @@ func (x *Allow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Allow.ProtoReflect.Descriptor instead.
 func (*Allow) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{8}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Allow) GetAudiences() []string {
@@ -941,17 +1142,37 @@ const file_sts_v1_resources_proto_rawDesc = "" +
 	"\x06issuer\x18\x02 \x01(\v2\x0e.sts.v1.IssuerH\x00R\x06issuer\x12.\n" +
 	"\baudience\x18\x03 \x01(\v2\x10.sts.v1.AudienceH\x00R\baudience\x12\"\n" +
 	"\x04rule\x18\x04 \x01(\v2\f.sts.v1.RuleH\x00R\x04ruleB\x06\n" +
-	"\x04kind\"\x97\x02\n" +
+	"\x04kind\"\x8f\x03\n" +
 	"\x06Client\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\x12\x1a\n" +
 	"\bdisabled\x18\x03 \x01(\bR\bdisabled\x122\n" +
 	"\x06labels\x18\x04 \x03(\v2\x1a.sts.v1.Client.LabelsEntryR\x06labels\x12.\n" +
 	"\asecrets\x18\x05 \x03(\v2\x14.sts.v1.ClientSecretR\asecrets\x12\x1c\n" +
-	"\taudiences\x18\x06 \x03(\tR\taudiences\x1a9\n" +
+	"\taudiences\x18\x06 \x03(\tR\taudiences\x12=\n" +
+	"\x0fprivate_key_jwt\x18\x14 \x01(\v2\x15.sts.v1.PrivateKeyJwtR\rprivateKeyJwt\x127\n" +
+	"\tfederated\x18\x15 \x01(\v2\x19.sts.v1.FederatedIdentityR\tfederated\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"[\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x98\x02\n" +
+	"\rPrivateKeyJwt\x12\x12\n" +
+	"\x04jwks\x18\x01 \x01(\tR\x04jwks\x12\x19\n" +
+	"\bjwks_uri\x18\x02 \x01(\tR\ajwksUri\x12\x1e\n" +
+	"\n" +
+	"algorithms\x18\x04 \x03(\tR\n" +
+	"algorithms\x12C\n" +
+	"\x1eaccept_token_endpoint_audience\x18\x05 \x01(\bR\x1bacceptTokenEndpointAudience\x12'\n" +
+	"\x0fca_certificates\x18\x06 \x01(\tR\x0ecaCertificates\x12%\n" +
+	"\x0eallow_networks\x18\a \x03(\tR\rallowNetworks\x12#\n" +
+	"\rinsecure_http\x18\b \x01(\bR\finsecureHttp\"\xdc\x01\n" +
+	"\x11FederatedIdentity\x12\x16\n" +
+	"\x06issuer\x18\x01 \x01(\tR\x06issuer\x12=\n" +
+	"\x06claims\x18\x02 \x03(\v2%.sts.v1.FederatedIdentity.ClaimsEntryR\x06claims\x12\x1d\n" +
+	"\n" +
+	"single_use\x18\x03 \x01(\bR\tsingleUse\x1aQ\n" +
+	"\vClaimsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12,\n" +
+	"\x05value\x18\x02 \x01(\v2\x16.google.protobuf.ValueR\x05value:\x028\x01\"[\n" +
 	"\fClientSecret\x12\x12\n" +
 	"\x04hash\x18\x01 \x01(\tR\x04hash\x127\n" +
 	"\tnot_after\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfter\"\xfc\x03\n" +
@@ -1033,51 +1254,58 @@ func file_sts_v1_resources_proto_rawDescGZIP() []byte {
 	return file_sts_v1_resources_proto_rawDescData
 }
 
-var file_sts_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_sts_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_sts_v1_resources_proto_goTypes = []any{
 	(*Resource)(nil),              // 0: sts.v1.Resource
 	(*Client)(nil),                // 1: sts.v1.Client
-	(*ClientSecret)(nil),          // 2: sts.v1.ClientSecret
-	(*Issuer)(nil),                // 3: sts.v1.Issuer
-	(*Audience)(nil),              // 4: sts.v1.Audience
-	(*Rule)(nil),                  // 5: sts.v1.Rule
-	(*Requester)(nil),             // 6: sts.v1.Requester
-	(*Party)(nil),                 // 7: sts.v1.Party
-	(*Allow)(nil),                 // 8: sts.v1.Allow
-	nil,                           // 9: sts.v1.Client.LabelsEntry
-	nil,                           // 10: sts.v1.Requester.LabelsEntry
-	nil,                           // 11: sts.v1.Party.ClaimsEntry
-	nil,                           // 12: sts.v1.Party.ClaimGlobsEntry
-	nil,                           // 13: sts.v1.Allow.ClaimsEntry
-	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 15: google.protobuf.Duration
-	(*structpb.Value)(nil),        // 16: google.protobuf.Value
+	(*PrivateKeyJwt)(nil),         // 2: sts.v1.PrivateKeyJwt
+	(*FederatedIdentity)(nil),     // 3: sts.v1.FederatedIdentity
+	(*ClientSecret)(nil),          // 4: sts.v1.ClientSecret
+	(*Issuer)(nil),                // 5: sts.v1.Issuer
+	(*Audience)(nil),              // 6: sts.v1.Audience
+	(*Rule)(nil),                  // 7: sts.v1.Rule
+	(*Requester)(nil),             // 8: sts.v1.Requester
+	(*Party)(nil),                 // 9: sts.v1.Party
+	(*Allow)(nil),                 // 10: sts.v1.Allow
+	nil,                           // 11: sts.v1.Client.LabelsEntry
+	nil,                           // 12: sts.v1.FederatedIdentity.ClaimsEntry
+	nil,                           // 13: sts.v1.Requester.LabelsEntry
+	nil,                           // 14: sts.v1.Party.ClaimsEntry
+	nil,                           // 15: sts.v1.Party.ClaimGlobsEntry
+	nil,                           // 16: sts.v1.Allow.ClaimsEntry
+	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 18: google.protobuf.Duration
+	(*structpb.Value)(nil),        // 19: google.protobuf.Value
 }
 var file_sts_v1_resources_proto_depIdxs = []int32{
 	1,  // 0: sts.v1.Resource.client:type_name -> sts.v1.Client
-	3,  // 1: sts.v1.Resource.issuer:type_name -> sts.v1.Issuer
-	4,  // 2: sts.v1.Resource.audience:type_name -> sts.v1.Audience
-	5,  // 3: sts.v1.Resource.rule:type_name -> sts.v1.Rule
-	9,  // 4: sts.v1.Client.labels:type_name -> sts.v1.Client.LabelsEntry
-	2,  // 5: sts.v1.Client.secrets:type_name -> sts.v1.ClientSecret
-	14, // 6: sts.v1.ClientSecret.not_after:type_name -> google.protobuf.Timestamp
-	15, // 7: sts.v1.Issuer.max_token_lifetime:type_name -> google.protobuf.Duration
-	15, // 8: sts.v1.Audience.max_ttl:type_name -> google.protobuf.Duration
-	6,  // 9: sts.v1.Rule.requester:type_name -> sts.v1.Requester
-	7,  // 10: sts.v1.Rule.subject:type_name -> sts.v1.Party
-	7,  // 11: sts.v1.Rule.actor:type_name -> sts.v1.Party
-	8,  // 12: sts.v1.Rule.allow:type_name -> sts.v1.Allow
-	10, // 13: sts.v1.Requester.labels:type_name -> sts.v1.Requester.LabelsEntry
-	11, // 14: sts.v1.Party.claims:type_name -> sts.v1.Party.ClaimsEntry
-	12, // 15: sts.v1.Party.claim_globs:type_name -> sts.v1.Party.ClaimGlobsEntry
-	15, // 16: sts.v1.Allow.ttl:type_name -> google.protobuf.Duration
-	13, // 17: sts.v1.Allow.claims:type_name -> sts.v1.Allow.ClaimsEntry
-	16, // 18: sts.v1.Party.ClaimsEntry.value:type_name -> google.protobuf.Value
-	19, // [19:19] is the sub-list for method output_type
-	19, // [19:19] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	5,  // 1: sts.v1.Resource.issuer:type_name -> sts.v1.Issuer
+	6,  // 2: sts.v1.Resource.audience:type_name -> sts.v1.Audience
+	7,  // 3: sts.v1.Resource.rule:type_name -> sts.v1.Rule
+	11, // 4: sts.v1.Client.labels:type_name -> sts.v1.Client.LabelsEntry
+	4,  // 5: sts.v1.Client.secrets:type_name -> sts.v1.ClientSecret
+	2,  // 6: sts.v1.Client.private_key_jwt:type_name -> sts.v1.PrivateKeyJwt
+	3,  // 7: sts.v1.Client.federated:type_name -> sts.v1.FederatedIdentity
+	12, // 8: sts.v1.FederatedIdentity.claims:type_name -> sts.v1.FederatedIdentity.ClaimsEntry
+	17, // 9: sts.v1.ClientSecret.not_after:type_name -> google.protobuf.Timestamp
+	18, // 10: sts.v1.Issuer.max_token_lifetime:type_name -> google.protobuf.Duration
+	18, // 11: sts.v1.Audience.max_ttl:type_name -> google.protobuf.Duration
+	8,  // 12: sts.v1.Rule.requester:type_name -> sts.v1.Requester
+	9,  // 13: sts.v1.Rule.subject:type_name -> sts.v1.Party
+	9,  // 14: sts.v1.Rule.actor:type_name -> sts.v1.Party
+	10, // 15: sts.v1.Rule.allow:type_name -> sts.v1.Allow
+	13, // 16: sts.v1.Requester.labels:type_name -> sts.v1.Requester.LabelsEntry
+	14, // 17: sts.v1.Party.claims:type_name -> sts.v1.Party.ClaimsEntry
+	15, // 18: sts.v1.Party.claim_globs:type_name -> sts.v1.Party.ClaimGlobsEntry
+	18, // 19: sts.v1.Allow.ttl:type_name -> google.protobuf.Duration
+	16, // 20: sts.v1.Allow.claims:type_name -> sts.v1.Allow.ClaimsEntry
+	19, // 21: sts.v1.FederatedIdentity.ClaimsEntry.value:type_name -> google.protobuf.Value
+	19, // 22: sts.v1.Party.ClaimsEntry.value:type_name -> google.protobuf.Value
+	23, // [23:23] is the sub-list for method output_type
+	23, // [23:23] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_sts_v1_resources_proto_init() }
@@ -1097,7 +1325,7 @@ func file_sts_v1_resources_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sts_v1_resources_proto_rawDesc), len(file_sts_v1_resources_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

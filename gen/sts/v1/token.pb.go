@@ -39,9 +39,17 @@ type IssueTokenRequest struct {
 	Resource []string `protobuf:"bytes,5,rep,name=resource,proto3" json:"resource,omitempty"`
 	// Scopes asked for, delimited by single spaces [RFC 6749 section 3.3]. Empty
 	// asks for all that the rules allow.
-	Scope         string `protobuf:"bytes,6,opt,name=scope,proto3" json:"scope,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Scope string `protobuf:"bytes,6,opt,name=scope,proto3" json:"scope,omitempty"`
+	// A JWT that authenticates the client: one that it signed itself [RFC 7523
+	// section 2.2], or one of an Issuer that is mapped to the client. The former
+	// can be used once. `client_id` may be left out.
+	ClientAssertion string `protobuf:"bytes,20,opt,name=client_assertion,json=clientAssertion,proto3" json:"client_assertion,omitempty"`
+	// What the assertion is: `urn:ietf:params:oauth:client-assertion-type:jwt-bearer`,
+	// or `...:jwt-spiffe` for a JWT-SVID. Required with `client_assertion`, refused
+	// without.
+	ClientAssertionType string `protobuf:"bytes,21,opt,name=client_assertion_type,json=clientAssertionType,proto3" json:"client_assertion_type,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *IssueTokenRequest) Reset() {
@@ -116,6 +124,20 @@ func (x *IssueTokenRequest) GetScope() string {
 	return ""
 }
 
+func (x *IssueTokenRequest) GetClientAssertion() string {
+	if x != nil {
+		return x.ClientAssertion
+	}
+	return ""
+}
+
+func (x *IssueTokenRequest) GetClientAssertionType() string {
+	if x != nil {
+		return x.ClientAssertionType
+	}
+	return ""
+}
+
 // ExchangeTokenRequest has the parameters of RFC 8693 section 2.1, by their
 // names there.
 type ExchangeTokenRequest struct {
@@ -146,8 +168,16 @@ type ExchangeTokenRequest struct {
 	ActorToken string `protobuf:"bytes,10,opt,name=actor_token,json=actorToken,proto3" json:"actor_token,omitempty"`
 	// What the actor token is. Required with `actor_token`, refused without.
 	ActorTokenType string `protobuf:"bytes,11,opt,name=actor_token_type,json=actorTokenType,proto3" json:"actor_token_type,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// A JWT that authenticates the client: one that it signed itself [RFC 7523
+	// section 2.2], or one of an Issuer that is mapped to the client. The former
+	// can be used once. `client_id` may be left out.
+	ClientAssertion string `protobuf:"bytes,20,opt,name=client_assertion,json=clientAssertion,proto3" json:"client_assertion,omitempty"`
+	// What the assertion is: `urn:ietf:params:oauth:client-assertion-type:jwt-bearer`,
+	// or `...:jwt-spiffe` for a JWT-SVID. Required with `client_assertion`, refused
+	// without.
+	ClientAssertionType string `protobuf:"bytes,21,opt,name=client_assertion_type,json=clientAssertionType,proto3" json:"client_assertion_type,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *ExchangeTokenRequest) Reset() {
@@ -253,6 +283,20 @@ func (x *ExchangeTokenRequest) GetActorToken() string {
 func (x *ExchangeTokenRequest) GetActorTokenType() string {
 	if x != nil {
 		return x.ActorTokenType
+	}
+	return ""
+}
+
+func (x *ExchangeTokenRequest) GetClientAssertion() string {
+	if x != nil {
+		return x.ClientAssertion
+	}
+	return ""
+}
+
+func (x *ExchangeTokenRequest) GetClientAssertionType() string {
+	if x != nil {
+		return x.ClientAssertionType
 	}
 	return ""
 }
@@ -432,7 +476,7 @@ var File_sts_v1_token_proto protoreflect.FileDescriptor
 
 const file_sts_v1_token_proto_rawDesc = "" +
 	"\n" +
-	"\x12sts/v1/token.proto\x12\x06sts.v1\x1a\x1cgoogle/api/annotations.proto\"\xc7\x01\n" +
+	"\x12sts/v1/token.proto\x12\x06sts.v1\x1a\x1cgoogle/api/annotations.proto\"\xab\x02\n" +
 	"\x11IssueTokenRequest\x12\x1d\n" +
 	"\n" +
 	"grant_type\x18\x01 \x01(\tR\tgrantType\x12\x1b\n" +
@@ -440,7 +484,9 @@ const file_sts_v1_token_proto_rawDesc = "" +
 	"\rclient_secret\x18\x03 \x01(\tB\x03\x80\x01\x01R\fclientSecret\x12\x1a\n" +
 	"\baudience\x18\x04 \x03(\tR\baudience\x12\x1a\n" +
 	"\bresource\x18\x05 \x03(\tR\bresource\x12\x14\n" +
-	"\x05scope\x18\x06 \x01(\tR\x05scope\"\xa4\x03\n" +
+	"\x05scope\x18\x06 \x01(\tR\x05scope\x12.\n" +
+	"\x10client_assertion\x18\x14 \x01(\tB\x03\x80\x01\x01R\x0fclientAssertion\x122\n" +
+	"\x15client_assertion_type\x18\x15 \x01(\tR\x13clientAssertionType\"\x88\x04\n" +
 	"\x14ExchangeTokenRequest\x12\x1d\n" +
 	"\n" +
 	"grant_type\x18\x01 \x01(\tR\tgrantType\x12\x1b\n" +
@@ -455,7 +501,9 @@ const file_sts_v1_token_proto_rawDesc = "" +
 	"\vactor_token\x18\n" +
 	" \x01(\tB\x03\x80\x01\x01R\n" +
 	"actorToken\x12(\n" +
-	"\x10actor_token_type\x18\v \x01(\tR\x0eactorTokenType\"\xb7\x01\n" +
+	"\x10actor_token_type\x18\v \x01(\tR\x0eactorTokenType\x12.\n" +
+	"\x10client_assertion\x18\x14 \x01(\tB\x03\x80\x01\x01R\x0fclientAssertion\x122\n" +
+	"\x15client_assertion_type\x18\x15 \x01(\tR\x13clientAssertionType\"\xb7\x01\n" +
 	"\rTokenResponse\x12&\n" +
 	"\faccess_token\x18\x01 \x01(\tB\x03\x80\x01\x01R\vaccessToken\x12*\n" +
 	"\x11issued_token_type\x18\x02 \x01(\tR\x0fissuedTokenType\x12\x1d\n" +

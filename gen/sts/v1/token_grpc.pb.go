@@ -31,9 +31,10 @@ const (
 // TokenService issues tokens. The same handler serves the OAuth token endpoint
 // (POST /oauth2/token, a form) and these RPCs, so both give the same answer.
 //
-// A client authenticates once, in one of two places: the `authorization`
-// metadata with the Basic scheme [RFC 6749 section 2.3.1], or the members
-// `client_id` and `client_secret` of the request. Using both is refused.
+// A client authenticates once: by the `authorization` metadata with the Basic
+// scheme [RFC 6749 section 2.3.1], by the members `client_id` and
+// `client_secret` of the request, or by the members `client_assertion` and
+// `client_assertion_type` [RFC 7521 section 4.2]. Using two is refused.
 //
 // Every refusal is a gRPC status whose details carry a google.rpc.ErrorInfo:
 // its reason is the OAuth error code (invalid_request, invalid_client,
@@ -61,6 +62,9 @@ type TokenServiceClient interface {
 	// The server ends the stream with UNAVAILABLE when it stops; reconnect then.
 	// A watched exchange ends with INVALID_ARGUMENT when its subject token has
 	// expired: a stream does not outlive the subject.
+	//
+	// Client assertions are refused here: each token needs an authentication, and
+	// an assertion stands for one.
 	WatchToken(ctx context.Context, in *WatchTokenRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[TokenResponse], error)
 }
 
@@ -118,9 +122,10 @@ type TokenService_WatchTokenClient = grpc.ServerStreamingClient[TokenResponse]
 // TokenService issues tokens. The same handler serves the OAuth token endpoint
 // (POST /oauth2/token, a form) and these RPCs, so both give the same answer.
 //
-// A client authenticates once, in one of two places: the `authorization`
-// metadata with the Basic scheme [RFC 6749 section 2.3.1], or the members
-// `client_id` and `client_secret` of the request. Using both is refused.
+// A client authenticates once: by the `authorization` metadata with the Basic
+// scheme [RFC 6749 section 2.3.1], by the members `client_id` and
+// `client_secret` of the request, or by the members `client_assertion` and
+// `client_assertion_type` [RFC 7521 section 4.2]. Using two is refused.
 //
 // Every refusal is a gRPC status whose details carry a google.rpc.ErrorInfo:
 // its reason is the OAuth error code (invalid_request, invalid_client,
@@ -148,6 +153,9 @@ type TokenServiceServer interface {
 	// The server ends the stream with UNAVAILABLE when it stops; reconnect then.
 	// A watched exchange ends with INVALID_ARGUMENT when its subject token has
 	// expired: a stream does not outlive the subject.
+	//
+	// Client assertions are refused here: each token needs an authentication, and
+	// an assertion stands for one.
 	WatchToken(*WatchTokenRequest, grpc.ServerStreamingServer[TokenResponse]) error
 	mustEmbedUnimplementedTokenServiceServer()
 }
