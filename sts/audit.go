@@ -23,6 +23,7 @@ type Record struct {
 
 	Client     string       `json:"client,omitempty"`      // that exists; authenticated unless Error is invalid_client
 	AuthMethod AuthMethod   `json:"auth_method,omitempty"` // how
+	Assertion  *RecordParty `json:"assertion,omitempty"`   // that authenticates the client
 	Subject    *RecordParty `json:"subject,omitempty"`     // subject token
 	Actor      *RecordParty `json:"actor,omitempty"`       // actor token
 

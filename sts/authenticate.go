@@ -1,8 +1,10 @@
 package sts
 
 import (
+	"context"
 	"time"
 
+	"github.com/workload-sts/sts/jose"
 	"github.com/workload-sts/sts/policy"
 )
 
@@ -14,11 +16,13 @@ const maxSecrets = 2
 type client struct {
 	*Client
 	secrets [maxSecrets]secret
+	keys    jose.KeySet   // of private_key_jwt, those that the resource has
 	party   policy.Client // as rules see it
 }
 
 // secret is one of the two places for a secret; an empty one holds the decoy.
 type secret struct {
+	id       string
 	hash     secretHash
 	notAfter time.Time
 	live     bool
@@ -31,8 +35,11 @@ func newClient(c *Client, identifiers []string) *client {
 		out.secrets[i].hash = decoy
 		if i < len(c.Secrets) {
 			h, err := parseSecretHash(c.Secrets[i].Hash)
-			out.secrets[i] = secret{hash: h, notAfter: c.Secrets[i].NotAfter, live: err == nil}
+			out.secrets[i] = secret{id: c.Secrets[i].ID(), hash: h, notAfter: c.Secrets[i].NotAfter, live: err == nil}
 		}
+	}
+	if k := c.PrivateKeyJWT; k != nil && k.JWKS != "" {
+		out.keys, _ = parseClientKeys(k.JWKS)
 	}
 	return out
 }
@@ -40,13 +47,24 @@ func newClient(c *Client, identifiers []string) *client {
 // nobody stands for a client that does not exist.
 var nobody = newClient(&Client{Disabled: true}, nil)
 
-// authenticate returns the client that the credential proves.
+// authenticate returns the client that the credential proves. Each method has a
+// way of its own, and a client has one method: a credential for another is as
+// wrong as any.
+func (s *Service) authenticate(ctx context.Context, d *decision) (*client, *Error) {
+	if d.assertion != nil {
+		return s.authenticateAssertion(ctx, d)
+	}
+	return d.authenticateSecret()
+}
+
+// authenticateSecret returns the client whose secret is presented.
 //
 // Every failure answers the same and takes the same: one lookup, and a hash for
 // each of the two places for a secret, used or not. What went wrong is for the
 // audit record alone.
-func (st *state) authenticate(cred Credential, now time.Time) (*client, *Error) {
-	c, known := st.clients[cred.ClientID]
+func (d *decision) authenticateSecret() (*client, *Error) {
+	cred := d.req.Credential
+	c, known := d.st.clients[cred.ClientID]
 	if !known {
 		c = nobody
 	}
@@ -54,8 +72,10 @@ func (st *state) authenticate(cred Credential, now time.Time) (*client, *Error) 
 	for i := range c.secrets {
 		s := &c.secrets[i]
 		matches := s.hash.matches(cred.Secret) && s.live
-		past := !s.notAfter.IsZero() && !now.Before(s.notAfter)
-		ok = ok || matches && !past
+		past := !s.notAfter.IsZero() && !d.now.Before(s.notAfter)
+		if matches && !past {
+			ok, d.credential = true, s.id
+		}
 		expired = expired || matches && past
 	}
 	switch {
@@ -65,6 +85,8 @@ func (st *state) authenticate(cred Credential, now time.Time) (*client, *Error) 
 		return nil, invalidClient("no client of this name")
 	case c.Disabled:
 		return nil, invalidClient("the client is disabled")
+	case len(c.Secrets) == 0 && len(c.methods()) > 0:
+		return nil, invalidClient("the client does not authenticate with a secret")
 	case expired:
 		return nil, invalidClient("the secret has expired")
 	default:

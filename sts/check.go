@@ -95,6 +95,7 @@ func (c *checker) client(cl *Client) {
 			c.problem(ref, fmt.Sprintf("secrets[%d].hash", i), "%s", err)
 		}
 	}
+	c.clientMethods(ref, cl)
 	for i, name := range cl.Audiences {
 		if _, ok := c.resources[Ref{KindAudience, name}]; !ok {
 			c.problem(ref, fmt.Sprintf("audiences[%d]", i), "Audience %q is not defined", name)

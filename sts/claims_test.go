@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/workload-sts/sts/jose"
+	"github.com/workload-sts/sts/policy"
 	"github.com/workload-sts/sts/sts"
 )
 
@@ -19,6 +21,8 @@ type slot struct {
 	issuer  string
 	sub     string
 	request func(testing.TB, *fixture, string) sts.TokenRequest
+
+	unlike []string // rows that have another outcome here
 }
 
 var slots = []slot{
@@ -26,17 +30,44 @@ var slots = []slot{
 		r := f.exchange(t)
 		r.Subject.Token = token
 		return r
-	}},
+	}, nil},
 	{"subject_token of the workload", "ci", "job-1", func(t testing.TB, f *fixture, token string) sts.TokenRequest {
 		r := f.selfPresented(t)
 		r.Subject.Token = token
 		return r
-	}},
+	}, nil},
 	{"actor_token", "idp", "agent-1", func(t testing.TB, f *fixture, token string) sts.TokenRequest {
 		r := f.exchange(t)
 		r.Actor = sts.Presented{Token: token, Type: sts.JWT}
 		return r
-	}},
+	}, nil},
+	{"client_assertion of an Issuer", "idp", "user-1", func(t testing.TB, f *fixture, token string) sts.TokenRequest {
+		f.asserting(t, sts.Client{Name: "pod", Federated: &sts.FederatedIdentity{Issuer: "idp", Claims: map[string]any{"sub": "user-1"}}})
+		return by(token)
+	}, []string{"aud among others"}},
+	{"client_assertion", "signer", signerName, func(t testing.TB, f *fixture, token string) sts.TokenRequest {
+		set, err := jose.NewKeySet(jose.Key{ID: "signer-1", Algorithm: jose.ES256, Public: f.issuers.signers["signer"].Public()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		jwks, err := json.Marshal(set)
+		if err != nil {
+			t.Fatal(err)
+		}
+		f.asserting(t, sts.Client{Name: signerName, PrivateKeyJWT: &sts.ClientKey{JWKS: string(jwks)}})
+		return by(token)
+	}, []string{"aud among others", "exp fraction", "without jti", "J-24 kid missing"}},
+}
+
+// signerName is a client that is named as the fixture names issuers.
+const signerName = "https://signer.example.com"
+
+// asserting adds a client that may get tokens for web.
+func (f *fixture) asserting(t testing.TB, c sts.Client) {
+	t.Helper()
+	f.apply(t, sts.Change{Put: []sts.Resource{
+		{Client: &c}, rule("asserting", policy.Rule{Requester: policy.Requester{Clients: []string{c.Name}}, Allow: allow("web", "read")}),
+	}})
 }
 
 // TestClaims edits the claims of a good token in one way each, in every slot.
@@ -108,7 +139,7 @@ func TestClaims(t *testing.T) {
 			for _, s := range slots {
 				f := newFixture(t)
 				r := s.request(t, f, f.foreign(t, s.issuer, nil, withSub(tc.claims, s.sub)))
-				if tc.ok {
+				if tc.ok && !slices.Contains(s.unlike, name) {
 					f.token(t, r)
 					continue
 				}
@@ -201,7 +232,15 @@ func TestHeaders(t *testing.T) {
 			for _, s := range slots {
 				f := newFixture(t)
 				r := s.request(t, f, f.foreign(t, s.issuer, header, map[string]any{"sub": s.sub}))
-				f.assertRefused(t, r, sts.InvalidRequest)
+				if slices.Contains(s.unlike, name) {
+					f.token(t, r)
+					continue
+				}
+				want := sts.InvalidRequest
+				if strings.HasPrefix(s.name, "client_assertion") {
+					want = sts.InvalidClient
+				}
+				f.assertRefused(t, r, want)
 				// The actor token comes after a good subject token.
 				most := map[bool]int{true: 1}[s.name == "actor_token"]
 				if allowed := strings.Contains(name, "kid") || slices.Contains([]string{"RS256", "ES384"}, fmt.Sprint(header["alg"])); !allowed && f.issuers.asked > most {

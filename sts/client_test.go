@@ -1,6 +1,7 @@
 package sts_test
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -139,7 +140,10 @@ func TestAuthenticationTime(t *testing.T) {
 	wrong, unknown := f.credentials("web"), f.credentials("web")
 	wrong.Credential.Secret = canary + "wrong"
 	unknown.Credential.ClientID, unknown.Credential.Secret = "nob", canary+"wrong"
+	addresses := 0
 	took := func(r sts.TokenRequest) time.Duration {
+		r.Source.Peer = fmt.Sprint("host-", addresses) // a burst from one is slowed down
+		addresses++
 		begin := time.Now()
 		f.service.Token(t.Context(), r)
 		return time.Since(begin)

@@ -31,6 +31,8 @@ type fixture struct {
 	store   *memStore
 	keys    *memKeys
 	issuers *memIssuers
+	clients *memClients
+	replay  *memReplay
 	audit   *memAudit
 	now     time.Time
 	secrets map[string]string
@@ -42,12 +44,12 @@ type fixture struct {
 func newFixture(t testing.TB) *fixture {
 	t.Helper()
 	f := &fixture{
-		store: &memStore{changed: make(chan struct{})}, keys: newMemKeys(t), issuers: newMemIssuers(t), audit: &memAudit{},
+		store: &memStore{changed: make(chan struct{})}, keys: newMemKeys(t), issuers: newMemIssuers(t), clients: newMemClients(t), replay: &memReplay{}, audit: &memAudit{},
 		now: time.Unix(1_800_000_000, 0), secrets: map[string]string{},
 	}
 	var err error
 	f.service, err = sts.New(t.Context(), sts.Config{
-		Issuer: selfIssuer, Store: f.store, Keys: f.keys, IssuerKeys: f.issuers, Audit: f.audit, Now: func() time.Time { return f.now },
+		Issuer: selfIssuer, Store: f.store, Keys: f.keys, IssuerKeys: f.issuers, ClientKeys: f.clients, Replay: f.replay, Audit: f.audit, Now: func() time.Time { return f.now },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -136,10 +138,11 @@ func (f *fixture) selfPresented(t testing.TB) sts.TokenRequest {
 func (f *fixture) foreign(t testing.TB, issuer string, header, claims map[string]any) string {
 	t.Helper()
 	sub := map[string]string{"idp": "user-1", "ci": "job-1"}[issuer]
+	life := map[string]int64{"idp": 600, "ci": 600, "signer": 240}[issuer]
 	h := map[string]any{"alg": "ES256", "kid": issuer + "-1", "typ": "JWT"}
 	c := map[string]any{
 		"iss": "https://" + issuer + ".example.com", "sub": sub, "aud": selfIssuer,
-		"iat": f.now.Unix(), "exp": f.now.Unix() + 600, "jti": rand.Text(),
+		"iat": f.now.Unix(), "exp": f.now.Unix() + life, "jti": rand.Text(),
 	}
 	return f.issuers.sign(t, issuer, edit(h, header), edit(c, claims))
 }
@@ -214,7 +217,7 @@ func (f *fixture) assertRefused(t testing.TB, r sts.TokenRequest, want sts.Code)
 		t.Fatal(err)
 	}
 	for _, text := range []string{e.Message, string(line)} {
-		for _, secret := range []string{canary, r.Subject.Token, r.Actor.Token} {
+		for _, secret := range []string{canary, r.Subject.Token, r.Actor.Token, r.Credential.Assertion} {
 			if len(secret) > 20 && strings.Contains(text, secret) {
 				t.Errorf("a secret came out: %s", text)
 			}
@@ -303,7 +306,7 @@ type memIssuers struct {
 func newMemIssuers(t testing.TB) *memIssuers {
 	t.Helper()
 	m := &memIssuers{signers: map[string]*ecdsa.PrivateKey{}, removed: map[string]bool{}}
-	for _, name := range []string{"idp", "ci"} {
+	for _, name := range []string{"idp", "ci", "signer"} {
 		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 		if err != nil {
 			t.Fatal(err)

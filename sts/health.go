@@ -22,6 +22,7 @@ const (
 	DependencySigningKey = "signing key"
 	DependencyAudit      = "audit log"
 	DependencyStorage    = "storage"
+	DependencyReplay     = "replay store"
 )
 
 // Missing says why a capability is not available.
@@ -93,6 +94,9 @@ func (s *Service) Ready(context.Context) map[Capability]*Missing {
 		out[CapabilityVerify] = &Missing{DependencyStorage, errStaleKeySet}
 	}
 	// These are for good.
+	if err := s.replay.Err(); err != nil {
+		out[CapabilityIssue] = &Missing{DependencyReplay, err}
+	}
 	if err := s.audit.Err(); err != nil {
 		out[CapabilityIssue] = &Missing{DependencyAudit, err}
 	}

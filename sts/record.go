@@ -42,6 +42,7 @@ func (s *Service) record(ctx context.Context, d *decision, e *Error) error {
 	d.rec.AskedScopes = d.askedFor(d.asked.Scopes, d.st.scopes, plainWord)
 	d.rec.Subject = named(d.rec.Subject, d.req.Subject.Token)
 	d.rec.Actor = named(d.rec.Actor, d.req.Actor.Token)
+	d.rec.Assertion = named(d.rec.Assertion, d.req.Credential.Assertion)
 	d.rec.bound()
 	ctx, cancel := withoutCaller(ctx)
 	defer cancel()
@@ -213,7 +214,7 @@ func (r *Record) bound() {
 		w.Rule, w.Predicate, w.Presented, w.Expected = cut(w.Rule, maxText), cut(w.Predicate, maxText), cut(w.Presented, maxText), cut(w.Expected, maxText)
 	}
 	r.AskedAudiences, r.AskedScopes = cutList(r.AskedAudiences), cutList(r.AskedScopes)
-	for _, p := range []*RecordParty{r.Subject, r.Actor} {
+	for _, p := range []*RecordParty{r.Subject, r.Actor, r.Assertion} {
 		if p != nil {
 			p.Issuer, p.Sub, p.JTI, p.Hash, p.Txn = cut(p.Issuer, maxText), cut(p.Sub, maxText), cut(p.JTI, maxJTI), cut(p.Hash, maxText), cut(p.Txn, maxText)
 			p.Act = cutList(p.Act)

@@ -71,6 +71,11 @@ func (r *TokenRequest) checkExchange() *Error {
 	if e := r.Subject.check("subject_token"); e != nil {
 		return e
 	}
+	// What proves who asks does not also say for whom: the two have different rules,
+	// and a workload that is both presents its token as its own.
+	if a := r.Credential.Assertion; a != "" && (a == r.Subject.Token || a == r.Actor.Token) {
+		return refuse(InvalidRequest, "client_assertion", "one token is both the client_assertion and the subject or actor token; leave the assertion out if the Issuer has self_presented, or present two tokens")
+	}
 	if r.Actor.Token == "" && r.Actor.Type == "" {
 		return nil
 	}

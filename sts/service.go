@@ -10,13 +10,16 @@ import (
 	"time"
 )
 
-// Config is what a Service is made of. All members but Now are required.
+// Config is what a Service is made of. All members but Usage and Now are required.
 type Config struct {
 	Issuer     string // our issuer identifier: the iss of every token
 	Store      Store
 	Keys       SigningKeys
 	IssuerKeys IssuerKeys
+	ClientKeys ClientKeys
+	Replay     Replay
 	Audit      Audit
+	Usage      UsageStore       // default: what is known of it ends with the process
 	Now        func() time.Time // default time.Now
 }
 
@@ -26,8 +29,13 @@ type Service struct {
 	store      Store
 	keys       SigningKeys
 	issuerKeys IssuerKeys
+	clientKeys ClientKeys
+	replay     Replay
 	audit      Audit
 	now        func() time.Time
+
+	throttle *throttle
+	usage    *usage
 
 	state   atomic.Pointer[state]
 	replace sync.Mutex // held while the state is replaced
@@ -37,11 +45,15 @@ type Service struct {
 // New returns a Service with the resources that are in the store. Resources that
 // do not fit together are an error: a service does not start half.
 func New(ctx context.Context, c Config) (*Service, error) {
-	s := &Service{issuer: c.Issuer, store: c.Store, keys: c.Keys, issuerKeys: c.IssuerKeys, audit: c.Audit, now: c.Now}
+	s := &Service{issuer: c.Issuer, store: c.Store, keys: c.Keys, issuerKeys: c.IssuerKeys, clientKeys: c.ClientKeys, replay: c.Replay, audit: c.Audit, now: c.Now}
 	if s.now == nil {
 		s.now = time.Now
 	}
+	s.throttle, s.usage = newThrottle(), &usage{store: c.Usage}
 	if err := s.reload(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.usage.load(ctx); err != nil {
 		return nil, err
 	}
 	return s, nil
@@ -54,7 +66,10 @@ const failureCheck = time.Second
 // Run keeps the Service at what is in the store until ctx ends, or returns why the
 // store or the audit log cannot work until the process starts anew.
 func (s *Service) Run(ctx context.Context) error {
+	// At the end what is not written yet, while the store still works.
+	defer s.saveUsage(context.WithoutCancel(ctx), true)
 	for {
+		s.saveUsage(ctx, false)
 		wait, cancel := context.WithTimeout(ctx, failureCheck)
 		err := s.store.Changed(wait, s.state.Load().revision)
 		over := wait.Err() != nil
@@ -65,7 +80,7 @@ func (s *Service) Run(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		if failed := errors.Join(s.audit.Err(), s.store.Err()); failed != nil {
+		if failed := errors.Join(s.audit.Err(), s.store.Err(), s.replay.Err()); failed != nil {
 			return failed
 		}
 		if err != nil && !over {
@@ -113,6 +128,13 @@ func (s *Service) install(st *state) {
 		issuers = append(issuers, i)
 	}
 	s.issuerKeys.Trust(issuers)
+	publishing := map[string]*ClientKey{}
+	for name, c := range st.clients {
+		if k := c.PrivateKeyJWT; k != nil && k.JWKS == "" {
+			publishing[name] = k
+		}
+	}
+	s.clientKeys.Trust(publishing)
 	s.state.Store(st)
 }
 
@@ -121,16 +143,21 @@ func (s *Service) install(st *state) {
 type Metadata struct {
 	Issuer, TokenEndpoint, JWKSURI      string
 	GrantTypes, AuthMethods, Algorithms []string
+	AuthAlgorithms                      []string // of client assertions
 }
+
+func (s *Service) tokenEndpoint() string { return s.issuer + "/oauth2/token" }
 
 // Metadata returns what this service does, no more and no less.
 func (s *Service) Metadata() Metadata {
 	m := Metadata{
 		Issuer:        s.issuer,
-		TokenEndpoint: s.issuer + "/oauth2/token",
+		TokenEndpoint: s.tokenEndpoint(),
 		JWKSURI:       s.issuer + "/.well-known/jwks.json",
 		GrantTypes:    []string{string(ClientCredentials), string(TokenExchange)},
-		AuthMethods:   []string{string(SecretBasic), string(SecretPost)},
+		AuthMethods:   []string{string(SecretBasic), string(SecretPost), string(PrivateKeyJWT), string(SPIFFEJWT)},
+
+		AuthAlgorithms: slices.Clone(DefaultAlgorithms),
 	}
 	for k := range s.keys.KeySet().All() {
 		if !slices.Contains(m.Algorithms, string(k.Algorithm)) {

@@ -24,7 +24,8 @@ type state struct {
 	resources map[Ref]Resource
 	order     []Ref // sorted by kind and name
 	clients   map[string]*client
-	issuers   map[string]*Issuer // by iss
+	issuers   map[string]*Issuer   // by iss
+	federated map[string][]*client // by Issuer, by name
 	rules     *policy.Set
 
 	identifiers, scopes map[string]bool // of all Audiences
@@ -71,6 +72,7 @@ func (s *Service) newState(resources map[Ref]Resource, revision int64) (*state, 
 		order:     slices.SortedFunc(maps.Keys(resources), compareRefs),
 		clients:   map[string]*client{},
 		issuers:   map[string]*Issuer{},
+		federated: map[string][]*client{},
 
 		identifiers: map[string]bool{},
 		scopes:      map[string]bool{},
@@ -100,7 +102,11 @@ func (s *Service) newState(resources map[Ref]Resource, revision int64) (*state, 
 			for _, name := range r.Client.Audiences {
 				is = append(is, identifiers[name]...)
 			}
-			st.clients[ref.Name] = newClient(r.Client, is)
+			cl := newClient(r.Client, is)
+			st.clients[ref.Name] = cl
+			if f := r.Client.Federated; f != nil {
+				st.federated[f.Issuer] = append(st.federated[f.Issuer], cl)
+			}
 			world.Clients = append(world.Clients, ref.Name)
 		case KindIssuer:
 			c.issuer(r.Issuer, st.issuers[r.Issuer.Issuer])

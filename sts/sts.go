@@ -59,18 +59,38 @@ type TokenRequest struct {
 // Credential is what a client presents to authenticate.
 type Credential struct {
 	Method   AuthMethod
-	ClientID string
+	ClientID string // may be empty beside an assertion, which names the client
 	Secret   string
+	// Assertion is a JWT, and AssertionType says which kind of one [RFC 7521 §4.2].
+	Assertion     string
+	AssertionType AssertionType
 }
 
 // AuthMethod is a client authentication method by its registered name.
 type AuthMethod string
 
-// The client authentication methods of this service [RFC 6749 §2.3.1].
+// The client authentication methods of this service.
 const (
-	SecretBasic AuthMethod = "client_secret_basic"
-	SecretPost  AuthMethod = "client_secret_post"
+	SecretBasic   AuthMethod = "client_secret_basic" // [RFC 6749 §2.3.1]
+	SecretPost    AuthMethod = "client_secret_post"  // [RFC 6749 §2.3.1]
+	PrivateKeyJWT AuthMethod = "private_key_jwt"     // [RFC 7523 §2.2]
+	SPIFFEJWT     AuthMethod = "spiffe_jwt"          // [draft-ietf-oauth-spiffe-client-auth §3.1]
+	// FederatedJWT is private_key_jwt on the wire with the key of an Issuer. The
+	// name is ours, for records.
+	FederatedJWT AuthMethod = "federated_jwt"
 )
+
+// AssertionType is a client_assertion_type.
+type AssertionType string
+
+// The kinds of assertions that authenticate a client.
+const (
+	JWTBearer AssertionType = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer" // [RFC 7523 §2.2]
+	JWTSPIFFE AssertionType = "urn:ietf:params:oauth:client-assertion-type:jwt-spiffe" // [draft-ietf-oauth-spiffe-client-auth §3.1]
+)
+
+// AssertionMethods says by which method an assertion of each kind authenticates.
+var AssertionMethods = map[AssertionType]AuthMethod{JWTBearer: PrivateKeyJWT, JWTSPIFFE: SPIFFEJWT}
 
 // Presented is a token that a request carries, unverified.
 type Presented struct {
@@ -119,7 +139,8 @@ type Ref struct {
 	Name string
 }
 
-// Client is a workload that authenticates with a credential of its own.
+// Client is a workload that authenticates with a credential of its own, in one
+// way: see [Client.methods].
 type Client struct {
 	Name        string            `json:"name"`
 	Description string            `json:"description,omitempty"`
@@ -127,12 +148,33 @@ type Client struct {
 	Labels      map[string]string `json:"labels,omitempty"`
 	Secrets     []ClientSecret    `json:"secrets,omitempty"`
 	Audiences   []string          `json:"audiences,omitempty"` // Audience resources that the client is
+
+	PrivateKeyJWT *ClientKey         `json:"private_key_jwt,omitempty"`
+	Federated     *FederatedIdentity `json:"federated,omitempty"`
 }
 
 // ClientSecret is a secret as it is kept: a salted hash, see [HashSecret].
 type ClientSecret struct {
 	Hash     string    `json:"hash"`
 	NotAfter time.Time `json:"not_after,omitzero"` // zero: never expires
+}
+
+// ClientKey says which keys sign a client's own assertions: JWKS or JWKSURI.
+type ClientKey struct {
+	JWKS                        string   `json:"jwks,omitempty"` // a JWK set in JSON
+	JWKSURI                     string   `json:"jwks_uri,omitempty"`
+	Algorithms                  []string `json:"algorithms,omitempty"` // empty: DefaultAlgorithms
+	AcceptTokenEndpointAudience bool     `json:"accept_token_endpoint_audience,omitempty"`
+	CACertificates              string   `json:"ca_certificates,omitempty"`
+	AllowNetworks               []string `json:"allow_networks,omitempty"`
+	InsecureHTTP                bool     `json:"insecure_http,omitempty"`
+}
+
+// FederatedIdentity says which tokens of an Issuer are a client's assertions.
+type FederatedIdentity struct {
+	Issuer    string         `json:"issuer"`           // name of the Issuer
+	Claims    map[string]any `json:"claims,omitempty"` // exact: string, bool, int64 or float64
+	SingleUse bool           `json:"single_use,omitempty"`
 }
 
 // Issuer is a trusted issuer of subject and actor tokens.
@@ -303,6 +345,54 @@ type IssuerKeys interface {
 	// is jose.ErrUnknownKey says that there is no such key, any other that the
 	// keys cannot be had now.
 	Key(ctx context.Context, issuer, kid string, alg jose.Algorithm) (jose.Key, error)
+}
+
+// ClientKeys finds the keys of clients that publish them. They are kept apart
+// from those of issuers: a client is never taken for an issuer, nor for another
+// client.
+type ClientKeys interface {
+	// Check tells what is wrong with where the keys are said to be, without asking
+	// there. It is called before Trust.
+	Check(*ClientKey) error
+	// Trust replaces the clients whose keys can be asked for, by their names. It
+	// does not wait for the network.
+	Trust(map[string]*ClientKey)
+	// Key returns the key that the client publishes under the id; an empty one
+	// stands for the only key. Errors are those of [IssuerKeys].
+	Key(ctx context.Context, client, kid string, alg jose.Algorithm) (jose.Key, error)
+}
+
+// ReplaySpace keeps apart what may be used once, by what it is: the same key in
+// two spaces is two things.
+type ReplaySpace string
+
+// The spaces, and what their keys are. See [replayKey].
+const (
+	ReplayClientAssertion ReplaySpace = "client_assertion" // client, jti
+	ReplayFederated       ReplaySpace = "federated"        // Issuer, jti
+)
+
+// ErrForgotten is what Replay.Use returns if it is not known any more whether
+// something was used.
+var ErrForgotten = errors.New("whether it was used before is not known any more")
+
+// Replay remembers what was used.
+type Replay interface {
+	// Use reports whether this is the first use. Of any number of calls about one
+	// thing, at the same time or one after the other, also across a crash of the
+	// process or of the machine, at most one gets true.
+	//
+	// since and until bound when the caller accepts the thing at all: before and
+	// after, it is refused whether it was used or not. So it need not be remembered
+	// beyond, and what cannot have been accepted before the memory begins is known
+	// not to have been used.
+	//
+	// An error says that it cannot be told: the thing counts as used. One that is
+	// ErrForgotten may have a method RetryAfter() time.Duration, which says when
+	// something that is made then will do.
+	Use(ctx context.Context, space ReplaySpace, key string, since, until time.Time) (fresh bool, err error)
+	// Err returns why nothing can be remembered any more, as Audit's does.
+	Err() error
 }
 
 // Audit records decisions.

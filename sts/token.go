@@ -18,7 +18,11 @@ type decision struct {
 	now   time.Time
 	ids   ids
 	asked policy.Request
-	rec   Record // filled as the walk goes, so that a refusal records how far it came
+
+	assertion  *parsedAssertion // nil: the client authenticates otherwise
+	credential string           // which of the client's has authenticated it; see Client.credentials
+
+	rec Record // filled as the walk goes, so that a refusal records how far it came
 }
 
 // Token decides a request and returns the token, or an error that is an *Error.
@@ -74,7 +78,7 @@ func (s *Service) walk(ctx context.Context, d *decision) (Token, *Error) {
 		return Token{}, e
 	}
 	// 2. Who asks.
-	if e := s.requester(d); e != nil {
+	if e := s.requester(ctx, d); e != nil {
 		return Token{}, e
 	}
 	// 3. On whose behalf.
@@ -100,27 +104,43 @@ func gone(err error) *Error {
 
 // requester authenticates the client. Without a credential the workload itself
 // may ask, if its token is of an Issuer that allows it.
-func (s *Service) requester(d *decision) *Error {
-	if d.req.Credential == (Credential{}) {
+func (s *Service) requester(ctx context.Context, d *decision) *Error {
+	cred := d.req.Credential
+	if cred == (Credential{}) {
 		if d.req.Grant == TokenExchange {
 			return nil // decided by parties, when the issuer is known
 		}
 		return invalidClientMissing()
 	}
-	d.rec.AuthMethod = d.req.Credential.Method
-	if _, known := d.st.clients[d.req.Credential.ClientID]; known {
-		d.rec.Client = d.req.Credential.ClientID
+	d.rec.AuthMethod = cred.Method
+	if _, known := d.st.clients[cred.ClientID]; known {
+		d.rec.Client = cred.ClientID
 	}
-	c, e := d.st.authenticate(d.req.Credential, d.now)
-	if e != nil {
+	if e := d.parseAssertion(); e != nil {
 		return e
 	}
+	who := d.attempt()
+	if wait := s.throttle.wait(who, d.now); wait > 0 {
+		e := cred.failure(reason("too many failures in a row for this client from this address: not looked at"))
+		e.RetryAfter = wait
+		return e
+	}
+	c, e := s.authenticate(ctx, d)
+	if e != nil {
+		if e.Code == InvalidClient {
+			s.throttle.failed(who, d.now)
+		}
+		return e
+	}
+	s.throttle.succeeded(who)
+	s.usage.note(c, d.credential, d.now)
+	d.rec.Client = c.Name
 	d.asked.Client = &c.party
 	return nil
 }
 
 func invalidClientMissing() *Error {
-	return &Error{Code: InvalidClient, Message: "no client authentication; send the client id and secret by the Basic scheme or in the request"}
+	return &Error{Code: InvalidClient, Message: "no client authentication; send the client id and secret by the Basic scheme or in the request, or a client_assertion"}
 }
 
 // parties verifies the subject and the actor token.

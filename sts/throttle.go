@@ -1,0 +1,119 @@
+package sts
+
+import (
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+)
+
+// What slows down who fails again and again.
+const (
+	throttleAfter  = 10 // failures in a row
+	throttleFirst  = time.Second
+	throttleMost   = time.Minute
+	throttleForget = 10 * time.Minute // after the last failure
+	throttleSize   = 16384            // pairs of a client and an address
+)
+
+// throttle slows down failures in a row of one client from one network, and of no
+// other: whoever does not share both with the one who guesses notices nothing. So
+// nobody can lock a client out from elsewhere.
+//
+// It remembers so many pairs and no more. Who fails for that many other pairs in
+// between is slow already.
+type throttle struct {
+	mu    sync.Mutex
+	pairs *simplelru.LRU[attempt, failures]
+}
+
+// attempt is who is to be authenticated, as the request has it, and from where.
+type attempt struct{ client, network string }
+
+type failures struct {
+	count int
+	last  time.Time
+	until time.Time // nothing is looked at before
+}
+
+func newThrottle() *throttle {
+	pairs, err := simplelru.NewLRU[attempt, failures](throttleSize, nil)
+	if err != nil {
+		panic(err) // for a size below 1
+	}
+	return &throttle{pairs: pairs}
+}
+
+// wait returns how long an attempt has to wait yet, 0 if it can be made.
+func (t *throttle) wait(a attempt, now time.Time) time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	f, _ := t.pairs.Peek(a)
+	return max(0, f.until.Sub(now))
+}
+
+// failed takes down that an attempt failed.
+func (t *throttle) failed(a attempt, now time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	f, _ := t.pairs.Get(a)
+	if now.Sub(f.last) >= throttleForget {
+		f = failures{}
+	}
+	f.count++
+	f.last = now
+	if over := f.count - throttleAfter; over >= 0 {
+		wait := throttleMost
+		if over < 6 {
+			wait = min(throttleFirst<<over, throttleMost)
+		}
+		f.until = now.Add(wait)
+	}
+	t.pairs.Add(a, f)
+}
+
+// succeeded forgets failures.
+func (t *throttle) succeeded(a attempt) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.pairs.Remove(a)
+}
+
+// attempt is who the request says to be of, whoever sent it, and from where.
+func (d *decision) attempt() attempt {
+	a := attempt{d.req.Credential.ClientID, d.req.Source.network()}
+	if a.client == "" && d.assertion != nil {
+		iss, _ := d.assertion.claims["iss"].(string)
+		sub, _ := d.assertion.claims["sub"].(string)
+		a.client = iss
+		if iss != sub {
+			a.client += " " + sub
+		}
+	}
+	if len(a.client) > maxName {
+		a.client = hashOf(a.client)
+	}
+	return a
+}
+
+// failure is the answer to a credential that is not accepted, by its method.
+func (c Credential) failure(why error) *Error {
+	if c.Assertion != "" {
+		return badAssertion(why)
+	}
+	e := invalidClient("")
+	e.Err = why
+	return e
+}
+
+// network is where a request comes from, as one who chooses addresses can not
+// choose: of an IPv6 address what a provider hands out as one.
+func (s Source) network() string {
+	if ip, err := netip.ParseAddr(s.Peer); err == nil && ip.Is6() && !ip.Is4In6() {
+		if p, err := ip.WithZone("").Prefix(64); err == nil {
+			return p.String()
+		}
+	}
+	return s.Peer
+}
