@@ -144,8 +144,14 @@ func TestKill(t *testing.T) {
 // returns what it acknowledged.
 func killed(t *testing.T, dir string, after time.Duration) string {
 	t.Helper()
+	return killedWith(t, crashDir, dir, after)
+}
+
+// killedWith runs the program that a variable makes of the test binary.
+func killedWith(t *testing.T, variable, dir string, after time.Duration) string {
+	t.Helper()
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), crashDir+"="+dir)
+	cmd.Env = append(os.Environ(), variable+"="+dir)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	stdout, err := cmd.StdoutPipe()

@@ -20,6 +20,7 @@ const (
 	resourcesKey   = "resources"  // compared and written by every change of resources
 	adminKey       = "admin/hash" // hash of the admin token
 	keyStatePrefix = "keys/"      // + name: a state of signing keys, opaque
+	usagePrefix    = "usage/"     // + credential + "/" + client: when it was used, in Unix seconds
 )
 
 // Store keeps typed records in a KV. It implements sts.Store.
@@ -71,7 +72,10 @@ func decodeResource(e Entry) (sts.Resource, error) {
 		}
 	}
 	if err == nil && r.Rule != nil {
-		err = errors.Join(exactClaims(r.Rule.Subject), exactClaims(r.Rule.Actor))
+		err = errors.Join(exactClaims(claimsOf(r.Rule.Subject)), exactClaims(claimsOf(r.Rule.Actor)))
+	}
+	if err == nil && r.Client != nil && r.Client.Federated != nil {
+		err = exactClaims(r.Client.Federated.Claims)
 	}
 	if err != nil {
 		return r, fmt.Errorf("the record %q cannot be read: %w; was it written by a newer version?", e.Key, err)
@@ -90,18 +94,22 @@ func decodeResource(e Entry) (sts.Resource, error) {
 
 // exactClaims makes numbers what they were: a float64 cannot hold every int64, and
 // one that was rounded would match another's claim.
-func exactClaims(p *policy.Party) error {
-	if p == nil {
-		return nil
-	}
-	for name, v := range p.Claims {
+func exactClaims(claims map[string]any) error {
+	for name, v := range claims {
 		v, err := exact(v)
 		if err != nil {
 			return fmt.Errorf("claim %q: %w", name, err)
 		}
-		p.Claims[name] = v
+		claims[name] = v
 	}
 	return nil
+}
+
+func claimsOf(p *policy.Party) map[string]any {
+	if p == nil {
+		return nil
+	}
+	return p.Claims
 }
 
 func exact(v any) (any, error) {
