@@ -43,8 +43,12 @@ var accessTo = map[string]access{
 	stsv1.AdminService_ListResources_FullMethodName:  {who: admins},
 	stsv1.AdminService_DeleteResource_FullMethodName: {who: admins},
 	stsv1.AdminService_ListKeys_FullMethodName:       {who: admins},
-	stsv1.AdminService_RotateKey_FullMethodName:      {who: admins},
-	stsv1.AdminService_RevokeKey_FullMethodName:      {who: admins},
+
+	stsv1.AdminService_RotateClientSecret_FullMethodName: {who: admins},
+	stsv1.AdminService_GetClientStatus_FullMethodName:    {who: admins},
+
+	stsv1.AdminService_RotateKey_FullMethodName: {who: admins},
+	stsv1.AdminService_RevokeKey_FullMethodName: {who: admins},
 
 	healthpb.Health_Check_FullMethodName: {who: anyone, quiet: true},
 	healthpb.Health_List_FullMethodName:  {who: anyone, quiet: true},

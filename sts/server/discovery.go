@@ -38,6 +38,8 @@ func (d *discoveryService) GetProviderMetadata(context.Context, *stsv1.GetProvid
 		TokenEndpointAuthMethodsSupported: m.AuthMethods,
 		SubjectTypesSupported:             []string{"public"},
 		IdTokenSigningAlgValuesSupported:  m.Algorithms,
+
+		TokenEndpointAuthSigningAlgValuesSupported: m.AuthAlgorithms,
 	}, nil
 }
 
@@ -68,6 +70,7 @@ type metadataDocument struct {
 	JWKSURI       string   `json:"jwks_uri"`
 	GrantTypes    []string `json:"grant_types_supported"`
 	AuthMethods   []string `json:"token_endpoint_auth_methods_supported"`
+	AuthAlgs      []string `json:"token_endpoint_auth_signing_alg_values_supported"` // required with private_key_jwt [RFC 8414 §2]
 	ResponseTypes []string `json:"response_types_supported"`
 	SubjectTypes  []string `json:"subject_types_supported"`
 	Algorithms    []string `json:"id_token_signing_alg_values_supported"`
@@ -80,6 +83,7 @@ func encodeMetadata(m sts.Metadata) ([]byte, error) {
 		JWKSURI:       m.JWKSURI,
 		GrantTypes:    m.GrantTypes,
 		AuthMethods:   m.AuthMethods,
+		AuthAlgs:      m.AuthAlgorithms,
 		ResponseTypes: []string{},
 		SubjectTypes:  []string{"public"},
 		Algorithms:    m.Algorithms,

@@ -137,6 +137,7 @@ func TestMetadataIsTrue(t *testing.T) {
 	members := []string{
 		"grant_types_supported", "id_token_signing_alg_values_supported", "issuer", "jwks_uri", "response_types_supported",
 		"subject_types_supported", "token_endpoint", "token_endpoint_auth_methods_supported",
+		"token_endpoint_auth_signing_alg_values_supported",
 	}
 	var names []string
 	for name := range doc {
@@ -168,7 +169,7 @@ func TestMetadataIsTrue(t *testing.T) {
 			t.Errorf("grant %s: supported is %v", grant, supported)
 		}
 	}
-	if methods := doc["token_endpoint_auth_methods_supported"]; !reflect.DeepEqual(methods, []any{"client_secret_basic", "client_secret_post"}) {
+	if methods := doc["token_endpoint_auth_methods_supported"]; !reflect.DeepEqual(methods, []any{"client_secret_basic", "client_secret_post", "private_key_jwt", "spiffe_jwt"}) {
 		t.Errorf("methods %v", methods)
 	}
 	// The gRPC twin says the same.

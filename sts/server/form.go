@@ -29,7 +29,6 @@ var parameters = map[string]bool{
 	"grant_type": true, "client_id": true, "client_secret": true, "scope": true,
 	"audience": true, "resource": true, "requested_token_type": true,
 	"subject_token": true, "subject_token_type": true, "actor_token": true, "actor_token_type": true,
-	// Known so that they are never ignored beside a weaker authentication.
 	"client_assertion": true, "client_assertion_type": true,
 }
 

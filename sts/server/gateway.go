@@ -189,11 +189,6 @@ func decodeParameters(data []byte, m proto.Message) *refusal {
 	if err != nil {
 		return malformed("", "the body is not a well-formed JSON object, or has a member twice")
 	}
-	for _, name := range []string{"client_assertion", "client_assertion_type"} {
-		if v, ok := members[name]; ok && v != nil && v != "" {
-			return errAssertion()
-		}
-	}
 	to := m.ProtoReflect()
 	fields := to.Descriptor().Fields()
 	for i := range fields.Len() {
@@ -287,6 +282,8 @@ func (j *jsonAPI) routingError(ctx context.Context, _ *runtime.ServeMux, _ runti
 func allowed(path string) string {
 	switch {
 	case path == "/v1/resources", path == "/v1/keys":
+		return "GET"
+	case strings.HasPrefix(path, "/v1/clients/") && !strings.HasSuffix(path, ":rotateSecret"):
 		return "GET"
 	case strings.HasPrefix(path, "/v1/resources/"):
 		return "GET, DELETE"

@@ -209,7 +209,7 @@ func newService(tb testing.TB, f *fixture) *sts.Service {
 			store.resources[r.Ref()] = r
 		}
 	}
-	s, err := sts.New(tb.Context(), sts.Config{Issuer: issuer, Store: store, Keys: f.keys, IssuerKeys: noIssuers{}, Audit: f.audit})
+	s, err := sts.New(tb.Context(), sts.Config{Issuer: issuer, Store: store, Keys: f.keys, IssuerKeys: noIssuers{}, ClientKeys: noClientKeys{}, Replay: &memReplay{}, Audit: f.audit})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -384,6 +384,7 @@ func (a ask) issue() *stsv1.IssueTokenRequest {
 	return &stsv1.IssueTokenRequest{
 		GrantType: a.grant, ClientId: one(a.params["client_id"]), ClientSecret: one(a.params["client_secret"]),
 		Audience: a.params["audience"], Resource: a.params["resource"], Scope: one(a.params["scope"]),
+		ClientAssertion: one(a.params["client_assertion"]), ClientAssertionType: one(a.params["client_assertion_type"]),
 	}
 }
 
@@ -394,6 +395,7 @@ func (a ask) exchange() *stsv1.ExchangeTokenRequest {
 		RequestedTokenType: one(a.params["requested_token_type"]),
 		SubjectToken:       one(a.params["subject_token"]), SubjectTokenType: one(a.params["subject_token_type"]),
 		ActorToken: one(a.params["actor_token"]), ActorTokenType: one(a.params["actor_token_type"]),
+		ClientAssertion: one(a.params["client_assertion"]), ClientAssertionType: one(a.params["client_assertion_type"]),
 	}
 }
 

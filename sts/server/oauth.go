@@ -126,9 +126,6 @@ func readBody(w http.ResponseWriter, r *http.Request, mediaType string, most int
 func (f *form) check() *refusal {
 	grant := f.single["grant_type"]
 	switch {
-	case f.single["client_assertion"] != "" || f.single["client_assertion_type"] != "":
-		// Ignoring it would let a weaker method pass beside it.
-		return errAssertion()
 	case grant == "":
 		return malformed("grant_type", "grant_type is missing")
 	case grant == string(sts.TokenExchange):
@@ -146,10 +143,6 @@ func (f *form) check() *refusal {
 	return nil
 }
 
-func errAssertion() *refusal {
-	return malformed("client_assertion", "client assertions are not supported; authenticate with client_secret_basic or client_secret_post")
-}
-
 // issue is the form as a message. It has no grant_type: check has looked at it.
 func (f *form) issue() *stsv1.IssueTokenRequest {
 	return &stsv1.IssueTokenRequest{
@@ -158,6 +151,9 @@ func (f *form) issue() *stsv1.IssueTokenRequest {
 		Audience:     f.audience,
 		Resource:     f.resource,
 		Scope:        f.single["scope"],
+
+		ClientAssertion:     f.single["client_assertion"],
+		ClientAssertionType: f.single["client_assertion_type"],
 	}
 }
 
@@ -173,6 +169,9 @@ func (f *form) exchange() *stsv1.ExchangeTokenRequest {
 		SubjectTokenType:   f.single["subject_token_type"],
 		ActorToken:         f.single["actor_token"],
 		ActorTokenType:     f.single["actor_token_type"],
+
+		ClientAssertion:     f.single["client_assertion"],
+		ClientAssertionType: f.single["client_assertion_type"],
 	}
 }
 

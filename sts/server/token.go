@@ -76,12 +76,11 @@ func issueRequest(ctx context.Context, m *stsv1.IssueTokenRequest) (sts.TokenReq
 		Scope:     m.GetScope(),
 	}
 	bad := firstOf(
-		known(m), grantIs(m.GetGrantType(), req.Grant),
-		sized("client_id", m.GetClientId(), maxParameter), sized("client_secret", m.GetClientSecret(), maxParameter),
+		known(m), grantIs(m.GetGrantType(), req.Grant), credentialSized(m),
 		sized("scope", m.GetScope(), maxParameter), targetsSized(m.GetAudience(), m.GetResource()),
 	)
 	if bad == nil {
-		req.Credential, bad = credential(ctx, m.GetClientId(), m.GetClientSecret())
+		req.Credential, bad = credential(ctx, m)
 	}
 	return req, bad
 }
@@ -97,15 +96,14 @@ func exchangeRequest(ctx context.Context, m *stsv1.ExchangeTokenRequest) (sts.To
 		Actor:         sts.Presented{Token: m.GetActorToken(), Type: sts.TokenType(m.GetActorTokenType())},
 	}
 	bad := firstOf(
-		known(m), grantIs(m.GetGrantType(), req.Grant),
-		sized("client_id", m.GetClientId(), maxParameter), sized("client_secret", m.GetClientSecret(), maxParameter),
+		known(m), grantIs(m.GetGrantType(), req.Grant), credentialSized(m),
 		sized("scope", m.GetScope(), maxParameter), targetsSized(m.GetAudience(), m.GetResource()),
 		sized("requested_token_type", m.GetRequestedTokenType(), maxParameter),
 		sized("subject_token", m.GetSubjectToken(), maxToken), sized("subject_token_type", m.GetSubjectTokenType(), maxParameter),
 		sized("actor_token", m.GetActorToken(), maxToken), sized("actor_token_type", m.GetActorTokenType(), maxParameter),
 	)
 	if bad == nil {
-		req.Credential, bad = credential(ctx, m.GetClientId(), m.GetClientSecret())
+		req.Credential, bad = credential(ctx, m)
 	}
 	return req, bad
 }

@@ -79,6 +79,9 @@ func watchRequest(ctx context.Context, m *stsv1.WatchTokenRequest) (sts.TokenReq
 	if bad := known(m); bad != nil {
 		return sts.TokenRequest{}, bad
 	}
+	if m.GetIssue().GetClientAssertion() != "" || m.GetExchange().GetClientAssertion() != "" {
+		return sts.TokenRequest{}, malformed("client_assertion", "a watch authenticates the client for each token, and an assertion stands for one; authenticate in another way, or ask for each token by itself")
+	}
 	switch {
 	case m.GetIssue() != nil:
 		return issueRequest(ctx, m.GetIssue())
