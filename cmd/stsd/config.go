@@ -80,16 +80,25 @@ func (k configCheck) config(c *stsv1.ServerConfig) {
 	}
 	c.Storage = orEmpty(c.Storage)
 	c.Storage.BoltFile = k.newFile("storage.bolt_file", c.Storage.BoltFile)
+	if c.Storage.ReplayFile == "" && c.Storage.BoltFile != "" {
+		c.Storage.ReplayFile = c.Storage.BoltFile + ".replay"
+	}
+	if c.Storage.ReplayFile != "" {
+		c.Storage.ReplayFile = k.newFile("storage.replay_file", c.Storage.ReplayFile)
+	}
+	k.apart("storage.replay_file", c.Storage.ReplayFile, "storage.bolt_file", c.Storage.BoltFile)
 	c.Keys, c.Rotation = orEmpty(c.Keys), orEmpty(c.Rotation)
 	k.keys(c.Keys)
 	k.rotation(c.Rotation)
 	c.Audit = orEmpty(c.Audit)
 	c.Audit.File = k.newFile("audit.file", c.Audit.File)
 	k.apart("audit.file", c.Audit.File, "storage.bolt_file", c.Storage.BoltFile)
+	k.apart("audit.file", c.Audit.File, "storage.replay_file", c.Storage.ReplayFile)
 	for i, s := range c.Keys.Sets {
 		path, file := fmt.Sprintf("keys.sets[%d].local.key_file", i), s.GetLocal().GetKeyFile()
 		k.apart(path, file, "storage.bolt_file", c.Storage.BoltFile)
 		k.apart(path, file, "audit.file", c.Audit.File)
+		k.apart(path, file, "storage.replay_file", c.Storage.ReplayFile)
 	}
 	c.Log = orEmpty(c.Log)
 	k.oneOf("log.level", &c.Log.Level, "info", "debug", "warn", "error")

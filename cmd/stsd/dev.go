@@ -61,7 +61,7 @@ func devConfig(dir string, o devOptions) *stsv1.ServerConfig {
 	c := &stsv1.ServerConfig{
 		Http:    &stsv1.Listener{Listen: o.http},
 		Grpc:    &stsv1.Listener{Listen: o.grpc},
-		Storage: &stsv1.StorageConfig{BoltFile: filepath.Join(dir, "sts.db")},
+		Storage: &stsv1.StorageConfig{BoltFile: filepath.Join(dir, "sts.db"), ReplayFile: filepath.Join(dir, "sts.db.replay")},
 		Keys: &stsv1.KeysConfig{Sets: []*stsv1.KeySetConfig{{
 			Name: sts.DefaultKeySet, Algorithm: "ES256",
 			Provider: &stsv1.KeySetConfig_Local{Local: &stsv1.LocalKeyConfig{KeyFile: filepath.Join(dir, "signing.key")}},

@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
+	"os"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -61,11 +63,13 @@ func listen(c *stsv1.ServerConfig) (httpLn, grpcLn net.Listener, err error) {
 
 // node is a wired service.
 type node struct {
-	ring    *keys.Ring
-	service *sts.Service
-	server  *server.Server
-	log     *slog.Logger
-	closers []func() error // in the order of opening
+	ring     *keys.Ring
+	replay   *storage.Replay
+	newStore bool // there was none before
+	service  *sts.Service
+	server   *server.Server
+	log      *slog.Logger
+	closers  []func() error // in the order of opening
 }
 
 // open wires a service from its configuration.
@@ -76,11 +80,13 @@ func open(ctx context.Context, c *stsv1.ServerConfig, createKeyFile bool, stderr
 			n.close()
 		}
 	}()
+	_, missing := os.Stat(c.Storage.BoltFile)
 	kv, err := storage.OpenBolt(c.Storage.BoltFile, storage.BoltOptions{})
 	if err != nil {
 		return nil, err
 	}
 	n.closers = append(n.closers, kv.Close)
+	n.newStore = errors.Is(missing, fs.ErrNotExist)
 	return n, n.wire(ctx, c, storage.NewStore(kv), createKeyFile)
 }
 
@@ -91,6 +97,8 @@ func (n *node) wire(ctx context.Context, c *stsv1.ServerConfig, store *storage.S
 	}
 	remote := keys.NewRemote(keys.RemoteConfig{OnFetch: n.fetched})
 	n.closers = append(n.closers, func() error { remote.Close(); return nil })
+	clients := keys.NewRemote(keys.RemoteConfig{OnFetch: n.fetchedOfClient})
+	n.closers = append(n.closers, func() error { clients.Close(); return nil })
 	audit, torn, err := storage.OpenAudit(c.Audit.File)
 	if err != nil {
 		return err
@@ -99,8 +107,12 @@ func (n *node) wire(ctx context.Context, c *stsv1.ServerConfig, store *storage.S
 		n.log.Warn("the last record of the audit log was torn by a crash and has been moved aside", "file", torn)
 	}
 	n.closers = append(n.closers, audit.Close)
+	// Where there is no store yet, there was no client to use anything.
+	if err := n.openReplay(c.Storage.ReplayFile, n.newStore); err != nil {
+		return err
+	}
 	n.service, err = sts.New(ctx, sts.Config{
-		Issuer: c.Issuer, Store: store, Keys: signingKeys{n.ring}, IssuerKeys: issuerKeys{remote}, Audit: audit,
+		Issuer: c.Issuer, Store: store, Keys: signingKeys{n.ring}, IssuerKeys: issuerKeys{remote}, ClientKeys: clientKeys{clients}, Replay: n.replay, Audit: audit, Usage: store,
 	})
 	if err != nil {
 		return err

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/workload-sts/sts/jose"
+	"github.com/workload-sts/sts/keys"
+	"github.com/workload-sts/sts/storage"
+	"github.com/workload-sts/sts/sts"
+)
+
+// clientKeys fits a key fetcher of its own to what the domain asks for, so that no
+// name of a client is ever looked up among issuers.
+type clientKeys struct{ remote *keys.Remote }
+
+func (k clientKeys) Check(c *sts.ClientKey) error {
+	_, err := clientSource(c)
+	return err
+}
+
+func (k clientKeys) Trust(clients map[string]*sts.ClientKey) {
+	sources := make(map[string]keys.Source, len(clients))
+	for name, c := range clients {
+		src, err := clientSource(c)
+		if err != nil {
+			panic(fmt.Sprintf("client %q was not checked: %v", name, err))
+		}
+		sources[name] = src
+	}
+	if err := k.remote.Configure(sources); err != nil {
+		panic(fmt.Sprintf("clients were not checked: %v", err))
+	}
+}
+
+func (k clientKeys) Key(ctx context.Context, client, kid string, alg jose.Algorithm) (jose.Key, error) {
+	return k.remote.Key(ctx, client, kid, alg)
+}
+
+// clientSource says where the keys of a client are. Its tokens have no issuer
+// identifier, and nothing is discovered.
+func clientSource(c *sts.ClientKey) (keys.Source, error) {
+	if err := keys.CheckURL(c.JWKSURI, c.InsecureHTTP); err != nil {
+		return keys.Source{}, fmt.Errorf("jwks_uri %w", err)
+	}
+	src, err := source(&sts.Issuer{
+		Issuer: c.JWKSURI, JWKSURI: c.JWKSURI, CACertificates: c.CACertificates, AllowNetworks: c.AllowNetworks, InsecureHTTP: c.InsecureHTTP,
+	})
+	src.AllowMissingKID = true // if there is one key, there is no doubt whose it is
+	return src, err
+}
+
+// fetchedOfClient logs what came of asking a client for its keys.
+func (n *node) fetchedOfClient(client string, err error, skipped []error) {
+	if err != nil {
+		n.log.Warn("the keys of a client could not be fetched", "client", client, "error", err.Error())
+	}
+	for _, why := range skipped {
+		n.log.Warn("a key of a client cannot be used", "client", client, "error", why.Error())
+	}
+}
+
+// openReplay opens the journal of what was used once.
+func (n *node) openReplay(file string, isNew bool) error {
+	replay, err := storage.OpenReplay(file, storage.ReplayOptions{New: isNew})
+	if err != nil {
+		return err
+	}
+	n.closers = append(n.closers, replay.Close)
+	n.replay = replay
+	if lost := replay.Lost(); lost != "" {
+		n.log.Warn("what was used once before is not known: client assertions that were made until now are refused", "file", file, "reason", lost)
+	}
+	return nil
+}
