@@ -508,3 +508,46 @@ func FuzzAssertion(f *testing.F) {
 		fx.audit.records = nil
 	})
 }
+
+// TestAuthenticationTimeOfAssertions compares how long an assertion for an unknown
+// client and one with a wrong key take, in pairs. A noisy machine gets three tries.
+func TestAuthenticationTimeOfAssertions(t *testing.T) {
+	if raceEnabled {
+		t.Skip("the race detector changes what things cost")
+	}
+	f := newAssertionFixture(t)
+	forged := func(client string) sts.TokenRequest {
+		return by(signAs(t, f.clients.signers["stranger"], map[string]any{"alg": "ES256", "kid": "signer-1"}, map[string]any{
+			"iss": client, "sub": client, "aud": selfIssuer, "exp": f.now.Unix() + 60, "jti": "x",
+		}))
+	}
+	wrong, unknown, other := forged("signer"), forged("nobody"), forged("web")
+	addresses := 0
+	took := func(r sts.TokenRequest) time.Duration {
+		r.Source.Peer = fmt.Sprint("host-", addresses)
+		addresses++
+		begin := time.Now()
+		f.service.Token(t.Context(), r)
+		return time.Since(begin)
+	}
+	var a, b, c float64
+	for range 3 {
+		var times [3][]time.Duration
+		for i := range 3000 {
+			for n := range times {
+				n = (n + i) % len(times)
+				times[n] = append(times[n], took([]sts.TokenRequest{wrong, unknown, other}[n]))
+			}
+		}
+		for n := range times {
+			slices.Sort(times[n])
+		}
+		median := func(n int) float64 { return float64(times[n][len(times[n])/2]) }
+		a, b, c = median(0), median(1), median(2)
+		if min(a, b, c) > 0.95*max(a, b, c) {
+			return
+		}
+		f.audit.records = nil
+	}
+	t.Errorf("a wrong key takes %.0f ns, an unknown client %.0f ns, one of another method %.0f ns", a, b, c)
+}

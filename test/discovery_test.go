@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/go-jose/go-jose/v4"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
@@ -36,6 +37,19 @@ func TestDiscoveryIsTrue(t *testing.T) {
 		}
 		return out
 	}
+	own, domain := newSigner(t, "signer", jose.ES256), newIssuer(t)
+	n.apply(t, own.yaml(t)+domain.yaml("domain")+`---
+kind: Client
+name: svid
+federated: {issuer: domain, claims: {sub: "spiffe://example.org/a"}}
+---
+kind: Rule
+name: exchange
+requester: {clients: [signer, svid]}
+subject: {issuer: self, claims: {sub: demo}, accept_unaddressed: true}
+allow: {audiences: [demo], scopes: [demo.read]}
+---
+`+ruleFor("svid"))
 	methods := map[string]func(*http.Request, url.Values){
 		"client_secret_basic": func(r *http.Request, _ url.Values) {
 			r.SetBasicAuth(n.env["STS_CLIENT_ID"], n.env["STS_CLIENT_SECRET"])
@@ -43,6 +57,14 @@ func TestDiscoveryIsTrue(t *testing.T) {
 		"client_secret_post": func(_ *http.Request, f url.Values) {
 			f.Set("client_id", n.env["STS_CLIENT_ID"])
 			f.Set("client_secret", n.env["STS_CLIENT_SECRET"])
+		},
+		"private_key_jwt": func(_ *http.Request, f url.Values) {
+			f.Set("client_assertion", own.assertion(t, n, nil))
+			f.Set("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer")
+		},
+		"spiffe_jwt": func(_ *http.Request, f url.Values) {
+			f.Set("client_assertion", domain.token(t, n, func(_ map[jose.HeaderKey]any, claims map[string]any) { claims["sub"] = "spiffe://example.org/a" }))
+			f.Set("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-spiffe")
 		},
 	}
 	subject := n.token(t, credentialsGrant(n)).str("access_token")
@@ -67,6 +89,13 @@ func TestDiscoveryIsTrue(t *testing.T) {
 	}
 	if got := list("token_endpoint_auth_methods_supported"); len(got) != len(methods) {
 		t.Errorf("authentication methods %v", got)
+	}
+	for _, alg := range list("token_endpoint_auth_signing_alg_values_supported") {
+		s := newSigner(t, "signer-"+strings.ToLower(alg), jose.SignatureAlgorithm(alg))
+		n.apply(t, s.yaml(t))
+		if r := n.post(t, assertionForm(s.assertion(t, n, nil), "jwt-bearer"), nil); r.status != http.StatusOK {
+			t.Errorf("%s: %s", alg, r.raw)
+		}
 	}
 	for _, grant := range list("grant_types_supported") {
 		for _, method := range list("token_endpoint_auth_methods_supported") {

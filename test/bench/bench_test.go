@@ -155,7 +155,10 @@ func newService(b *testing.B) *service {
 	audit, _, err := storage.OpenAudit(filepath.Join(dir, "audit.jsonl"))
 	must(b, err)
 	b.Cleanup(func() { audit.Close() })
-	svc, err := sts.New(ctx, sts.Config{Issuer: "https://sts.example.com", Store: store, Keys: signingKeys{ring}, IssuerKeys: noIssuers{}, Audit: audit})
+	replay, err := storage.OpenReplay(filepath.Join(dir, "replay"), storage.ReplayOptions{New: true})
+	must(b, err)
+	b.Cleanup(func() { replay.Close() })
+	svc, err := sts.New(ctx, sts.Config{Issuer: "https://sts.example.com", Store: store, Keys: signingKeys{ring}, IssuerKeys: noIssuers{}, ClientKeys: noClientKeys{}, Replay: replay, Audit: audit})
 	must(b, err)
 	secret, hash := sts.NewSecret()
 	_, err = svc.Apply(ctx, sts.Change{Put: []sts.Resource{
@@ -193,6 +196,15 @@ type noIssuers struct{}
 func (noIssuers) Check(*sts.Issuer) error { return nil }
 func (noIssuers) Trust([]*sts.Issuer)     {}
 func (noIssuers) Key(context.Context, string, string, jose.Algorithm) (jose.Key, error) {
+	return jose.Key{}, jose.ErrUnknownKey
+}
+
+// noClientKeys has no keys of clients.
+type noClientKeys struct{}
+
+func (noClientKeys) Check(*sts.ClientKey) error      { return nil }
+func (noClientKeys) Trust(map[string]*sts.ClientKey) {}
+func (noClientKeys) Key(context.Context, string, string, jose.Algorithm) (jose.Key, error) {
 	return jose.Key{}, jose.ErrUnknownKey
 }
 
