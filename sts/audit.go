@@ -26,6 +26,8 @@ type Record struct {
 	Subject    *RecordParty `json:"subject,omitempty"`     // subject token
 	Actor      *RecordParty `json:"actor,omitempty"`       // actor token
 
+	Proof *RecordProof `json:"dpop,omitempty"` // whose key signed it for this request
+
 	// What is not defined is named by its hash and length, unless it is a word and
 	// it is known who asks.
 	AskedAudiences []string  `json:"asked_audiences,omitempty"`
@@ -71,4 +73,14 @@ type RecordToken struct {
 	Txn       string    `json:"txn"`
 	Exp       int64     `json:"exp"`
 	Rules     []string  `json:"rules"` // that granted it
+
+	// The key that it is bound to, if it is: one of the two.
+	JKT string `json:"jkt,omitempty"`      // of DPoP
+	X5T string `json:"x5t#S256,omitempty"` // of a certificate
+}
+
+// RecordProof names a DPoP proof.
+type RecordProof struct {
+	JKT string `json:"jkt"` // thumbprint of its key
+	JTI string `json:"jti"`
 }

@@ -26,7 +26,7 @@ type secret struct {
 
 // newClient expects a checked Client; identifiers are those of its audiences.
 func newClient(c *Client, identifiers []string) *client {
-	out := &client{Client: c, party: policy.Client{ID: c.Name, Labels: c.Labels, Audiences: identifiers}}
+	out := &client{Client: c, party: policy.Client{ID: c.Name, Labels: c.Labels, Audiences: identifiers, DPoP: c.DPoPBound}}
 	for i := range out.secrets {
 		out.secrets[i].hash = decoy
 		if i < len(c.Secrets) {

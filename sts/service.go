@@ -10,14 +10,19 @@ import (
 	"time"
 )
 
-// Config is what a Service is made of. All members but Now are required.
+// Config is what a Service is made of. All members but Now and NonceKey are required.
 type Config struct {
 	Issuer     string // our issuer identifier: the iss of every token
 	Store      Store
 	Keys       SigningKeys
 	IssuerKeys IssuerKeys
 	Audit      Audit
+	Replay     Replay
 	Now        func() time.Time // default time.Now
+
+	// NonceKey has DPoP proofs carry a nonce of this service [RFC 9449 §8]. Nodes
+	// with the same key accept each other's. Empty: no nonce is needed.
+	NonceKey []byte
 }
 
 // Service issues tokens. Its methods can be called concurrently.
@@ -27,6 +32,8 @@ type Service struct {
 	keys       SigningKeys
 	issuerKeys IssuerKeys
 	audit      Audit
+	replay     Replay
+	nonces     *nonces // nil: proofs need none
 	now        func() time.Time
 
 	state   atomic.Pointer[state]
@@ -37,7 +44,10 @@ type Service struct {
 // New returns a Service with the resources that are in the store. Resources that
 // do not fit together are an error: a service does not start half.
 func New(ctx context.Context, c Config) (*Service, error) {
-	s := &Service{issuer: c.Issuer, store: c.Store, keys: c.Keys, issuerKeys: c.IssuerKeys, audit: c.Audit, now: c.Now}
+	s := &Service{
+		issuer: c.Issuer, store: c.Store, keys: c.Keys, issuerKeys: c.IssuerKeys, audit: c.Audit, replay: c.Replay,
+		nonces: newNonces(c.NonceKey), now: c.Now,
+	}
 	if s.now == nil {
 		s.now = time.Now
 	}
@@ -121,6 +131,7 @@ func (s *Service) install(st *state) {
 type Metadata struct {
 	Issuer, TokenEndpoint, JWKSURI      string
 	GrantTypes, AuthMethods, Algorithms []string
+	ProofAlgorithms                     []string // of DPoP proofs [RFC 9449 §5.1]
 }
 
 // Metadata returns what this service does, no more and no less.
@@ -131,6 +142,8 @@ func (s *Service) Metadata() Metadata {
 		JWKSURI:       s.issuer + "/.well-known/jwks.json",
 		GrantTypes:    []string{string(ClientCredentials), string(TokenExchange)},
 		AuthMethods:   []string{string(SecretBasic), string(SecretPost)},
+
+		ProofAlgorithms: ProofAlgorithms,
 	}
 	for k := range s.keys.KeySet().All() {
 		if !slices.Contains(m.Algorithms, string(k.Algorithm)) {

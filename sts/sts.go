@@ -9,6 +9,7 @@ package sts
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"time"
 
@@ -48,6 +49,11 @@ type TokenRequest struct {
 	Subject       Presented // exchange only
 	Actor         Presented // exchange only, optional
 
+	// What the request proves to have: the token is bound to it.
+	Proof        string              // DPoP proof [RFC 9449 §4]; empty: none
+	ProofTarget  ProofTarget         // what a proof must be for
+	Certificates []*x509.Certificate // of the TLS connection, whose key was proven; leaf first
+
 	Source Source
 
 	// Malformed is set by a wire that could not read the request. The request is
@@ -78,6 +84,10 @@ type Presented struct {
 	Type  TokenType
 }
 
+// ProofTarget is what a DPoP proof of a request must be for. A wire takes it from
+// the configuration, never from the request.
+type ProofTarget struct{ Method, URI string }
+
 // Source tells where a request came from, for the audit record.
 type Source struct {
 	RequestID string
@@ -88,10 +98,11 @@ type Source struct {
 type Token struct {
 	Value     string
 	Issued    TokenType
-	Scheme    string // token_type of the reply: Bearer, or N_A
+	Scheme    string // token_type of the reply: Bearer, DPoP or N_A
 	ExpiresIn time.Duration
 	Scopes    []string
 	Decision  string // id of the decision that granted it
+	Nonce     string // for the next DPoP proof; empty: none is needed
 }
 
 // Resource is one of the four kinds; exactly one member is set.
@@ -127,6 +138,7 @@ type Client struct {
 	Labels      map[string]string `json:"labels,omitempty"`
 	Secrets     []ClientSecret    `json:"secrets,omitempty"`
 	Audiences   []string          `json:"audiences,omitempty"` // Audience resources that the client is
+	DPoPBound   bool              `json:"dpop_bound_access_tokens,omitempty"`
 }
 
 // ClientSecret is a secret as it is kept: a salted hash, see [HashSecret].
@@ -161,6 +173,8 @@ type Audience struct {
 	Scopes      []string      `json:"scopes,omitempty"`
 	MaxTTL      time.Duration `json:"max_ttl,omitempty"` // 0: 1h, or less if keys do not stay published as long
 	KeySet      string        `json:"key_set,omitempty"` // that signs for it; empty: DefaultKeySet
+
+	Binding policy.Binding `json:"binding,omitempty"` // what its tokens must be bound to; empty: nothing
 }
 
 // DefaultKeySet signs for an Audience that names no key set.
@@ -303,6 +317,15 @@ type IssuerKeys interface {
 	// is jose.ErrUnknownKey says that there is no such key, any other that the
 	// keys cannot be had now.
 	Key(ctx context.Context, issuer, kid string, alg jose.Algorithm) (jose.Key, error)
+}
+
+// Replay remembers what may be used once.
+type Replay interface {
+	// Use reports whether key was not used before in its space, and takes care that
+	// it is not again. It was made at issued, and is refused for its age from until
+	// on, so it need not be remembered longer. An error means that it cannot be told
+	// now, and that nothing may come of the use.
+	Use(ctx context.Context, space, key string, issued, until time.Time) (fresh bool, err error)
 }
 
 // Audit records decisions.
