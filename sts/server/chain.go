@@ -116,7 +116,7 @@ func (c *chain) guarded(ctx context.Context, k *call, next func(context.Context)
 // sendIDs tells the caller the ids of its request and of the decision.
 func (c *chain) sendIDs(ctx context.Context, k *call, r *refusal) {
 	if r != nil && r.sts.Decision != "" {
-		k.decision = r.sts.Decision
+		k.decision, k.nonce = r.sts.Decision, r.sts.Nonce
 	}
 	md := metadata.MD{}
 	if !k.told {
@@ -124,6 +124,9 @@ func (c *chain) sendIDs(ctx context.Context, k *call, r *refusal) {
 	}
 	if k.decision != "" {
 		md["x-decision-id"] = []string{k.decision}
+	}
+	if k.nonce != "" {
+		md[metadataNonce] = []string{k.nonce}
 	}
 	// It fails only if headers were sent already, as in a stream, or if there is
 	// no stream: the HTTP face sets its own.

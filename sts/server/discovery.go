@@ -38,6 +38,7 @@ func (d *discoveryService) GetProviderMetadata(context.Context, *stsv1.GetProvid
 		TokenEndpointAuthMethodsSupported: m.AuthMethods,
 		SubjectTypesSupported:             []string{"public"},
 		IdTokenSigningAlgValuesSupported:  m.Algorithms,
+		DpopSigningAlgValuesSupported:     m.ProofAlgorithms,
 	}, nil
 }
 
@@ -71,6 +72,7 @@ type metadataDocument struct {
 	ResponseTypes []string `json:"response_types_supported"`
 	SubjectTypes  []string `json:"subject_types_supported"`
 	Algorithms    []string `json:"id_token_signing_alg_values_supported"`
+	Proofs        []string `json:"dpop_signing_alg_values_supported"`
 }
 
 func encodeMetadata(m sts.Metadata) ([]byte, error) {
@@ -83,6 +85,7 @@ func encodeMetadata(m sts.Metadata) ([]byte, error) {
 		ResponseTypes: []string{},
 		SubjectTypes:  []string{"public"},
 		Algorithms:    m.Algorithms,
+		Proofs:        m.ProofAlgorithms,
 	})
 }
 

@@ -41,6 +41,10 @@ type Config struct {
 	// [ReloadingTLS].
 	HTTPTLS, GRPCTLS *tls.Config
 
+	// GRPCURL is the base of the URLs that DPoP proofs over gRPC are for: scheme and
+	// host. Default the issuer identifier.
+	GRPCURL string
+
 	RequestTimeout time.Duration // longest time for one request; default 10s
 	ShutdownGrace  time.Duration // for requests in flight at the end; default 10s
 	MaxConnections int           // on each listener; default 10,000
@@ -65,16 +69,18 @@ func New(c Config) (*Server, error) {
 	c.ShutdownGrace = cmp.Or(c.ShutdownGrace, 10*time.Second)
 	c.MaxConnections = cmp.Or(c.MaxConnections, 10_000)
 	c.MaxWatches = cmp.Or(c.MaxWatches, 10_000)
+	metadata := c.Service.Metadata()
 	m := newMetrics(c.Version)
 	if err := c.Registry.Register(m); err != nil {
 		return nil, fmt.Errorf("registering metrics: %w", err)
 	}
 	s := &Server{grace: c.ShutdownGrace, maxConnections: c.MaxConnections, firstRequest: firstRequestTimeout, stopping: make(chan struct{})}
-	ch := &chain{service: c.Service, issuer: c.Service.Metadata().Issuer, log: c.Logger, metrics: m, timeout: c.RequestTimeout}
+	ch := &chain{service: c.Service, issuer: metadata.Issuer, log: c.Logger, metrics: m, timeout: c.RequestTimeout}
 	ready := &readiness{service: c.Service, stopping: s.stopping, log: c.Logger}
 	tokens := &tokenService{
 		service: c.Service, chain: ch, watches: make(chan struct{}, c.MaxWatches),
 		stopping: s.stopping, timeout: c.RequestTimeout, jitter: rand.Float64,
+		proofs: proofURLs{metadata.TokenEndpoint, metadata.Issuer, cmp.Or(c.GRPCURL, metadata.Issuer)},
 	}
 	s.grpc = newGRPCServer(ch, c.GRPCTLS)
 	conn := &inProcess{methods: map[string]inProcessMethod{}, intercept: ch.unary}

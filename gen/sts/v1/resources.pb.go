@@ -164,9 +164,12 @@ type Client struct {
 	Secrets []*ClientSecret `protobuf:"bytes,5,rep,name=secrets,proto3" json:"secrets,omitempty"`
 	// Names of the Audience resources that this client *is*. A token addressed to
 	// one of them may be exchanged by this client, if a Rule allows it.
-	Audiences     []string `protobuf:"bytes,6,rep,name=audiences,proto3" json:"audiences,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Audiences []string `protobuf:"bytes,6,rep,name=audiences,proto3" json:"audiences,omitempty"`
+	// This client gets tokens that are bound by DPoP only: a request without a
+	// proof is refused [RFC 9449 section 5.2].
+	DpopBoundAccessTokens bool `protobuf:"varint,20,opt,name=dpop_bound_access_tokens,json=dpopBoundAccessTokens,proto3" json:"dpop_bound_access_tokens,omitempty"`
+	unknownFields         protoimpl.UnknownFields
+	sizeCache             protoimpl.SizeCache
 }
 
 func (x *Client) Reset() {
@@ -239,6 +242,13 @@ func (x *Client) GetAudiences() []string {
 		return x.Audiences
 	}
 	return nil
+}
+
+func (x *Client) GetDpopBoundAccessTokens() bool {
+	if x != nil {
+		return x.DpopBoundAccessTokens
+	}
+	return false
 }
 
 // ClientSecret is a client secret as the server keeps it: never the secret.
@@ -495,7 +505,13 @@ type Audience struct {
 	// Name of the key set of the configuration that signs tokens for it, for a
 	// service that only takes a certain algorithm. One token for several Audiences
 	// is possible only if they have the same. Default `default`.
-	KeySet        string `protobuf:"bytes,6,opt,name=key_set,json=keySet,proto3" json:"key_set,omitempty"`
+	KeySet string `protobuf:"bytes,6,opt,name=key_set,json=keySet,proto3" json:"key_set,omitempty"`
+	// The key that its tokens must be bound to, so that nobody can use them who has
+	// not got it: `mtls` (a TLS client certificate, RFC 8705), `dpop` (a key that a
+	// DPoP proof proves, RFC 9449), `any` of the two, or `none`. Default `none`: a
+	// token is bound if its request has a DPoP proof, or if a Rule requires it, or
+	// if it is exchanged for one that is bound.
+	Binding       string `protobuf:"bytes,7,opt,name=binding,proto3" json:"binding,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -572,6 +588,13 @@ func (x *Audience) GetKeySet() string {
 	return ""
 }
 
+func (x *Audience) GetBinding() string {
+	if x != nil {
+		return x.Binding
+	}
+	return ""
+}
+
 // Rule is a permission. Without a Rule nothing is allowed, and all predicates
 // of a Rule must hold. Rules add up: a request gets the union of the scopes of
 // the Rules that match it, and the shortest of the lifetimes that its scopes
@@ -596,7 +619,9 @@ type Rule struct {
 	// A missing claim makes the Rule not match.
 	When string `protobuf:"bytes,6,opt,name=when,proto3" json:"when,omitempty"`
 	// What is granted.
-	Allow         *Allow `protobuf:"bytes,7,opt,name=allow,proto3" json:"allow,omitempty"`
+	Allow *Allow `protobuf:"bytes,7,opt,name=allow,proto3" json:"allow,omitempty"`
+	// What the request must have besides.
+	Require       *Require `protobuf:"bytes,8,opt,name=require,proto3" json:"require,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -680,6 +705,61 @@ func (x *Rule) GetAllow() *Allow {
 	return nil
 }
 
+func (x *Rule) GetRequire() *Require {
+	if x != nil {
+		return x.Require
+	}
+	return nil
+}
+
+// Require is what a Rule asks of a request besides who makes it and for what.
+type Require struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The key that the token is bound to: `mtls`, `dpop`, `any`, or `none`. A
+	// request with a DPoP proof gets a token that is bound by DPoP, unless its
+	// Audience demands a certificate. Default `none`.
+	Binding       string `protobuf:"bytes,1,opt,name=binding,proto3" json:"binding,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Require) Reset() {
+	*x = Require{}
+	mi := &file_sts_v1_resources_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Require) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Require) ProtoMessage() {}
+
+func (x *Require) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_resources_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Require.ProtoReflect.Descriptor instead.
+func (*Require) Descriptor() ([]byte, []int) {
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Require) GetBinding() string {
+	if x != nil {
+		return x.Binding
+	}
+	return ""
+}
+
 // Requester says who may ask. At least one member; those given must all hold,
 // except that `workload` stands alone.
 type Requester struct {
@@ -696,7 +776,7 @@ type Requester struct {
 
 func (x *Requester) Reset() {
 	*x = Requester{}
-	mi := &file_sts_v1_resources_proto_msgTypes[6]
+	mi := &file_sts_v1_resources_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -708,7 +788,7 @@ func (x *Requester) String() string {
 func (*Requester) ProtoMessage() {}
 
 func (x *Requester) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[6]
+	mi := &file_sts_v1_resources_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -721,7 +801,7 @@ func (x *Requester) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Requester.ProtoReflect.Descriptor instead.
 func (*Requester) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{6}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Requester) GetClients() []string {
@@ -768,7 +848,7 @@ type Party struct {
 
 func (x *Party) Reset() {
 	*x = Party{}
-	mi := &file_sts_v1_resources_proto_msgTypes[7]
+	mi := &file_sts_v1_resources_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -780,7 +860,7 @@ func (x *Party) String() string {
 func (*Party) ProtoMessage() {}
 
 func (x *Party) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[7]
+	mi := &file_sts_v1_resources_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -793,7 +873,7 @@ func (x *Party) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Party.ProtoReflect.Descriptor instead.
 func (*Party) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{7}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Party) GetIssuer() string {
@@ -854,7 +934,7 @@ type Allow struct {
 
 func (x *Allow) Reset() {
 	*x = Allow{}
-	mi := &file_sts_v1_resources_proto_msgTypes[8]
+	mi := &file_sts_v1_resources_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -866,7 +946,7 @@ func (x *Allow) String() string {
 func (*Allow) ProtoMessage() {}
 
 func (x *Allow) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[8]
+	mi := &file_sts_v1_resources_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -879,7 +959,7 @@ func (x *Allow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Allow.ProtoReflect.Descriptor instead.
 func (*Allow) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{8}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Allow) GetAudiences() []string {
@@ -941,14 +1021,15 @@ const file_sts_v1_resources_proto_rawDesc = "" +
 	"\x06issuer\x18\x02 \x01(\v2\x0e.sts.v1.IssuerH\x00R\x06issuer\x12.\n" +
 	"\baudience\x18\x03 \x01(\v2\x10.sts.v1.AudienceH\x00R\baudience\x12\"\n" +
 	"\x04rule\x18\x04 \x01(\v2\f.sts.v1.RuleH\x00R\x04ruleB\x06\n" +
-	"\x04kind\"\x97\x02\n" +
+	"\x04kind\"\xd0\x02\n" +
 	"\x06Client\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\x12\x1a\n" +
 	"\bdisabled\x18\x03 \x01(\bR\bdisabled\x122\n" +
 	"\x06labels\x18\x04 \x03(\v2\x1a.sts.v1.Client.LabelsEntryR\x06labels\x12.\n" +
 	"\asecrets\x18\x05 \x03(\v2\x14.sts.v1.ClientSecretR\asecrets\x12\x1c\n" +
-	"\taudiences\x18\x06 \x03(\tR\taudiences\x1a9\n" +
+	"\taudiences\x18\x06 \x03(\tR\taudiences\x127\n" +
+	"\x18dpop_bound_access_tokens\x18\x14 \x01(\bR\x15dpopBoundAccessTokens\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"[\n" +
@@ -973,14 +1054,15 @@ const file_sts_v1_resources_proto_rawDesc = "" +
 	"\tallow_act\x18\v \x01(\bR\ballowAct\x12'\n" +
 	"\x0fca_certificates\x18\f \x01(\tR\x0ecaCertificates\x12%\n" +
 	"\x0eallow_networks\x18\r \x03(\tR\rallowNetworks\x12#\n" +
-	"\rinsecure_http\x18\x0e \x01(\bR\finsecureHttp\"\xc7\x01\n" +
+	"\rinsecure_http\x18\x0e \x01(\bR\finsecureHttp\"\xe1\x01\n" +
 	"\bAudience\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\x12 \n" +
 	"\videntifiers\x18\x03 \x03(\tR\videntifiers\x12\x16\n" +
 	"\x06scopes\x18\x04 \x03(\tR\x06scopes\x122\n" +
 	"\amax_ttl\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x06maxTtl\x12\x17\n" +
-	"\akey_set\x18\x06 \x01(\tR\x06keySet\"\xf4\x01\n" +
+	"\akey_set\x18\x06 \x01(\tR\x06keySet\x12\x18\n" +
+	"\abinding\x18\a \x01(\tR\abinding\"\x9f\x02\n" +
 	"\x04Rule\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\x12/\n" +
@@ -988,7 +1070,10 @@ const file_sts_v1_resources_proto_rawDesc = "" +
 	"\asubject\x18\x04 \x01(\v2\r.sts.v1.PartyR\asubject\x12#\n" +
 	"\x05actor\x18\x05 \x01(\v2\r.sts.v1.PartyR\x05actor\x12\x12\n" +
 	"\x04when\x18\x06 \x01(\tR\x04when\x12#\n" +
-	"\x05allow\x18\a \x01(\v2\r.sts.v1.AllowR\x05allow\"\xb3\x01\n" +
+	"\x05allow\x18\a \x01(\v2\r.sts.v1.AllowR\x05allow\x12)\n" +
+	"\arequire\x18\b \x01(\v2\x0f.sts.v1.RequireR\arequire\"#\n" +
+	"\aRequire\x12\x18\n" +
+	"\abinding\x18\x01 \x01(\tR\abinding\"\xb3\x01\n" +
 	"\tRequester\x12\x18\n" +
 	"\aclients\x18\x01 \x03(\tR\aclients\x125\n" +
 	"\x06labels\x18\x02 \x03(\v2\x1d.sts.v1.Requester.LabelsEntryR\x06labels\x12\x1a\n" +
@@ -1033,7 +1118,7 @@ func file_sts_v1_resources_proto_rawDescGZIP() []byte {
 	return file_sts_v1_resources_proto_rawDescData
 }
 
-var file_sts_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_sts_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_sts_v1_resources_proto_goTypes = []any{
 	(*Resource)(nil),              // 0: sts.v1.Resource
 	(*Client)(nil),                // 1: sts.v1.Client
@@ -1041,43 +1126,45 @@ var file_sts_v1_resources_proto_goTypes = []any{
 	(*Issuer)(nil),                // 3: sts.v1.Issuer
 	(*Audience)(nil),              // 4: sts.v1.Audience
 	(*Rule)(nil),                  // 5: sts.v1.Rule
-	(*Requester)(nil),             // 6: sts.v1.Requester
-	(*Party)(nil),                 // 7: sts.v1.Party
-	(*Allow)(nil),                 // 8: sts.v1.Allow
-	nil,                           // 9: sts.v1.Client.LabelsEntry
-	nil,                           // 10: sts.v1.Requester.LabelsEntry
-	nil,                           // 11: sts.v1.Party.ClaimsEntry
-	nil,                           // 12: sts.v1.Party.ClaimGlobsEntry
-	nil,                           // 13: sts.v1.Allow.ClaimsEntry
-	(*timestamppb.Timestamp)(nil), // 14: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 15: google.protobuf.Duration
-	(*structpb.Value)(nil),        // 16: google.protobuf.Value
+	(*Require)(nil),               // 6: sts.v1.Require
+	(*Requester)(nil),             // 7: sts.v1.Requester
+	(*Party)(nil),                 // 8: sts.v1.Party
+	(*Allow)(nil),                 // 9: sts.v1.Allow
+	nil,                           // 10: sts.v1.Client.LabelsEntry
+	nil,                           // 11: sts.v1.Requester.LabelsEntry
+	nil,                           // 12: sts.v1.Party.ClaimsEntry
+	nil,                           // 13: sts.v1.Party.ClaimGlobsEntry
+	nil,                           // 14: sts.v1.Allow.ClaimsEntry
+	(*timestamppb.Timestamp)(nil), // 15: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 16: google.protobuf.Duration
+	(*structpb.Value)(nil),        // 17: google.protobuf.Value
 }
 var file_sts_v1_resources_proto_depIdxs = []int32{
 	1,  // 0: sts.v1.Resource.client:type_name -> sts.v1.Client
 	3,  // 1: sts.v1.Resource.issuer:type_name -> sts.v1.Issuer
 	4,  // 2: sts.v1.Resource.audience:type_name -> sts.v1.Audience
 	5,  // 3: sts.v1.Resource.rule:type_name -> sts.v1.Rule
-	9,  // 4: sts.v1.Client.labels:type_name -> sts.v1.Client.LabelsEntry
+	10, // 4: sts.v1.Client.labels:type_name -> sts.v1.Client.LabelsEntry
 	2,  // 5: sts.v1.Client.secrets:type_name -> sts.v1.ClientSecret
-	14, // 6: sts.v1.ClientSecret.not_after:type_name -> google.protobuf.Timestamp
-	15, // 7: sts.v1.Issuer.max_token_lifetime:type_name -> google.protobuf.Duration
-	15, // 8: sts.v1.Audience.max_ttl:type_name -> google.protobuf.Duration
-	6,  // 9: sts.v1.Rule.requester:type_name -> sts.v1.Requester
-	7,  // 10: sts.v1.Rule.subject:type_name -> sts.v1.Party
-	7,  // 11: sts.v1.Rule.actor:type_name -> sts.v1.Party
-	8,  // 12: sts.v1.Rule.allow:type_name -> sts.v1.Allow
-	10, // 13: sts.v1.Requester.labels:type_name -> sts.v1.Requester.LabelsEntry
-	11, // 14: sts.v1.Party.claims:type_name -> sts.v1.Party.ClaimsEntry
-	12, // 15: sts.v1.Party.claim_globs:type_name -> sts.v1.Party.ClaimGlobsEntry
-	15, // 16: sts.v1.Allow.ttl:type_name -> google.protobuf.Duration
-	13, // 17: sts.v1.Allow.claims:type_name -> sts.v1.Allow.ClaimsEntry
-	16, // 18: sts.v1.Party.ClaimsEntry.value:type_name -> google.protobuf.Value
-	19, // [19:19] is the sub-list for method output_type
-	19, // [19:19] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	15, // 6: sts.v1.ClientSecret.not_after:type_name -> google.protobuf.Timestamp
+	16, // 7: sts.v1.Issuer.max_token_lifetime:type_name -> google.protobuf.Duration
+	16, // 8: sts.v1.Audience.max_ttl:type_name -> google.protobuf.Duration
+	7,  // 9: sts.v1.Rule.requester:type_name -> sts.v1.Requester
+	8,  // 10: sts.v1.Rule.subject:type_name -> sts.v1.Party
+	8,  // 11: sts.v1.Rule.actor:type_name -> sts.v1.Party
+	9,  // 12: sts.v1.Rule.allow:type_name -> sts.v1.Allow
+	6,  // 13: sts.v1.Rule.require:type_name -> sts.v1.Require
+	11, // 14: sts.v1.Requester.labels:type_name -> sts.v1.Requester.LabelsEntry
+	12, // 15: sts.v1.Party.claims:type_name -> sts.v1.Party.ClaimsEntry
+	13, // 16: sts.v1.Party.claim_globs:type_name -> sts.v1.Party.ClaimGlobsEntry
+	16, // 17: sts.v1.Allow.ttl:type_name -> google.protobuf.Duration
+	14, // 18: sts.v1.Allow.claims:type_name -> sts.v1.Allow.ClaimsEntry
+	17, // 19: sts.v1.Party.ClaimsEntry.value:type_name -> google.protobuf.Value
+	20, // [20:20] is the sub-list for method output_type
+	20, // [20:20] is the sub-list for method input_type
+	20, // [20:20] is the sub-list for extension type_name
+	20, // [20:20] is the sub-list for extension extendee
+	0,  // [0:20] is the sub-list for field type_name
 }
 
 func init() { file_sts_v1_resources_proto_init() }
@@ -1097,7 +1184,7 @@ func file_sts_v1_resources_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sts_v1_resources_proto_rawDesc), len(file_sts_v1_resources_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
