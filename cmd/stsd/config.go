@@ -94,6 +94,7 @@ func (k configCheck) config(c *stsv1.ServerConfig) {
 	c.Log = orEmpty(c.Log)
 	k.oneOf("log.level", &c.Log.Level, "info", "debug", "warn", "error")
 	k.limits(c)
+	k.dpop(c)
 }
 
 // orEmpty stands in for a section that is missing, so that what is missing is
