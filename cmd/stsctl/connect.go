@@ -21,6 +21,7 @@ type connFlags struct {
 	addr, issuer, caFile, envFile string
 	adminTokenFile                string
 	clientID, clientSecretFile    string
+	dpopKeyFile                   string // empty: no proofs
 	timeout                       time.Duration
 
 	env map[string]string // of envFile
@@ -99,19 +100,27 @@ func (c *cli) dial() (*grpc.ClientConn, error) {
 	if err != nil || host == "" || port == "" || strings.Contains(addr, "/") {
 		return nil, usage("%q is not an address; write HOST:PORT, such as sts.example.com:8443", addr)
 	}
-	transport := insecure.NewCredentials()
+	transport, scheme := insecure.NewCredentials(), "http"
 	if !isLoopback(host) || c.conn.caFile != "" || strings.HasPrefix(c.conn.issuerIdentifier(), "https:") {
 		config, err := c.conn.tlsConfig()
 		if err != nil {
 			return nil, err
 		}
-		transport = credentials.NewTLS(config)
+		transport, scheme = credentials.NewTLS(config), "https"
 	}
-	conn, err := grpc.NewClient("dns:///"+addr,
+	opts := []grpc.DialOption{
 		grpc.WithTransportCredentials(transport),
-		grpc.WithUserAgent("stsctl/"+version()),
+		grpc.WithUserAgent("stsctl/" + version()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxReply)),
-	)
+	}
+	if c.conn.dpopKeyFile != "" {
+		p := &proofs{url: scheme + "://" + addr, now: time.Now}
+		if p.key, p.alg, err = readProofKey(c.conn.dpopKeyFile); err != nil {
+			return nil, err
+		}
+		opts = append(opts, grpc.WithUnaryInterceptor(p.intercept))
+	}
+	conn, err := grpc.NewClient("dns:///"+addr, opts...)
 	if err != nil {
 		return nil, usage("%q is not an address: %v", addr, err)
 	}

@@ -48,6 +48,7 @@ var advice = map[string]string{
 	"unauthorized_client":     "ask the operator, and tell the decision id",
 	"invalid_target":          "ask the operator for a Rule that allows it, and tell the decision id",
 	"invalid_scope":           "ask for fewer scopes, or the operator for a Rule that allows them",
+	"invalid_dpop_proof":      "check --dpop-key, and that the server has this address as dpop.grpc_url",
 	"unauthenticated":         "check STS_ADMIN_TOKEN",
 	"not_found":               "`stsctl get KIND` and `stsctl keys status` list what there is",
 	"temporarily_unavailable": "try again",
