@@ -1,7 +1,12 @@
 package e2e
 
 import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -10,7 +15,36 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/workload-sts/sts/jose"
 )
+
+// proofOf is a DPoP proof for a URL by a new key of an algorithm.
+func proofOf(t *testing.T, alg jose.Algorithm, url string) string {
+	t.Helper()
+	var key crypto.Signer
+	var err error
+	switch alg {
+	case jose.EdDSA:
+		_, key, err = ed25519.GenerateKey(rand.Reader)
+	case jose.RS256, jose.PS256:
+		key, err = rsa.GenerateKey(rand.Reader, 2048)
+	default:
+		key, err = ecdsa.GenerateKey(map[jose.Algorithm]elliptic.Curve{
+			jose.ES256: elliptic.P256(), jose.ES384: elliptic.P384(), jose.ES512: elliptic.P521(),
+		}[alg], rand.Reader)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	claims := fmt.Appendf(nil, `{"jti":%q,"htm":"POST","htu":%q,"iat":%d}`, rand.Text(), url, time.Now().Unix())
+	proof, err := jose.SignProof(alg, key, claims)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return proof
+}
 
 // startNonces starts a server as an operator sets it up, that demands nonces in
 // proofs, with the client, audience and rule of a development server.

@@ -26,9 +26,9 @@ the whole response.
 Without --audience the rules must leave only one. Without --scope the token has
 all scopes that the rules allow.
 
-With --dpop-key the token is bound to a key: whoever uses it has to prove to have
-the key, by DPoP (RFC 9449). The server must know itself by the address that is
-connected to (dpop.grpc_url of its configuration).`,
+With --dpop-key the token is bound to a key: whoever uses it has to prove to
+have the key, by DPoP (RFC 9449). The server must know itself by the address
+that is connected to (dpop.grpc_url of its configuration).`,
 		Example: "  stsctl token --audience payments --scope payments.read\n  curl -H \"Authorization: Bearer $(stsctl token --audience payments)\" https://payments.internal",
 		Args:    noArgs("write `stsctl token --audience NAME`"),
 	}
