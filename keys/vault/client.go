@@ -59,6 +59,9 @@ func (c *Client) Err() error {
 	if v.err == nil && v.grant == nil {
 		return errNoLogin
 	}
+	if v.grant != nil && c.session.answered.Load() > v.since.UnixNano() {
+		return nil // a call has shown otherwise since
+	}
 	return v.err
 }
 
