@@ -22,7 +22,7 @@ var allScopes = []string{"a", "b", "c", "d"}
 func TestPromises(t *testing.T) {
 	names := []string{"n0", "n1", "n2", "n3"}
 	provers := []prover{newProver(t), newProver(t)}
-	outer := t
+	outer, exchanged := t, 0
 	rapid.Check(t, func(t *rapid.T) {
 		f := randomWorld(t, newFixture(outer), names)
 		held := []granted{}
@@ -47,11 +47,17 @@ func TestPromises(t *testing.T) {
 			}
 			holdPromises(t, r, from, got)
 			holdBinding(t, r, from, got)
+			if from != nil && from.claims["cnf"] != nil {
+				exchanged++
+			}
 			holdKeySet(t, f, got)
 			f.holdClaims(t, got)
 			held = append(held, got)
 		}
 	})
+	if exchanged == 0 {
+		t.Error("no token that is bound was ever exchanged: the worlds are of no use")
+	}
 }
 
 // granted is a token that was issued, with what it says.

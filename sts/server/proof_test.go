@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"encoding/base64"
 	"encoding/json"
 	"maps"
 	"net/http"
@@ -47,6 +48,36 @@ func proofFor(tb testing.TB, key crypto.Signer, url string, edits map[string]any
 		tb.Fatal(err)
 	}
 	return proof
+}
+
+// headed is a proof with a header of its own, which the key signs all the same.
+func headed(tb testing.TB, key crypto.Signer, url string, edits map[string]any) string {
+	tb.Helper()
+	good := proofFor(tb, key, url, nil)
+	first, rest, _ := strings.Cut(good, ".")
+	payload, _, _ := strings.Cut(rest, ".")
+	raw, err := base64.RawURLEncoding.DecodeString(first)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	var header map[string]any
+	if err := json.Unmarshal(raw, &header); err != nil {
+		tb.Fatal(err)
+	}
+	for name, v := range edits {
+		if header[name] = v; v == nil {
+			delete(header, name)
+		}
+	}
+	if raw, err = json.Marshal(header); err != nil {
+		tb.Fatal(err)
+	}
+	input := []byte(base64.RawURLEncoding.EncodeToString(raw) + "." + payload)
+	sig, err := jose.Sign(jose.ES256, key, input)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return jose.Compact(input, sig)
 }
 
 // proofFaces are the faces, each with the URL that its proofs are for.
@@ -92,6 +123,19 @@ func TestProofByEachFace(t *testing.T) {
 				"D-04 in one":               {good(nil) + ", " + good(nil)},
 				"empty":                     {""},
 				"D-09":                      {good(nil)[:300]},
+				"D-06 typ missing":          {headed(t, key, face.url, map[string]any{"typ": nil})},
+				"D-06 typ JWT":              {headed(t, key, face.url, map[string]any{"typ": "JWT"})},
+				"D-07 alg missing":          {headed(t, key, face.url, map[string]any{"alg": nil})},
+				"D-07 alg none":             {headed(t, key, face.url, map[string]any{"alg": "none"})},
+				"D-07 alg HS256":            {headed(t, key, face.url, map[string]any{"alg": "HS256"})},
+				"D-08 jwk missing":          {headed(t, key, face.url, map[string]any{"jwk": nil})},
+				"D-08 jwk oct":              {headed(t, key, face.url, map[string]any{"jwk": map[string]any{"kty": "oct", "k": "AAAA"}})},
+				"D-08 jwk private":          {headed(t, key, face.url, map[string]any{"jwk": map[string]any{"kty": "EC", "crv": "P-256", "x": "AA", "y": "AA", "d": "AA"}})},
+				"D-09 kid for the jwk":      {headed(t, key, face.url, map[string]any{"jwk": nil, "kid": "x"})},
+				"D-10 jti missing":          {good(map[string]any{"jti": nil})},
+				"D-10 jti a number":         {good(map[string]any{"jti": 1})},
+				"D-10 jti empty":            {good(map[string]any{"jti": ""})},
+				"D-10 jti of 257":           {good(map[string]any{"jti": strings.Repeat("j", 257)})},
 				"D-12 other path":           {good(map[string]any{"htu": face.url + "s"})},
 				"D-12 a list":               {good(map[string]any{"htu": []string{face.url}})},
 				"D-15 slash":                {good(map[string]any{"htu": face.url + "/"})},
@@ -121,6 +165,20 @@ func TestProofByEachFace(t *testing.T) {
 					t.Errorf("%s: %+v", row, got)
 				}
 			}
+			if got := send(headed(t, key, face.url, map[string]any{"typ": "DPoP+JWT"})); got.token == "" {
+				t.Errorf("D-06: %+v", got)
+			}
+			t.Run("D-27", func(t *testing.T) {
+				demanding := &sts.Client{Name: "web", DPoPBound: true, Secrets: []sts.ClientSecret{{Hash: mustHash(t, f.secret)}}}
+				if _, err := f.service.Apply(t.Context(), sts.Change{Put: []sts.Resource{{Client: demanding}}}); err != nil {
+					t.Fatal(err)
+				}
+				b := f.before()
+				f.assertRefused(t, b, send(), sts.InvalidDPoPProof)
+				if got := send(good(nil)); got.kind != "DPoP" {
+					t.Errorf("%+v", got)
+				}
+			})
 		})
 	}
 }
