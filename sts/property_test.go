@@ -26,9 +26,9 @@ func TestPromises(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		f := randomWorld(t, newFixture(outer), names)
 		held := []granted{}
-		for range rapid.IntRange(1, 12).Draw(t, "steps") {
+		for range rapid.IntRange(6, 30).Draw(t, "steps") {
 			r, from := randomRequest(t, f, names, held)
-			r = randomProof(t, outer, f, provers, r)
+			r = randomProof(t, outer, f, provers, from, r)
 			before := len(f.audit.records)
 			token, err := f.service.Token(t.Context(), r)
 			if len(f.audit.records) != before+1 {
@@ -167,16 +167,34 @@ func holdBinding(t *rapid.T, r sts.TokenRequest, from *granted, got granted) {
 	}
 }
 
-// randomProof adds what the request proves to have.
-func randomProof(t *rapid.T, tb testing.TB, f *fixture, provers []prover, r sts.TokenRequest) sts.TokenRequest {
-	if rapid.Bool().Draw(t, "proof") {
+// randomProof adds what the request proves to have: mostly what the token that is
+// exchanged is bound to, if it is.
+func randomProof(t *rapid.T, tb testing.TB, f *fixture, provers []prover, from *granted, r sts.TokenRequest) sts.TokenRequest {
+	prove := func(p prover) {
 		claims := map[string]any{}
-		if r.Subject.Token != "" && rapid.IntRange(0, 7).Draw(t, "ath") > 0 {
+		if r.Subject.Token != "" && rapid.IntRange(0, 15).Draw(t, "ath") > 0 {
 			claims["ath"] = ath(r.Subject.Token)
 		}
-		r = proven(r, rapid.SampledFrom(provers).Draw(t, "prover").proof(tb, f, nil, claims))
+		r = proven(r, p.proof(tb, f, nil, claims))
 	}
-	if cert := rapid.SampledFrom([]string{"", "", "c1", "c2"}).Draw(t, "certificate"); cert != "" {
+	certificates := []string{"c1", "c2"}
+	if from != nil && rapid.IntRange(0, 7).Draw(t, "as bound") > 0 {
+		_, bound := from.confirmation()
+		for _, p := range provers {
+			if p.jkt(tb) == bound {
+				prove(p)
+			}
+		}
+		for _, c := range certificates {
+			if ath(c) == bound {
+				r.Certificates = []*x509.Certificate{{Raw: []byte(c)}}
+			}
+		}
+	}
+	if r.Proof == "" && rapid.IntRange(0, 2).Draw(t, "proof") == 0 {
+		prove(rapid.SampledFrom(provers).Draw(t, "prover"))
+	}
+	if cert := rapid.SampledFrom(append(certificates, "", "")).Draw(t, "certificate"); cert != "" && r.Certificates == nil {
 		r.Certificates = []*x509.Certificate{{Raw: []byte(cert)}}
 	}
 	return r
@@ -224,7 +242,7 @@ func randomWorld(t *rapid.T, f *fixture, names []string) *fixture {
 		put = append(put,
 			sts.Resource{Client: &sts.Client{Name: name, Audiences: []string{name}, Secrets: []sts.ClientSecret{{Hash: hash}}}},
 			sts.Resource{Audience: &sts.Audience{Name: name, Scopes: allScopes, KeySet: rapid.SampledFrom([]string{"", "default", "cloud"}).Draw(t, "key set"),
-				Binding: rapid.SampledFrom([]policy.Binding{"", "", "", "", policy.DPoPBinding, policy.MTLSBinding, policy.AnyBinding}).Draw(t, "binding")}})
+				Binding: rapid.SampledFrom([]policy.Binding{"", "", "", "", "", "", policy.DPoPBinding, policy.MTLSBinding, policy.AnyBinding}).Draw(t, "binding")}})
 	}
 	some := func(label string, of []string) []string {
 		return rapid.SliceOfNDistinct(rapid.SampledFrom(of), 1, len(of), rapid.ID[string]).Draw(t, label)
@@ -240,7 +258,7 @@ func randomWorld(t *rapid.T, f *fixture, names []string) *fixture {
 		if rapid.Bool().Draw(t, "claim") {
 			r.Allow.Claims = map[string]string{name: `"set"`}
 		}
-		r.Require.Binding = rapid.SampledFrom([]policy.Binding{"", "", "", policy.DPoPBinding, policy.MTLSBinding, policy.AnyBinding}).Draw(t, "require")
+		r.Require.Binding = rapid.SampledFrom([]policy.Binding{"", "", "", "", "", policy.DPoPBinding, policy.MTLSBinding, policy.AnyBinding}).Draw(t, "require")
 		if rapid.IntRange(0, 7).Draw(t, "without scopes") == 0 {
 			r.Allow.Scopes = nil
 		}
