@@ -10,14 +10,17 @@ import (
 	"time"
 )
 
-// Config is what a Service is made of. All members but Now are required.
+// Config is what a Service is made of. All members but the last two are required.
 type Config struct {
 	Issuer     string // our issuer identifier: the iss of every token
 	Store      Store
 	Keys       SigningKeys
 	IssuerKeys IssuerKeys
 	Audit      Audit
-	Now        func() time.Time // default time.Now
+	// CertificateMethods are the methods by which clients can authenticate at the
+	// token endpoint with a TLS certificate, for the metadata.
+	CertificateMethods []AuthMethod
+	Now                func() time.Time // default time.Now
 }
 
 // Service issues tokens. Its methods can be called concurrently.
@@ -27,6 +30,7 @@ type Service struct {
 	keys       SigningKeys
 	issuerKeys IssuerKeys
 	audit      Audit
+	byTLS      []AuthMethod
 	now        func() time.Time
 
 	state   atomic.Pointer[state]
@@ -37,7 +41,7 @@ type Service struct {
 // New returns a Service with the resources that are in the store. Resources that
 // do not fit together are an error: a service does not start half.
 func New(ctx context.Context, c Config) (*Service, error) {
-	s := &Service{issuer: c.Issuer, store: c.Store, keys: c.Keys, issuerKeys: c.IssuerKeys, audit: c.Audit, now: c.Now}
+	s := &Service{issuer: c.Issuer, store: c.Store, keys: c.Keys, issuerKeys: c.IssuerKeys, audit: c.Audit, byTLS: c.CertificateMethods, now: c.Now}
 	if s.now == nil {
 		s.now = time.Now
 	}
@@ -131,6 +135,9 @@ func (s *Service) Metadata() Metadata {
 		JWKSURI:       s.issuer + "/.well-known/jwks.json",
 		GrantTypes:    []string{string(ClientCredentials), string(TokenExchange)},
 		AuthMethods:   []string{string(SecretBasic), string(SecretPost)},
+	}
+	for _, method := range s.byTLS {
+		m.AuthMethods = append(m.AuthMethods, string(method))
 	}
 	for k := range s.keys.KeySet().All() {
 		if !slices.Contains(m.Algorithms, string(k.Algorithm)) {
