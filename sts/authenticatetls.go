@@ -3,8 +3,7 @@ package sts
 import (
 	"crypto/x509"
 	"errors"
-	"slices"
-	"strings"
+	"time"
 )
 
 // authenticateTLS returns the client that a request names and its TLS certificate
@@ -17,7 +16,7 @@ func (d *decision) authenticateTLS() (*client, *Error) {
 		return nil, invalidClientTLS(reason("no certificate"))
 	}
 	d.rec.Certificate = thumbprint(d.req.Certificates[0])
-	worth := d.worth()
+	worth := worthOf(d.req.Certificates, d.req.ClientVerified, d.now)
 	c, known := d.st.clients[d.req.Credential.ClientID]
 	if known && c.certificate != nil {
 		d.rec.AuthMethod = c.certificate.method
@@ -46,7 +45,7 @@ func (d *decision) alsoByCertificate() bool {
 	if len(d.req.Certificates) == 0 {
 		return false
 	}
-	worth := d.worth()
+	worth := worthOf(d.req.Certificates, d.req.ClientVerified, d.now)
 	c, known := d.st.clients[d.req.Credential.ClientID]
 	return known && !c.Disabled && c.certificate != nil && worth.proves(c.certificate) == nil
 }
@@ -68,17 +67,18 @@ type worth struct {
 	svid      error // why it is no X.509-SVID that its trust domain vouches for
 }
 
-func (d *decision) worth() worth {
-	leaf := d.req.Certificates[0]
+// worthOf takes what a TokenRequest has by these names.
+func worthOf(certificates []*x509.Certificate, verified func(string, time.Time) error, now time.Time) worth {
+	leaf := certificates[0]
 	none := errors.New("there is no authority of client certificates where the request came in")
-	w := worth{leaf: leaf, use: checkUse(leaf, d.now), authority: none, svid: none}
-	if d.req.ClientVerified == nil {
+	w := worth{leaf: leaf, use: checkUse(leaf, now), authority: none, svid: none}
+	if verified == nil {
 		return w
 	}
-	w.authority = d.req.ClientVerified("", d.now)
+	w.authority = verified("", now)
 	id, err := svid(leaf)
 	if err == nil {
-		err = d.req.ClientVerified(id.TrustDomain(), d.now)
+		err = verified(id.TrustDomain(), now)
 	}
 	w.svid = err
 	return w
@@ -99,16 +99,5 @@ func (w worth) proves(m *certificateMatch) error {
 	case w.leaf.IsCA:
 		return reason("the certificate is an authority's, not a client's")
 	}
-	names, err := m.names(w.leaf)
-	if err != nil {
-		return err
-	}
-	if slices.ContainsFunc(names, m.meant) {
-		return nil
-	}
-	presented := "none"
-	if len(names) > 0 {
-		presented = show(strings.Join(names, ", "), true)
-	}
-	return &mismatch{RecordReason: certificateReason(m.field, presented, m.want)}
+	return m.isNamed(w.leaf)
 }

@@ -8,7 +8,9 @@ import (
 	"net/netip"
 	"net/url"
 	"path"
+	"slices"
 	"strings"
+	"time"
 
 	"github.com/workload-sts/sts/jose"
 )
@@ -47,6 +49,45 @@ func newCertificateMatch(t *ClientTLS) (*certificateMatch, string, error) {
 		return nil, field, err
 	}
 	return m, "", nil
+}
+
+// isNamed returns nil if what a certificate says of itself is what is meant.
+func (m *certificateMatch) isNamed(c *x509.Certificate) error {
+	names, err := m.names(c)
+	if err != nil {
+		return err
+	}
+	if slices.ContainsFunc(names, m.meant) {
+		return nil
+	}
+	presented := "none"
+	if len(names) > 0 {
+		presented = show(strings.Join(names, ", "), true)
+	}
+	return &mismatch{RecordReason: certificateReason(m.field, presented, m.want)}
+}
+
+// CertificateName is by which certificate somebody other than a client is known,
+// by the rules for clients.
+type CertificateName struct{ match *certificateMatch }
+
+// NewCertificateName returns the name of a ClientTLS, or what is wrong with it.
+func NewCertificateName(t *ClientTLS) (CertificateName, error) {
+	m, _, err := newCertificateMatch(t)
+	return CertificateName{m}, err
+}
+
+// Proves returns nil if certificates, leaf first, prove at a time that who has
+// them is meant. Whether authorities vouch for them, verified says as it does in a
+// [TokenRequest]; it is asked only if the name is right.
+func (n CertificateName) Proves(certificates []*x509.Certificate, verified func(string, time.Time) error, now time.Time) error {
+	if len(certificates) == 0 {
+		return errors.New("no certificate")
+	}
+	if err := n.match.isNamed(certificates[0]); err != nil {
+		return err
+	}
+	return worthOf(certificates, verified, now).proves(n.match)
 }
 
 // exactly is a match of one name [RFC 8705 §2.1.2].

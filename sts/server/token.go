@@ -83,6 +83,9 @@ func issueRequest(ctx context.Context, m *stsv1.IssueTokenRequest) (sts.TokenReq
 	if bad == nil {
 		req.Credential, bad = credential(ctx, m.GetClientId(), m.GetClientSecret())
 	}
+	if bad == nil {
+		bad = certified(ctx, &req)
+	}
 	return req, bad
 }
 
@@ -106,6 +109,9 @@ func exchangeRequest(ctx context.Context, m *stsv1.ExchangeTokenRequest) (sts.To
 	)
 	if bad == nil {
 		req.Credential, bad = credential(ctx, m.GetClientId(), m.GetClientSecret())
+	}
+	if bad == nil {
+		bad = certified(ctx, &req)
 	}
 	return req, bad
 }
