@@ -73,6 +73,9 @@ func (p *TrustedProxy) forwarded(headers map[string][]string) ([]*x509.Certifica
 	if err != nil {
 		return nil, err
 	}
+	if len(ders) > maxChain {
+		return nil, errors.New("more certificates were forwarded than a chain has")
+	}
 	chain := make([]*x509.Certificate, 0, len(ders))
 	for _, der := range ders {
 		cert, err := x509.ParseCertificate(der)
