@@ -2,9 +2,10 @@ package jose
 
 import (
 	"encoding/base64"
-	"encoding/json"
 	"fmt"
 	"strings"
+
+	"github.com/go-json-experiment/json/jsontext"
 )
 
 // maxKeyID is the longest kid that is read.
@@ -146,11 +147,11 @@ func SigningInput(h Header, payload []byte) []byte {
 }
 
 func appendJSON(b []byte, s string) []byte {
-	q, err := json.Marshal(s)
+	b, err := jsontext.AppendQuote(b, s)
 	if err != nil {
-		panic(err) // a string can always be encoded
+		panic(err) // names of ours are UTF-8
 	}
-	return append(b, q...)
+	return b
 }
 
 // Compact puts the signature behind what was signed. It may use the spare room
