@@ -50,6 +50,12 @@ func (d *decision) alsoByCertificate() bool {
 	return known && !c.Disabled && c.certificate != nil && worth.proves(c.certificate) == nil
 }
 
+// errNotNamed is for a certificate alone: the client_id is required beside it [RFC
+// 8705 §2], and without it nothing says that the caller means to be a client.
+func errNotNamed() *Error {
+	return &Error{Code: InvalidClient, Message: "no client authentication; name the client by client_id beside the TLS certificate"}
+}
+
 func errTwoMethods() *Error {
 	return refuse(InvalidRequest, "client_secret", "two client authentications at once; this client authenticates by its certificate alone")
 }

@@ -105,6 +105,9 @@ func (s *Service) requester(d *decision) *Error {
 		if d.req.Grant == TokenExchange {
 			return nil // decided by parties, when the issuer is known
 		}
+		if len(d.req.Certificates) > 0 {
+			return errNotNamed()
+		}
 		return invalidClientMissing()
 	}
 	d.rec.AuthMethod = d.req.Credential.Method

@@ -46,22 +46,22 @@ func TestClientCertificatesConfig(t *testing.T) {
 		http string // what follows key_file in the TLS of the HTTP listener
 		says string // empty: good
 	}{
-		"good":                        {", client_certificates: {ca_file: ca.crt, spiffe_bundles: {trust_domain: example.org, ca_file: ca.crt}}}", ""},
+		"good":                        {", client_certificates: {ca_file: ca.crt, spiffe_bundles: [{trust_domain: example.org, ca_file: ca.crt}]}}", ""},
 		"good: self-signed alone":     {", client_certificates: {}}", ""},
 		"good: proxies":               {", client_certificates: {ca_file: ca.crt}}" + proxies + "[{san_dns: edge.internal}, {san_uri: 'spiffe://example.org/edge', format: xfcc}]", ""},
 		"no such file":                {", client_certificates: {ca_file: none.crt}}", "http.tls.client_certificates.ca_file: cannot be read"},
 		"M-08 a leaf":                 {", client_certificates: {ca_file: tls.crt}}", "http.tls.client_certificates: .*is not an authority's"},
-		"M-08 a leaf in a bundle":     {", client_certificates: {spiffe_bundles: {trust_domain: a, ca_file: tls.crt}}}", "is not an authority's"},
-		"trust domain as an ID":       {", client_certificates: {spiffe_bundles: {trust_domain: 'spiffe://a', ca_file: ca.crt}}}", "spiffe_bundles\\[0\\].trust_domain: must be the name"},
+		"M-08 a leaf in a bundle":     {", client_certificates: {spiffe_bundles: [{trust_domain: a, ca_file: tls.crt}]}}", "is not an authority's"},
+		"trust domain as an ID":       {", client_certificates: {spiffe_bundles: [{trust_domain: 'spiffe://a', ca_file: ca.crt}]}}", "spiffe_bundles\\[0\\].trust_domain: must be the name"},
 		"trust domain twice":          {", client_certificates: {spiffe_bundles: [{trust_domain: a, ca_file: ca.crt}, {trust_domain: a, ca_file: ca.crt}]}}", "spiffe_bundles\\[1\\].trust_domain: is given twice"},
 		"no list":                     {", client_certificates: {ca_file: ca.crt, crl_file: ca.crt}}", "PEM block"},
-		"M-01 proxies, nothing asked": {"}" + proxies + "{san_dns: edge.internal}", "http.trusted_proxies: needs tls.client_certificates"},
-		"M-01 proxies, no authority":  {", client_certificates: {}}" + proxies + "{san_dns: edge.internal}", "http.trusted_proxies: needs tls.client_certificates"},
-		"proxy without a name":        {", client_certificates: {ca_file: ca.crt}}" + proxies + "{format: xfcc}", "trusted_proxies\\[0\\]: needs san_dns or san_uri"},
-		"proxy by a wildcard":         {", client_certificates: {ca_file: ca.crt}}" + proxies + "{san_dns: '*.internal'}", "wildcards are not accepted"},
-		"proxy, unknown format":       {", client_certificates: {ca_file: ca.crt}}" + proxies + "{san_dns: a, format: pem}", "must be one of rfc9440, xfcc, escaped_pem"},
-		"M-02 proxy, underscores":     {", client_certificates: {ca_file: ca.crt}}" + proxies + "{san_dns: a, header: X_Client_Cert}", "trusted_proxies\\[0\\].header: must be the name of a header"},
-		"proxy, another's header":     {", client_certificates: {ca_file: ca.crt}}" + proxies + "{san_dns: a, header: Authorization}", "another meaning"},
+		"M-01 proxies, nothing asked": {"}" + proxies + "[{san_dns: edge.internal}]", "http.trusted_proxies: needs tls.client_certificates"},
+		"M-01 proxies, no authority":  {", client_certificates: {}}" + proxies + "[{san_dns: edge.internal}]", "http.trusted_proxies: needs tls.client_certificates"},
+		"proxy without a name":        {", client_certificates: {ca_file: ca.crt}}" + proxies + "[{format: xfcc}]", "trusted_proxies\\[0\\]: needs san_dns or san_uri"},
+		"proxy by a wildcard":         {", client_certificates: {ca_file: ca.crt}}" + proxies + "[{san_dns: '*.internal'}]", "wildcards are not accepted"},
+		"proxy, unknown format":       {", client_certificates: {ca_file: ca.crt}}" + proxies + "[{san_dns: a, format: pem}]", "must be one of rfc9440, xfcc, escaped_pem"},
+		"M-02 proxy, underscores":     {", client_certificates: {ca_file: ca.crt}}" + proxies + "[{san_dns: a, header: X_Client_Cert}]", "trusted_proxies\\[0\\].header: must be the name of a header"},
+		"proxy, another's header":     {", client_certificates: {ca_file: ca.crt}}" + proxies + "[{san_dns: a, header: Authorization}]", "another meaning"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()

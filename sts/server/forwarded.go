@@ -198,7 +198,7 @@ func xfcc(value string) ([][]byte, error) {
 	case len(leaf) > 1 || len(leaf)+len(chain) == 0:
 		return nil, errors.New("the element has neither Cert nor Chain, which the proxy must be told to forward")
 	case len(leaf) == 1 && len(chain) > 0 && !bytes.Equal(leaf[0], chain[0]):
-		return nil, errors.New("Cert and Chain of the element differ")
+		return nil, errors.New("the element has a Cert that is not the first of its Chain")
 	case len(chain) > 0:
 		return chain, nil
 	}

@@ -31,9 +31,10 @@ const (
 // TokenService issues tokens. The same handler serves the OAuth token endpoint
 // (POST /oauth2/token, a form) and these RPCs, so both give the same answer.
 //
-// A client authenticates once, in one of two places: the `authorization`
-// metadata with the Basic scheme [RFC 6749 section 2.3.1], or the members
-// `client_id` and `client_secret` of the request. Using both is refused.
+// A client authenticates once: by the `authorization` metadata with the Basic
+// scheme [RFC 6749 section 2.3.1], or by the members `client_id` and
+// `client_secret` of the request, or by the TLS certificate of its connection
+// beside `client_id` alone [RFC 8705 section 2]. Using two is refused.
 //
 // Every refusal is a gRPC status whose details carry a google.rpc.ErrorInfo:
 // its reason is the OAuth error code (invalid_request, invalid_client,
@@ -118,9 +119,10 @@ type TokenService_WatchTokenClient = grpc.ServerStreamingClient[TokenResponse]
 // TokenService issues tokens. The same handler serves the OAuth token endpoint
 // (POST /oauth2/token, a form) and these RPCs, so both give the same answer.
 //
-// A client authenticates once, in one of two places: the `authorization`
-// metadata with the Basic scheme [RFC 6749 section 2.3.1], or the members
-// `client_id` and `client_secret` of the request. Using both is refused.
+// A client authenticates once: by the `authorization` metadata with the Basic
+// scheme [RFC 6749 section 2.3.1], or by the members `client_id` and
+// `client_secret` of the request, or by the TLS certificate of its connection
+// beside `client_id` alone [RFC 8705 section 2]. Using two is refused.
 //
 // Every refusal is a gRPC status whose details carry a google.rpc.ErrorInfo:
 // its reason is the OAuth error code (invalid_request, invalid_client,
