@@ -21,10 +21,11 @@ type Record struct {
 	Reason  string         `json:"reason,omitempty"`  // the sentence, and the cause
 	Reasons []RecordReason `json:"reasons,omitempty"` // what each candidate rule missed, or what else was not as it must be
 
-	Client     string       `json:"client,omitempty"`      // that exists; authenticated unless Error is invalid_client
-	AuthMethod AuthMethod   `json:"auth_method,omitempty"` // how
-	Subject    *RecordParty `json:"subject,omitempty"`     // subject token
-	Actor      *RecordParty `json:"actor,omitempty"`       // actor token
+	Client      string       `json:"client,omitempty"`      // that exists; authenticated unless Error is invalid_client
+	AuthMethod  AuthMethod   `json:"auth_method,omitempty"` // how
+	Certificate string       `json:"certificate,omitempty"` // by which, if by one: its x5t#S256
+	Subject     *RecordParty `json:"subject,omitempty"`     // subject token
+	Actor       *RecordParty `json:"actor,omitempty"`       // actor token
 
 	Proof *RecordProof `json:"dpop,omitempty"` // whose key signed it for this request
 

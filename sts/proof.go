@@ -38,8 +38,7 @@ func badProof(message string, cause error) *Error {
 // be told by itself: by a DPoP proof, and by the certificate of the connection.
 func (s *Service) possession(d *decision) *Error {
 	if len(d.req.Certificates) > 0 {
-		sum := sha256.Sum256(d.req.Certificates[0].Raw)
-		d.asked.Proven.X5T = base64.RawURLEncoding.EncodeToString(sum[:])
+		d.asked.Proven.X5T = thumbprint(d.req.Certificates[0])
 	}
 	if d.req.Proof == "" {
 		if c := d.asked.Client; c != nil && c.DPoP {

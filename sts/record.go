@@ -200,7 +200,7 @@ func visible(s string) bool {
 func (r *Record) bound() {
 	for _, s := range []*string{
 		&r.Decision, &r.RequestID, &r.Peer, (*string)(&r.Grant), &r.Outcome, (*string)(&r.Error),
-		&r.Client, (*string)(&r.AuthMethod), (*string)(&r.AskedType),
+		&r.Client, (*string)(&r.AuthMethod), &r.Certificate, (*string)(&r.AskedType),
 	} {
 		*s = cut(*s, maxText)
 	}

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// Config is what a Service is made of. All members but Now and NonceKey are required.
+// Config is what a Service is made of. All members but the last three are required.
 type Config struct {
 	Issuer     string // our issuer identifier: the iss of every token
 	Store      Store
@@ -18,11 +18,14 @@ type Config struct {
 	IssuerKeys IssuerKeys
 	Audit      Audit
 	Replay     Replay
-	Now        func() time.Time // default time.Now
 
 	// NonceKey has DPoP proofs carry a nonce of this service [RFC 9449 §8]. Nodes
 	// with the same key accept each other's. Empty: no nonce is needed.
 	NonceKey []byte
+	// CertificateMethods are the methods by which clients can authenticate at the
+	// token endpoint with a TLS certificate, for the metadata.
+	CertificateMethods []AuthMethod
+	Now                func() time.Time // default time.Now
 }
 
 // Service issues tokens. Its methods can be called concurrently.
@@ -34,6 +37,7 @@ type Service struct {
 	audit      Audit
 	replay     Replay
 	nonces     *nonces // nil: proofs need none
+	byTLS      []AuthMethod
 	now        func() time.Time
 
 	state   atomic.Pointer[state]
@@ -46,7 +50,7 @@ type Service struct {
 func New(ctx context.Context, c Config) (*Service, error) {
 	s := &Service{
 		issuer: c.Issuer, store: c.Store, keys: c.Keys, issuerKeys: c.IssuerKeys, audit: c.Audit, replay: c.Replay,
-		nonces: newNonces(c.NonceKey), now: c.Now,
+		nonces: newNonces(c.NonceKey), byTLS: c.CertificateMethods, now: c.Now,
 	}
 	if s.now == nil {
 		s.now = time.Now
@@ -132,6 +136,7 @@ type Metadata struct {
 	Issuer, TokenEndpoint, JWKSURI      string
 	GrantTypes, AuthMethods, Algorithms []string
 	ProofAlgorithms                     []string // of DPoP proofs [RFC 9449 §5.1]
+	CertificateBound                    bool     // tokens can be bound to certificates [RFC 8705 §3.3]
 }
 
 // Metadata returns what this service does, no more and no less.
@@ -143,7 +148,10 @@ func (s *Service) Metadata() Metadata {
 		GrantTypes:    []string{string(ClientCredentials), string(TokenExchange)},
 		AuthMethods:   []string{string(SecretBasic), string(SecretPost)},
 
-		ProofAlgorithms: ProofAlgorithms,
+		ProofAlgorithms: ProofAlgorithms, CertificateBound: len(s.byTLS) > 0,
+	}
+	for _, method := range s.byTLS {
+		m.AuthMethods = append(m.AuthMethods, string(method))
 	}
 	for k := range s.keys.KeySet().All() {
 		if !slices.Contains(m.Algorithms, string(k.Algorithm)) {

@@ -49,10 +49,15 @@ type TokenRequest struct {
 	Subject       Presented // exchange only
 	Actor         Presented // exchange only, optional
 
-	// What the request proves to have: the token is bound to it.
-	Proof        string              // DPoP proof [RFC 9449 §4]; empty: none
-	ProofTarget  ProofTarget         // what a proof must be for
-	Certificates []*x509.Certificate // of the TLS connection, whose key was proven; leaf first
+	Proof       string      // DPoP proof [RFC 9449 §4]; empty: none
+	ProofTarget ProofTarget // what a proof must be for
+
+	// The key of the first is proven, so a token can be bound to it.
+	Certificates []*x509.Certificate // of the caller's TLS connection, leaf first; verified only as far as ClientVerified says
+	// ClientVerified returns nil if an authority that may name clients vouches for
+	// the Certificates at a time: one of a SPIFFE trust domain, or, without a name,
+	// one of the others. nil: there are no such authorities.
+	ClientVerified func(trustDomain string, now time.Time) error
 
 	Source Source
 
@@ -76,6 +81,14 @@ type AuthMethod string
 const (
 	SecretBasic AuthMethod = "client_secret_basic"
 	SecretPost  AuthMethod = "client_secret_post"
+)
+
+// The client authentication methods by TLS certificate [RFC 8705 §2]. A request
+// that names its client, and has nothing else to authenticate it but the
+// Certificates, is of TLSClientAuth; which of the two it is, the client says.
+const (
+	TLSClientAuth           AuthMethod = "tls_client_auth"
+	SelfSignedTLSClientAuth AuthMethod = "self_signed_tls_client_auth"
 )
 
 // Presented is a token that a request carries, unverified.
@@ -139,6 +152,32 @@ type Client struct {
 	Secrets     []ClientSecret    `json:"secrets,omitempty"`
 	Audiences   []string          `json:"audiences,omitempty"` // Audience resources that the client is
 	DPoPBound   bool              `json:"dpop_bound_access_tokens,omitempty"`
+	TLS         *ClientTLS        `json:"tls,omitempty"`
+}
+
+// ClientTLS says by which certificate a client is known; exactly one member is
+// set [RFC 8705 §2.1.2, §2.2].
+type ClientTLS struct {
+	SubjectDN  string            `json:"subject_dn,omitempty"`
+	SANURI     string            `json:"san_uri,omitempty"`
+	SANDNS     string            `json:"san_dns,omitempty"`
+	SANIP      string            `json:"san_ip,omitempty"`
+	SANEmail   string            `json:"san_email,omitempty"`
+	SPIFFE     *ClientSPIFFE     `json:"spiffe,omitempty"`
+	SelfSigned *ClientSelfSigned `json:"self_signed,omitempty"`
+}
+
+// ClientSPIFFE names one SPIFFE ID, or those of a trust domain whose path fits a
+// pattern in which * stands for characters within a segment.
+type ClientSPIFFE struct {
+	ID          string `json:"id,omitempty"`
+	TrustDomain string `json:"trust_domain,omitempty"`
+	Path        string `json:"path,omitempty"`
+}
+
+// ClientSelfSigned has the keys of certificates that nobody vouches for.
+type ClientSelfSigned struct {
+	JWKS string `json:"jwks"` // a JWK set
 }
 
 // ClientSecret is a secret as it is kept: a salted hash, see [HashSecret].

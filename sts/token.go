@@ -127,13 +127,25 @@ func (s *Service) requester(d *decision) *Error {
 		if d.req.Grant == TokenExchange {
 			return nil // decided by parties, when the issuer is known
 		}
+		if len(d.req.Certificates) > 0 {
+			return errNotNamed()
+		}
 		return invalidClientMissing()
 	}
 	d.rec.AuthMethod = d.req.Credential.Method
 	if _, known := d.st.clients[d.req.Credential.ClientID]; known {
 		d.rec.Client = d.req.Credential.ClientID
 	}
-	c, e := d.st.authenticate(d.req.Credential, d.now)
+	var c *client
+	var e *Error
+	switch d.req.Credential.Method {
+	case TLSClientAuth:
+		c, e = d.authenticateTLS()
+	default:
+		if c, e = d.st.authenticate(d.req.Credential, d.now); e != nil && d.alsoByCertificate() {
+			e = errTwoMethods()
+		}
+	}
 	if e != nil {
 		return e
 	}

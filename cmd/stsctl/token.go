@@ -23,6 +23,9 @@ func newToken(c *cli) *cobra.Command {
 alone goes to standard output, for a script to take; -o json and -o yaml write
 the whole response.
 
+A client authenticates with its secret, or with the certificate of --tls-cert if
+it has no secret.
+
 Without --audience the rules must leave only one. Without --scope the token has
 all scopes that the rules allow.
 
@@ -43,7 +46,7 @@ that is connected to (dpop.grpc_url of its configuration).`,
 			return err
 		}
 		if req.ClientId == "" {
-			return usage("no client given; use STS_CLIENT_ID and STS_CLIENT_SECRET, or --client-id and --client-secret-file")
+			return usage("no client given; use STS_CLIENT_ID and STS_CLIENT_SECRET, or --client-id and --client-secret-file or --tls-cert")
 		}
 		return c.tokenCall(cmd.Context(), out, func(ctx context.Context, s stsv1.TokenServiceClient) (*stsv1.TokenResponse, error) {
 			return s.IssueToken(ctx, req)
@@ -122,7 +125,10 @@ func (c *cli) clientCredentials(none bool) (id, secret string, err error) {
 	}
 	secret, err = c.conn.secret(c.conn.clientSecretFile, "STS_CLIENT_SECRET")
 	if err == nil && secret == "" {
-		err = usage("no secret for client %s; use STS_CLIENT_SECRET or --client-secret-file", oneLine(id))
+		var cert string
+		if cert, _, err = c.conn.certificateFiles(); err == nil && cert == "" {
+			err = usage("no secret for client %s; use STS_CLIENT_SECRET or --client-secret-file, or --tls-cert and --tls-key", oneLine(id))
+		}
 	}
 	return id, secret, err
 }

@@ -139,7 +139,9 @@ func (k configCheck) listener(path string, l *stsv1.Listener) {
 	}
 	if l.Tls != nil {
 		k.certificate(path+".tls", l.Tls)
+		k.clientCertificates(path+".tls.client_certificates", l.Tls.ClientCertificates)
 	}
+	k.trustedProxies(path, l)
 }
 
 func (k configCheck) certificate(path string, t *stsv1.TlsConfig) {

@@ -22,9 +22,10 @@ type call struct {
 	nonce     string   // for the next DPoP proof, once there is one
 	malformed *refusal // set by a face that could not read the message
 	arrival   *time.Timer
-	parts     bool // arrives in several messages; the handler says when all are there
-	told      bool // the caller has the request id
-	walked    bool // a stream whose tokens were observed one by one
+	parts     bool             // arrives in several messages; the handler says when all are there
+	presented func() presented // the certificates of the caller; nil: none
+	told      bool             // the caller has the request id
+	walked    bool             // a stream whose tokens were observed one by one
 }
 
 type callKey struct{}

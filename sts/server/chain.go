@@ -25,6 +25,7 @@ type chain struct {
 	log     *slog.Logger
 	metrics *metrics
 	timeout time.Duration
+	clients *ClientCertificates // of the gRPC listener; may be nil
 }
 
 // Names of the headers that tell a caller how to find its request in the log
@@ -68,6 +69,9 @@ func (c *chain) run(ctx context.Context, method string, timeout time.Duration, n
 		ctx, k = start(ctx)
 	}
 	k.method = method
+	if k.presented == nil {
+		k.presented = func() presented { return c.clients.overGRPC(ctx) }
+	}
 	if timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, timeout)

@@ -39,6 +39,8 @@ func (d *discoveryService) GetProviderMetadata(context.Context, *stsv1.GetProvid
 		SubjectTypesSupported:             []string{"public"},
 		IdTokenSigningAlgValuesSupported:  m.Algorithms,
 		DpopSigningAlgValuesSupported:     m.ProofAlgorithms,
+
+		TlsClientCertificateBoundAccessTokens: m.CertificateBound,
 	}, nil
 }
 
@@ -73,6 +75,7 @@ type metadataDocument struct {
 	SubjectTypes  []string `json:"subject_types_supported"`
 	Algorithms    []string `json:"id_token_signing_alg_values_supported"`
 	Proofs        []string `json:"dpop_signing_alg_values_supported"`
+	Bound         bool     `json:"tls_client_certificate_bound_access_tokens"`
 }
 
 func encodeMetadata(m sts.Metadata) ([]byte, error) {
@@ -86,6 +89,7 @@ func encodeMetadata(m sts.Metadata) ([]byte, error) {
 		SubjectTypes:  []string{"public"},
 		Algorithms:    m.Algorithms,
 		Proofs:        m.ProofAlgorithms,
+		Bound:         m.CertificateBound,
 	})
 }
 

@@ -62,6 +62,7 @@ func (c *converter) client(m *stsv1.Client) *sts.Client {
 			NotAfter: c.timestamp(indexed("secrets", i)+".not_after", s.GetNotAfter()),
 		})
 	}
+	out.TLS = clientTLS(m.GetTls())
 	return out
 }
 
@@ -247,6 +248,7 @@ func clientToProto(c *sts.Client) *stsv1.Client {
 		}
 		out.Secrets = append(out.Secrets, m)
 	}
+	out.Tls = clientTLSToProto(c.TLS)
 	return out
 }
 

@@ -87,6 +87,9 @@ func issueRequest(ctx context.Context, m *stsv1.IssueTokenRequest) (sts.TokenReq
 	if bad == nil {
 		req.Credential, bad = credential(ctx, m.GetClientId(), m.GetClientSecret())
 	}
+	if bad == nil {
+		bad = certified(ctx, &req)
+	}
 	return req, bad
 }
 
@@ -110,6 +113,9 @@ func exchangeRequest(ctx context.Context, m *stsv1.ExchangeTokenRequest) (sts.To
 	)
 	if bad == nil {
 		req.Credential, bad = credential(ctx, m.GetClientId(), m.GetClientSecret())
+	}
+	if bad == nil {
+		bad = certified(ctx, &req)
 	}
 	return req, bad
 }

@@ -31,9 +31,10 @@ const (
 // TokenService issues tokens. The same handler serves the OAuth token endpoint
 // (POST /oauth2/token, a form) and these RPCs, so both give the same answer.
 //
-// A client authenticates once, in one of two places: the `authorization`
-// metadata with the Basic scheme [RFC 6749 section 2.3.1], or the members
-// `client_id` and `client_secret` of the request. Using both is refused.
+// A client authenticates once: by the `authorization` metadata with the Basic
+// scheme [RFC 6749 section 2.3.1], or by the members `client_id` and
+// `client_secret` of the request, or by the TLS certificate of its connection
+// beside `client_id` alone [RFC 8705 section 2]. Using two is refused.
 //
 // A DPoP proof [RFC 9449] is sent as `dpop` metadata, once, or as the DPoP header
 // over HTTP, and the token is bound to its key. Its `htm` is POST. Its `htu` is
@@ -128,9 +129,10 @@ type TokenService_WatchTokenClient = grpc.ServerStreamingClient[TokenResponse]
 // TokenService issues tokens. The same handler serves the OAuth token endpoint
 // (POST /oauth2/token, a form) and these RPCs, so both give the same answer.
 //
-// A client authenticates once, in one of two places: the `authorization`
-// metadata with the Basic scheme [RFC 6749 section 2.3.1], or the members
-// `client_id` and `client_secret` of the request. Using both is refused.
+// A client authenticates once: by the `authorization` metadata with the Basic
+// scheme [RFC 6749 section 2.3.1], or by the members `client_id` and
+// `client_secret` of the request, or by the TLS certificate of its connection
+// beside `client_id` alone [RFC 8705 section 2]. Using two is refused.
 //
 // A DPoP proof [RFC 9449] is sent as `dpop` metadata, once, or as the DPoP header
 // over HTTP, and the token is bound to its key. Its `htm` is POST. Its `htu` is
