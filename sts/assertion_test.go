@@ -324,8 +324,9 @@ func TestOneMethod(t *testing.T) {
 	}{
 		"good":                 {sts.Client{Name: "x", PrivateKeyJWT: &sts.ClientKey{JWKS: inline, Algorithms: []string{"ES256"}}}, ""},
 		"no method":            {sts.Client{Name: "x"}, ""},
-		"A-19 two methods":     {sts.Client{Name: "x", Secrets: []sts.ClientSecret{{Hash: hash}}, PrivateKeyJWT: &sts.ClientKey{JWKS: inline}}, "private_key_jwt"},
-		"A-19 two others":      {sts.Client{Name: "x", PrivateKeyJWT: &sts.ClientKey{JWKS: inline}, Federated: &sts.FederatedIdentity{Issuer: "idp", Claims: sub}}, "federated"},
+		"A-19 two methods":     {sts.Client{Name: "x", Secrets: []sts.ClientSecret{{Hash: hash}}, PrivateKeyJWT: &sts.ClientKey{JWKS: inline}}, "secrets"},
+		"A-19 two others":      {sts.Client{Name: "x", PrivateKeyJWT: &sts.ClientKey{JWKS: inline}, Federated: &sts.FederatedIdentity{Issuer: "idp", Claims: sub}}, "private_key_jwt"},
+		"A-19 a certificate":   {sts.Client{Name: "x", PrivateKeyJWT: &sts.ClientKey{JWKS: inline}, TLS: &sts.ClientTLS{SANDNS: "x.example.com"}}, "tls"},
 		"A-19 two key sources": {sts.Client{Name: "x", PrivateKeyJWT: &sts.ClientKey{JWKS: inline, JWKSURI: "https://x.example.com"}}, "private_key_jwt.jwks_uri"},
 		"no keys":              {sts.Client{Name: "x", PrivateKeyJWT: &sts.ClientKey{}}, "private_key_jwt"},
 		"empty set":            {sts.Client{Name: "x", PrivateKeyJWT: &sts.ClientKey{JWKS: `{"keys":[]}`}}, "private_key_jwt.jwks"},

@@ -7,9 +7,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"errors"
-	"sync"
 	"testing"
-	"time"
 
 	"github.com/workload-sts/sts/jose"
 	"github.com/workload-sts/sts/policy"
@@ -75,37 +73,6 @@ func (m *memClients) jwks(t testing.TB, kids ...string) string {
 	}
 	return string(b)
 }
-
-// memReplay remembers for ever.
-type memReplay struct {
-	mu     sync.Mutex
-	used   map[string]bool
-	uses   int
-	err    error
-	failed error
-	last   struct{ since, until time.Time }
-}
-
-func (m *memReplay) Use(_ context.Context, space sts.ReplaySpace, key string, since, until time.Time) (bool, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.uses++
-	m.last.since, m.last.until = since, until
-	if m.err != nil {
-		return false, m.err
-	}
-	k := string(space) + "\x00" + key
-	if m.used[k] {
-		return false, nil
-	}
-	if m.used == nil {
-		m.used = map[string]bool{}
-	}
-	m.used[k] = true
-	return true, nil
-}
-
-func (m *memReplay) Err() error { return m.failed }
 
 // newAssertionFixture adds clients that authenticate by assertion: signer and
 // publisher by keys of their own, job, pod and spiffe by tokens of the issuers.

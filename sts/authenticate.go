@@ -15,9 +15,10 @@ const maxSecrets = 2
 // client is a Client ready to authenticate.
 type client struct {
 	*Client
-	secrets [maxSecrets]secret
-	keys    jose.KeySet   // of private_key_jwt, those that the resource has
-	party   policy.Client // as rules see it
+	secrets     [maxSecrets]secret
+	keys        jose.KeySet       // of private_key_jwt, those that the resource has
+	certificate *certificateMatch // nil: not by a certificate
+	party       policy.Client     // as rules see it
 }
 
 // secret is one of the two places for a secret; an empty one holds the decoy.
@@ -30,7 +31,7 @@ type secret struct {
 
 // newClient expects a checked Client; identifiers are those of its audiences.
 func newClient(c *Client, identifiers []string) *client {
-	out := &client{Client: c, party: policy.Client{ID: c.Name, Labels: c.Labels, Audiences: identifiers}}
+	out := &client{Client: c, party: policy.Client{ID: c.Name, Labels: c.Labels, Audiences: identifiers, DPoP: c.DPoPBound}}
 	for i := range out.secrets {
 		out.secrets[i].hash = decoy
 		if i < len(c.Secrets) {
@@ -40,6 +41,9 @@ func newClient(c *Client, identifiers []string) *client {
 	}
 	if k := c.PrivateKeyJWT; k != nil && k.JWKS != "" {
 		out.keys, _ = parseClientKeys(k.JWKS)
+	}
+	if c.TLS != nil {
+		out.certificate, _, _ = newCertificateMatch(c.TLS)
 	}
 	return out
 }
@@ -51,10 +55,20 @@ var nobody = newClient(&Client{Disabled: true}, nil)
 // way of its own, and a client has one method: a credential for another is as
 // wrong as any.
 func (s *Service) authenticate(ctx context.Context, d *decision) (*client, *Error) {
-	if d.assertion != nil {
-		return s.authenticateAssertion(ctx, d)
+	var c *client
+	var e *Error
+	switch {
+	case d.req.Credential.Method == TLSClientAuth:
+		return d.authenticateTLS()
+	case d.assertion != nil:
+		c, e = s.authenticateAssertion(ctx, d)
+	default:
+		c, e = d.authenticateSecret()
 	}
-	return d.authenticateSecret()
+	if e != nil && e.Code == InvalidClient && d.alsoByCertificate() {
+		e = errTwoMethods()
+	}
+	return c, e
 }
 
 // authenticateSecret returns the client whose secret is presented.
@@ -89,6 +103,8 @@ func (d *decision) authenticateSecret() (*client, *Error) {
 		return nil, invalidClient("the client does not authenticate with a secret")
 	case expired:
 		return nil, invalidClient("the secret has expired")
+	case c.TLS != nil:
+		return nil, invalidClient("the client authenticates by a certificate, not by a secret")
 	default:
 		return nil, invalidClient("wrong secret")
 	}

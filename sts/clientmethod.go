@@ -27,6 +27,8 @@ func (c *Client) methods() []clientMethod {
 		{clientMethod{"secrets", "client_secret"}, len(c.Secrets) > 0},
 		{clientMethod{"private_key_jwt", string(PrivateKeyJWT)}, c.PrivateKeyJWT != nil},
 		{clientMethod{"federated", string(FederatedJWT)}, c.Federated != nil},
+		{clientMethod{"tls", string(TLSClientAuth)}, c.TLS != nil && c.TLS.SelfSigned == nil},
+		{clientMethod{"tls", string(SelfSignedTLSClientAuth)}, c.TLS != nil && c.TLS.SelfSigned != nil},
 	} {
 		if m.set {
 			out = append(out, m.clientMethod)
@@ -38,9 +40,12 @@ func (c *Client) methods() []clientMethod {
 // clientMethods checks how a client authenticates: in one way, so that the weaker
 // of two is never a way around the other.
 func (c *checker) clientMethods(ref Ref, cl *Client) {
-	if m := cl.methods(); len(m) > 1 {
-		c.problem(ref, m[1].field, "a client authenticates in one way, and this one has %s already; keep one, or make two clients", m[0].field)
+	configured := map[string]bool{}
+	for _, m := range cl.methods() {
+		configured[m.field] = true
 	}
+	c.oneMethod(ref, configured)
+	c.tls(ref, cl.TLS)
 	if cl.PrivateKeyJWT != nil {
 		c.clientKey(ref, cl.PrivateKeyJWT)
 	}

@@ -33,12 +33,13 @@ func (s *Service) authenticateFederated(ctx context.Context, d *decision, issuer
 	if e != nil {
 		return nil, &Error{Code: InvalidClient, Message: "client authentication failed: " + e.Message, Err: e.Err}
 	}
+	_, bound := proven.claims["cnf"]
 	switch {
 	// What is addressed to others too, they can present here [draft-ietf-oauth-rfc7523bis,
 	// draft-ietf-oauth-spiffe-client-auth §3.1]. Issuers write lists, of one.
 	case len(token.Audiences) != 1:
 		return nil, flawedAssertion(proven.claims, &flaw{"aud", "is not for this service alone: its aud has other values too", show(s.audienceOf(issuer), true)})
-	case token.Confirmed:
+	case bound:
 		return nil, flawedAssertion(proven.claims, &flaw{"cnf", "is bound to a key, and possession of the key is not proven", "none"})
 	case cred.Method == SPIFFEJWT && !strings.HasPrefix(token.Subject, "spiffe://"):
 		return nil, flawedAssertion(proven.claims, &flaw{"sub", "is not a JWT-SVID: its sub is not a SPIFFE ID", "a SPIFFE ID"})

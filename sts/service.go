@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// Config is what a Service is made of. All members but Usage and Now are required.
+// Config is what a Service is made of. All members but the last four are required.
 type Config struct {
 	Issuer     string // our issuer identifier: the iss of every token
 	Store      Store
@@ -19,8 +19,17 @@ type Config struct {
 	ClientKeys ClientKeys
 	Replay     Replay
 	Audit      Audit
-	Usage      UsageStore       // default: what is known of it ends with the process
-	Now        func() time.Time // default time.Now
+
+	// Usage keeps when credentials were used. nil: that is known until the process
+	// ends.
+	Usage UsageStore
+	// NonceKey has DPoP proofs carry a nonce of this service [RFC 9449 §8]. Nodes
+	// with the same key accept each other's. Empty: no nonce is needed.
+	NonceKey []byte
+	// CertificateMethods are the methods by which clients can authenticate at the
+	// token endpoint with a TLS certificate, for the metadata.
+	CertificateMethods []AuthMethod
+	Now                func() time.Time // default time.Now
 }
 
 // Service issues tokens. Its methods can be called concurrently.
@@ -32,6 +41,8 @@ type Service struct {
 	clientKeys ClientKeys
 	replay     Replay
 	audit      Audit
+	nonces     *nonces // nil: proofs need none
+	byTLS      []AuthMethod
 	now        func() time.Time
 
 	throttle *throttle
@@ -45,7 +56,10 @@ type Service struct {
 // New returns a Service with the resources that are in the store. Resources that
 // do not fit together are an error: a service does not start half.
 func New(ctx context.Context, c Config) (*Service, error) {
-	s := &Service{issuer: c.Issuer, store: c.Store, keys: c.Keys, issuerKeys: c.IssuerKeys, clientKeys: c.ClientKeys, replay: c.Replay, audit: c.Audit, now: c.Now}
+	s := &Service{
+		issuer: c.Issuer, store: c.Store, keys: c.Keys, issuerKeys: c.IssuerKeys, clientKeys: c.ClientKeys, audit: c.Audit, replay: c.Replay,
+		nonces: newNonces(c.NonceKey), byTLS: c.CertificateMethods, now: c.Now,
+	}
 	if s.now == nil {
 		s.now = time.Now
 	}
@@ -144,6 +158,8 @@ type Metadata struct {
 	Issuer, TokenEndpoint, JWKSURI      string
 	GrantTypes, AuthMethods, Algorithms []string
 	AuthAlgorithms                      []string // of client assertions
+	ProofAlgorithms                     []string // of DPoP proofs [RFC 9449 §5.1]
+	CertificateBound                    bool     // tokens can be bound to certificates [RFC 8705 §3.3]
 }
 
 func (s *Service) tokenEndpoint() string { return s.issuer + "/oauth2/token" }
@@ -157,7 +173,11 @@ func (s *Service) Metadata() Metadata {
 		GrantTypes:    []string{string(ClientCredentials), string(TokenExchange)},
 		AuthMethods:   []string{string(SecretBasic), string(SecretPost), string(PrivateKeyJWT), string(SPIFFEJWT)},
 
-		AuthAlgorithms: slices.Clone(DefaultAlgorithms),
+		AuthAlgorithms:  slices.Clone(DefaultAlgorithms),
+		ProofAlgorithms: ProofAlgorithms, CertificateBound: len(s.byTLS) > 0,
+	}
+	for _, method := range s.byTLS {
+		m.AuthMethods = append(m.AuthMethods, string(method))
 	}
 	for k := range s.keys.KeySet().All() {
 		if !slices.Contains(m.Algorithms, string(k.Algorithm)) {

@@ -28,8 +28,12 @@ type throttle struct {
 	pairs *simplelru.LRU[attempt, failures]
 }
 
-// attempt is who is to be authenticated, as the request has it, and from where.
-type attempt struct{ client, network string }
+// attempt is who is to be authenticated and how, as the request has it, and from
+// where. Failures by a method that is not the client's do not slow its own.
+type attempt struct {
+	client, network string
+	method          AuthMethod
+}
 
 type failures struct {
 	count int
@@ -82,7 +86,10 @@ func (t *throttle) succeeded(a attempt) {
 
 // attempt is who the request says to be of, whoever sent it, and from where.
 func (d *decision) attempt() attempt {
-	a := attempt{d.req.Credential.ClientID, d.req.Source.network()}
+	a := attempt{d.req.Credential.ClientID, d.req.Source.network(), d.req.Credential.Method}
+	if a.method == SecretPost {
+		a.method = SecretBasic // one secret, sent in two ways
+	}
 	if a.client == "" && d.assertion != nil {
 		iss, _ := d.assertion.claims["iss"].(string)
 		sub, _ := d.assertion.claims["sub"].(string)
@@ -99,8 +106,11 @@ func (d *decision) attempt() attempt {
 
 // failure is the answer to a credential that is not accepted, by its method.
 func (c Credential) failure(why error) *Error {
-	if c.Assertion != "" {
+	switch {
+	case c.Assertion != "":
 		return badAssertion(why)
+	case c.Method == TLSClientAuth:
+		return invalidClientTLS(why)
 	}
 	e := invalidClient("")
 	e.Err = why

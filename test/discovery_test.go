@@ -9,11 +9,12 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/go-jose/go-jose/v4"
+	gojose "github.com/go-jose/go-jose/v4"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
 	stsv1 "github.com/workload-sts/sts/gen/sts/v1"
+	"github.com/workload-sts/sts/jose"
 )
 
 // TestDiscoveryIsTrue walks the discovery documents and does everything that
@@ -37,7 +38,7 @@ func TestDiscoveryIsTrue(t *testing.T) {
 		}
 		return out
 	}
-	own, domain := newSigner(t, "signer", jose.ES256), newIssuer(t)
+	own, domain := newSigner(t, "signer", gojose.ES256), newIssuer(t)
 	n.apply(t, own.yaml(t)+domain.yaml("domain")+`---
 kind: Client
 name: svid
@@ -63,7 +64,7 @@ allow: {audiences: [demo], scopes: [demo.read]}
 			f.Set("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-bearer")
 		},
 		"spiffe_jwt": func(_ *http.Request, f url.Values) {
-			f.Set("client_assertion", domain.token(t, n, func(_ map[jose.HeaderKey]any, claims map[string]any) { claims["sub"] = "spiffe://example.org/a" }))
+			f.Set("client_assertion", domain.token(t, n, func(_ map[gojose.HeaderKey]any, claims map[string]any) { claims["sub"] = "spiffe://example.org/a" }))
 			f.Set("client_assertion_type", "urn:ietf:params:oauth:client-assertion-type:jwt-spiffe")
 		},
 	}
@@ -91,7 +92,7 @@ allow: {audiences: [demo], scopes: [demo.read]}
 		t.Errorf("authentication methods %v", got)
 	}
 	for _, alg := range list("token_endpoint_auth_signing_alg_values_supported") {
-		s := newSigner(t, "signer-"+strings.ToLower(alg), jose.SignatureAlgorithm(alg))
+		s := newSigner(t, "signer-"+strings.ToLower(alg), gojose.SignatureAlgorithm(alg))
 		n.apply(t, s.yaml(t))
 		if r := n.post(t, assertionForm(s.assertion(t, n, nil), "jwt-bearer"), nil); r.status != http.StatusOK {
 			t.Errorf("%s: %s", alg, r.raw)
@@ -112,6 +113,17 @@ allow: {audiences: [demo], scopes: [demo.read]}
 			if r := n.post(t, form, edit); r.status != http.StatusOK || r.header.Get("Cache-Control") != "no-store" {
 				t.Errorf("%s with %s: status %d, Cache-Control %q, %s", grant, method, r.status, r.header.Get("Cache-Control"), r.raw)
 			}
+		}
+	}
+	// Every algorithm of proofs is accepted, and another is not.
+	for _, alg := range append(list("dpop_signing_alg_values_supported"), "ES512") {
+		proof := proofOf(t, jose.Algorithm(alg), oidc.str("token_endpoint"))
+		r := n.post(t, credentialsGrant(n), func(r *http.Request) {
+			methods["client_secret_basic"](r, nil)
+			r.Header.Set("DPoP", proof)
+		})
+		if announced := alg != "ES512"; announced != (r.str("token_type") == "DPoP") {
+			t.Errorf("a proof by %s: %d %s", alg, r.status, r.raw)
 		}
 	}
 	// What is not announced is refused.

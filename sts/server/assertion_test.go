@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -30,28 +29,6 @@ func (noClientKeys) Trust(map[string]*sts.ClientKey) {}
 func (noClientKeys) Key(context.Context, string, string, jose.Algorithm) (jose.Key, error) {
 	return jose.Key{}, jose.ErrUnknownKey
 }
-
-// memReplay is a sts.Replay that remembers for ever.
-type memReplay struct {
-	mu   sync.Mutex
-	used map[string]bool
-}
-
-func (m *memReplay) Use(_ context.Context, space sts.ReplaySpace, key string, _, _ time.Time) (bool, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	k := string(space) + " " + key
-	if m.used[k] {
-		return false, nil
-	}
-	if m.used == nil {
-		m.used = map[string]bool{}
-	}
-	m.used[k] = true
-	return true, nil
-}
-
-func (m *memReplay) Err() error { return nil }
 
 // signer adds a client that signs assertions, and returns what makes them.
 func (f *fixture) signer(tb testing.TB) func(edit func(claims map[string]any)) string {

@@ -54,6 +54,7 @@ func (c *converter) client(m *stsv1.Client) *sts.Client {
 		Disabled:    m.GetDisabled(),
 		Labels:      m.GetLabels(),
 		Audiences:   m.GetAudiences(),
+		DPoPBound:   m.GetDpopBoundAccessTokens(),
 	}
 	for i, s := range m.GetSecrets() {
 		out.Secrets = append(out.Secrets, sts.ClientSecret{
@@ -62,6 +63,7 @@ func (c *converter) client(m *stsv1.Client) *sts.Client {
 		})
 	}
 	c.clientMethods(m, out)
+	out.TLS = clientTLS(m.GetTls())
 	return out
 }
 
@@ -92,6 +94,7 @@ func (c *converter) audience(m *stsv1.Audience) *sts.Audience {
 		Scopes:      m.GetScopes(),
 		MaxTTL:      c.duration("max_ttl", m.GetMaxTtl()),
 		KeySet:      m.GetKeySet(),
+		Binding:     policy.Binding(m.GetBinding()),
 	}
 }
 
@@ -107,6 +110,7 @@ func (c *converter) rule(m *stsv1.Rule) *policy.Rule {
 		},
 		Subject: c.party("subject", m.GetSubject()),
 		Actor:   c.party("actor", m.GetActor()),
+		Require: policy.Require{Binding: policy.Binding(m.GetRequire().GetBinding())},
 		When:    m.GetWhen(),
 		Allow: policy.Allow{
 			Audiences:         a.GetAudiences(),
@@ -219,6 +223,7 @@ func ToProto(r sts.Resource) *stsv1.Resource {
 			Scopes:      r.Audience.Scopes,
 			MaxTtl:      durationToProto(r.Audience.MaxTTL),
 			KeySet:      r.Audience.KeySet,
+			Binding:     string(r.Audience.Binding),
 		}}}
 	case r.Rule != nil:
 		return &stsv1.Resource{Kind: &stsv1.Resource_Rule{Rule: ruleToProto(r.Rule)}}
@@ -234,6 +239,8 @@ func clientToProto(c *sts.Client) *stsv1.Client {
 		Disabled:    c.Disabled,
 		Labels:      c.Labels,
 		Audiences:   c.Audiences,
+
+		DpopBoundAccessTokens: c.DPoPBound,
 	}
 	for _, s := range c.Secrets {
 		m := &stsv1.ClientSecret{Hash: s.Hash}
@@ -243,6 +250,7 @@ func clientToProto(c *sts.Client) *stsv1.Client {
 		out.Secrets = append(out.Secrets, m)
 	}
 	clientMethodsToProto(c, out)
+	out.Tls = clientTLSToProto(c.TLS)
 	return out
 }
 
@@ -281,6 +289,9 @@ func ruleToProto(r *policy.Rule) *stsv1.Rule {
 			MultipleAudiences: r.Allow.MultipleAudiences,
 			TokenTypes:        r.Allow.TokenTypes,
 		},
+	}
+	if r.Require.Binding != "" {
+		out.Require = &stsv1.Require{Binding: string(r.Require.Binding)}
 	}
 	if q := r.Requester; len(q.Clients) > 0 || len(q.Labels) > 0 || q.Workload {
 		out.Requester = &stsv1.Requester{Clients: q.Clients, Labels: q.Labels, Workload: q.Workload}

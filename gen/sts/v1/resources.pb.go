@@ -166,10 +166,18 @@ type Client struct {
 	// Names of the Audience resources that this client *is*. A token addressed to
 	// one of them may be exchanged by this client, if a Rule allows it.
 	Audiences []string `protobuf:"bytes,6,rep,name=audiences,proto3" json:"audiences,omitempty"`
+	// The TLS certificate that authenticates the client [RFC 8705 section 2],
+	// instead of secrets. The listener must ask for certificates
+	// (`tls.client_certificates` of the configuration), and a request must name the
+	// client by `client_id`.
+	Tls *ClientTls `protobuf:"bytes,10,opt,name=tls,proto3" json:"tls,omitempty"`
+	// This client gets tokens that are bound by DPoP only: a request without a
+	// proof is refused [RFC 9449 section 5.2].
+	DpopBoundAccessTokens bool `protobuf:"varint,20,opt,name=dpop_bound_access_tokens,json=dpopBoundAccessTokens,proto3" json:"dpop_bound_access_tokens,omitempty"`
 	// The client signs assertions with a key of its own.
-	PrivateKeyJwt *PrivateKeyJwt `protobuf:"bytes,20,opt,name=private_key_jwt,json=privateKeyJwt,proto3" json:"private_key_jwt,omitempty"`
+	PrivateKeyJwt *PrivateKeyJwt `protobuf:"bytes,21,opt,name=private_key_jwt,json=privateKeyJwt,proto3" json:"private_key_jwt,omitempty"`
 	// The client presents a token that a trusted Issuer gave it.
-	Federated     *FederatedIdentity `protobuf:"bytes,21,opt,name=federated,proto3" json:"federated,omitempty"`
+	Federated     *FederatedIdentity `protobuf:"bytes,22,opt,name=federated,proto3" json:"federated,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -244,6 +252,20 @@ func (x *Client) GetAudiences() []string {
 		return x.Audiences
 	}
 	return nil
+}
+
+func (x *Client) GetTls() *ClientTls {
+	if x != nil {
+		return x.Tls
+	}
+	return nil
+}
+
+func (x *Client) GetDpopBoundAccessTokens() bool {
+	if x != nil {
+		return x.DpopBoundAccessTokens
+	}
+	return false
 }
 
 func (x *Client) GetPrivateKeyJwt() *PrivateKeyJwt {
@@ -442,6 +464,297 @@ func (x *FederatedIdentity) GetSingleUse() bool {
 	return false
 }
 
+// ClientTls says by which certificate a client is known. Names are compared
+// exactly; there are no wildcards, and a common name counts for nothing but as a
+// part of `subject_dn`.
+type ClientTls struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Exactly one is given.
+	//
+	// Types that are valid to be assigned to Match:
+	//
+	//	*ClientTls_SubjectDn
+	//	*ClientTls_SanUri
+	//	*ClientTls_SanDns
+	//	*ClientTls_SanIp
+	//	*ClientTls_SanEmail
+	//	*ClientTls_Spiffe
+	//	*ClientTls_SelfSigned
+	Match         isClientTls_Match `protobuf_oneof:"match"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClientTls) Reset() {
+	*x = ClientTls{}
+	mi := &file_sts_v1_resources_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClientTls) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClientTls) ProtoMessage() {}
+
+func (x *ClientTls) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_resources_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClientTls.ProtoReflect.Descriptor instead.
+func (*ClientTls) Descriptor() ([]byte, []int) {
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ClientTls) GetMatch() isClientTls_Match {
+	if x != nil {
+		return x.Match
+	}
+	return nil
+}
+
+func (x *ClientTls) GetSubjectDn() string {
+	if x != nil {
+		if x, ok := x.Match.(*ClientTls_SubjectDn); ok {
+			return x.SubjectDn
+		}
+	}
+	return ""
+}
+
+func (x *ClientTls) GetSanUri() string {
+	if x != nil {
+		if x, ok := x.Match.(*ClientTls_SanUri); ok {
+			return x.SanUri
+		}
+	}
+	return ""
+}
+
+func (x *ClientTls) GetSanDns() string {
+	if x != nil {
+		if x, ok := x.Match.(*ClientTls_SanDns); ok {
+			return x.SanDns
+		}
+	}
+	return ""
+}
+
+func (x *ClientTls) GetSanIp() string {
+	if x != nil {
+		if x, ok := x.Match.(*ClientTls_SanIp); ok {
+			return x.SanIp
+		}
+	}
+	return ""
+}
+
+func (x *ClientTls) GetSanEmail() string {
+	if x != nil {
+		if x, ok := x.Match.(*ClientTls_SanEmail); ok {
+			return x.SanEmail
+		}
+	}
+	return ""
+}
+
+func (x *ClientTls) GetSpiffe() *ClientSpiffe {
+	if x != nil {
+		if x, ok := x.Match.(*ClientTls_Spiffe); ok {
+			return x.Spiffe
+		}
+	}
+	return nil
+}
+
+func (x *ClientTls) GetSelfSigned() *ClientSelfSigned {
+	if x != nil {
+		if x, ok := x.Match.(*ClientTls_SelfSigned); ok {
+			return x.SelfSigned
+		}
+	}
+	return nil
+}
+
+type isClientTls_Match interface {
+	isClientTls_Match()
+}
+
+type ClientTls_SubjectDn struct {
+	// The whole subject, as in RFC 4514, most specific part first:
+	// `CN=orders,OU=shop,O=Example`. Parts and their order must be those of the
+	// certificate, and values are exact in case.
+	SubjectDn string `protobuf:"bytes,1,opt,name=subject_dn,json=subjectDn,proto3,oneof"`
+}
+
+type ClientTls_SanUri struct {
+	// A URI among the subject alternative names. For a SPIFFE ID use `spiffe`.
+	SanUri string `protobuf:"bytes,2,opt,name=san_uri,json=sanUri,proto3,oneof"`
+}
+
+type ClientTls_SanDns struct {
+	// A DNS name among the subject alternative names.
+	SanDns string `protobuf:"bytes,3,opt,name=san_dns,json=sanDns,proto3,oneof"`
+}
+
+type ClientTls_SanIp struct {
+	// An IP address among the subject alternative names.
+	SanIp string `protobuf:"bytes,4,opt,name=san_ip,json=sanIp,proto3,oneof"`
+}
+
+type ClientTls_SanEmail struct {
+	// An email address among the subject alternative names.
+	SanEmail string `protobuf:"bytes,5,opt,name=san_email,json=sanEmail,proto3,oneof"`
+}
+
+type ClientTls_Spiffe struct {
+	// The SPIFFE ID of an X.509-SVID, which the bundle of its trust domain must
+	// vouch for.
+	Spiffe *ClientSpiffe `protobuf:"bytes,6,opt,name=spiffe,proto3,oneof"`
+}
+
+type ClientTls_SelfSigned struct {
+	// The key of a certificate that nobody else has signed.
+	SelfSigned *ClientSelfSigned `protobuf:"bytes,7,opt,name=self_signed,json=selfSigned,proto3,oneof"`
+}
+
+func (*ClientTls_SubjectDn) isClientTls_Match() {}
+
+func (*ClientTls_SanUri) isClientTls_Match() {}
+
+func (*ClientTls_SanDns) isClientTls_Match() {}
+
+func (*ClientTls_SanIp) isClientTls_Match() {}
+
+func (*ClientTls_SanEmail) isClientTls_Match() {}
+
+func (*ClientTls_Spiffe) isClientTls_Match() {}
+
+func (*ClientTls_SelfSigned) isClientTls_Match() {}
+
+// ClientSpiffe names SPIFFE IDs: one by `id`, or several by `trust_domain` and
+// `path`.
+type ClientSpiffe struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The whole SPIFFE ID, such as `spiffe://example.org/ns/prod/sa/orders`.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The trust domain, such as `example.org`.
+	TrustDomain string `protobuf:"bytes,2,opt,name=trust_domain,json=trustDomain,proto3" json:"trust_domain,omitempty"`
+	// Path, segment by segment: `/ns/prod/sa/*`. `*` stands for any characters
+	// within one segment; the number of segments is the pattern's.
+	Path          string `protobuf:"bytes,3,opt,name=path,proto3" json:"path,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClientSpiffe) Reset() {
+	*x = ClientSpiffe{}
+	mi := &file_sts_v1_resources_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClientSpiffe) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClientSpiffe) ProtoMessage() {}
+
+func (x *ClientSpiffe) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_resources_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClientSpiffe.ProtoReflect.Descriptor instead.
+func (*ClientSpiffe) Descriptor() ([]byte, []int) {
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ClientSpiffe) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ClientSpiffe) GetTrustDomain() string {
+	if x != nil {
+		return x.TrustDomain
+	}
+	return ""
+}
+
+func (x *ClientSpiffe) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+// ClientSelfSigned has the keys of self-signed certificates [RFC 8705 section
+// 2.2]. A certificate must still be within its time.
+type ClientSelfSigned struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// JWK set, as JSON. The certificate's public key must be one of its keys; put
+	// two in while one is replaced.
+	Jwks          string `protobuf:"bytes,1,opt,name=jwks,proto3" json:"jwks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClientSelfSigned) Reset() {
+	*x = ClientSelfSigned{}
+	mi := &file_sts_v1_resources_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClientSelfSigned) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClientSelfSigned) ProtoMessage() {}
+
+func (x *ClientSelfSigned) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_resources_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClientSelfSigned.ProtoReflect.Descriptor instead.
+func (*ClientSelfSigned) Descriptor() ([]byte, []int) {
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ClientSelfSigned) GetJwks() string {
+	if x != nil {
+		return x.Jwks
+	}
+	return ""
+}
+
 // ClientSecret is a client secret as the server keeps it: never the secret.
 type ClientSecret struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -457,7 +770,7 @@ type ClientSecret struct {
 
 func (x *ClientSecret) Reset() {
 	*x = ClientSecret{}
-	mi := &file_sts_v1_resources_proto_msgTypes[4]
+	mi := &file_sts_v1_resources_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -469,7 +782,7 @@ func (x *ClientSecret) String() string {
 func (*ClientSecret) ProtoMessage() {}
 
 func (x *ClientSecret) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[4]
+	mi := &file_sts_v1_resources_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -482,7 +795,7 @@ func (x *ClientSecret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientSecret.ProtoReflect.Descriptor instead.
 func (*ClientSecret) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{4}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ClientSecret) GetHash() string {
@@ -550,7 +863,7 @@ type Issuer struct {
 
 func (x *Issuer) Reset() {
 	*x = Issuer{}
-	mi := &file_sts_v1_resources_proto_msgTypes[5]
+	mi := &file_sts_v1_resources_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -562,7 +875,7 @@ func (x *Issuer) String() string {
 func (*Issuer) ProtoMessage() {}
 
 func (x *Issuer) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[5]
+	mi := &file_sts_v1_resources_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -575,7 +888,7 @@ func (x *Issuer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Issuer.ProtoReflect.Descriptor instead.
 func (*Issuer) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{5}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Issuer) GetName() string {
@@ -696,14 +1009,20 @@ type Audience struct {
 	// Name of the key set of the configuration that signs tokens for it, for a
 	// service that only takes a certain algorithm. One token for several Audiences
 	// is possible only if they have the same. Default `default`.
-	KeySet        string `protobuf:"bytes,6,opt,name=key_set,json=keySet,proto3" json:"key_set,omitempty"`
+	KeySet string `protobuf:"bytes,6,opt,name=key_set,json=keySet,proto3" json:"key_set,omitempty"`
+	// The key that its tokens must be bound to, so that nobody can use them who has
+	// not got it: `mtls` (a TLS client certificate, RFC 8705), `dpop` (a key that a
+	// DPoP proof proves, RFC 9449), `any` of the two, or `none`. Default `none`: a
+	// token is bound if its request has a DPoP proof, or if a Rule requires it, or
+	// if it is exchanged for one that is bound.
+	Binding       string `protobuf:"bytes,7,opt,name=binding,proto3" json:"binding,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Audience) Reset() {
 	*x = Audience{}
-	mi := &file_sts_v1_resources_proto_msgTypes[6]
+	mi := &file_sts_v1_resources_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -715,7 +1034,7 @@ func (x *Audience) String() string {
 func (*Audience) ProtoMessage() {}
 
 func (x *Audience) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[6]
+	mi := &file_sts_v1_resources_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -728,7 +1047,7 @@ func (x *Audience) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Audience.ProtoReflect.Descriptor instead.
 func (*Audience) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{6}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Audience) GetName() string {
@@ -773,6 +1092,13 @@ func (x *Audience) GetKeySet() string {
 	return ""
 }
 
+func (x *Audience) GetBinding() string {
+	if x != nil {
+		return x.Binding
+	}
+	return ""
+}
+
 // Rule is a permission. Without a Rule nothing is allowed, and all predicates
 // of a Rule must hold. Rules add up: a request gets the union of the scopes of
 // the Rules that match it, and the shortest of the lifetimes that its scopes
@@ -797,14 +1123,16 @@ type Rule struct {
 	// A missing claim makes the Rule not match.
 	When string `protobuf:"bytes,6,opt,name=when,proto3" json:"when,omitempty"`
 	// What is granted.
-	Allow         *Allow `protobuf:"bytes,7,opt,name=allow,proto3" json:"allow,omitempty"`
+	Allow *Allow `protobuf:"bytes,7,opt,name=allow,proto3" json:"allow,omitempty"`
+	// What the request must have besides.
+	Require       *Require `protobuf:"bytes,8,opt,name=require,proto3" json:"require,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Rule) Reset() {
 	*x = Rule{}
-	mi := &file_sts_v1_resources_proto_msgTypes[7]
+	mi := &file_sts_v1_resources_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -816,7 +1144,7 @@ func (x *Rule) String() string {
 func (*Rule) ProtoMessage() {}
 
 func (x *Rule) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[7]
+	mi := &file_sts_v1_resources_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -829,7 +1157,7 @@ func (x *Rule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rule.ProtoReflect.Descriptor instead.
 func (*Rule) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{7}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Rule) GetName() string {
@@ -881,6 +1209,61 @@ func (x *Rule) GetAllow() *Allow {
 	return nil
 }
 
+func (x *Rule) GetRequire() *Require {
+	if x != nil {
+		return x.Require
+	}
+	return nil
+}
+
+// Require is what a Rule asks of a request besides who makes it and for what.
+type Require struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The key that the token is bound to: `mtls`, `dpop`, `any`, or `none`. A
+	// request with a DPoP proof gets a token that is bound by DPoP, unless its
+	// Audience demands a certificate. Default `none`.
+	Binding       string `protobuf:"bytes,1,opt,name=binding,proto3" json:"binding,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Require) Reset() {
+	*x = Require{}
+	mi := &file_sts_v1_resources_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Require) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Require) ProtoMessage() {}
+
+func (x *Require) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_resources_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Require.ProtoReflect.Descriptor instead.
+func (*Require) Descriptor() ([]byte, []int) {
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Require) GetBinding() string {
+	if x != nil {
+		return x.Binding
+	}
+	return ""
+}
+
 // Requester says who may ask. At least one member; those given must all hold,
 // except that `workload` stands alone.
 type Requester struct {
@@ -897,7 +1280,7 @@ type Requester struct {
 
 func (x *Requester) Reset() {
 	*x = Requester{}
-	mi := &file_sts_v1_resources_proto_msgTypes[8]
+	mi := &file_sts_v1_resources_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -909,7 +1292,7 @@ func (x *Requester) String() string {
 func (*Requester) ProtoMessage() {}
 
 func (x *Requester) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[8]
+	mi := &file_sts_v1_resources_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -922,7 +1305,7 @@ func (x *Requester) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Requester.ProtoReflect.Descriptor instead.
 func (*Requester) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{8}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Requester) GetClients() []string {
@@ -969,7 +1352,7 @@ type Party struct {
 
 func (x *Party) Reset() {
 	*x = Party{}
-	mi := &file_sts_v1_resources_proto_msgTypes[9]
+	mi := &file_sts_v1_resources_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -981,7 +1364,7 @@ func (x *Party) String() string {
 func (*Party) ProtoMessage() {}
 
 func (x *Party) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[9]
+	mi := &file_sts_v1_resources_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -994,7 +1377,7 @@ func (x *Party) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Party.ProtoReflect.Descriptor instead.
 func (*Party) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{9}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Party) GetIssuer() string {
@@ -1055,7 +1438,7 @@ type Allow struct {
 
 func (x *Allow) Reset() {
 	*x = Allow{}
-	mi := &file_sts_v1_resources_proto_msgTypes[10]
+	mi := &file_sts_v1_resources_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1067,7 +1450,7 @@ func (x *Allow) String() string {
 func (*Allow) ProtoMessage() {}
 
 func (x *Allow) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[10]
+	mi := &file_sts_v1_resources_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1080,7 +1463,7 @@ func (x *Allow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Allow.ProtoReflect.Descriptor instead.
 func (*Allow) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{10}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Allow) GetAudiences() []string {
@@ -1142,16 +1525,19 @@ const file_sts_v1_resources_proto_rawDesc = "" +
 	"\x06issuer\x18\x02 \x01(\v2\x0e.sts.v1.IssuerH\x00R\x06issuer\x12.\n" +
 	"\baudience\x18\x03 \x01(\v2\x10.sts.v1.AudienceH\x00R\baudience\x12\"\n" +
 	"\x04rule\x18\x04 \x01(\v2\f.sts.v1.RuleH\x00R\x04ruleB\x06\n" +
-	"\x04kind\"\x8f\x03\n" +
+	"\x04kind\"\xed\x03\n" +
 	"\x06Client\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\x12\x1a\n" +
 	"\bdisabled\x18\x03 \x01(\bR\bdisabled\x122\n" +
 	"\x06labels\x18\x04 \x03(\v2\x1a.sts.v1.Client.LabelsEntryR\x06labels\x12.\n" +
 	"\asecrets\x18\x05 \x03(\v2\x14.sts.v1.ClientSecretR\asecrets\x12\x1c\n" +
-	"\taudiences\x18\x06 \x03(\tR\taudiences\x12=\n" +
-	"\x0fprivate_key_jwt\x18\x14 \x01(\v2\x15.sts.v1.PrivateKeyJwtR\rprivateKeyJwt\x127\n" +
-	"\tfederated\x18\x15 \x01(\v2\x19.sts.v1.FederatedIdentityR\tfederated\x1a9\n" +
+	"\taudiences\x18\x06 \x03(\tR\taudiences\x12#\n" +
+	"\x03tls\x18\n" +
+	" \x01(\v2\x11.sts.v1.ClientTlsR\x03tls\x127\n" +
+	"\x18dpop_bound_access_tokens\x18\x14 \x01(\bR\x15dpopBoundAccessTokens\x12=\n" +
+	"\x0fprivate_key_jwt\x18\x15 \x01(\v2\x15.sts.v1.PrivateKeyJwtR\rprivateKeyJwt\x127\n" +
+	"\tfederated\x18\x16 \x01(\v2\x19.sts.v1.FederatedIdentityR\tfederated\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x98\x02\n" +
@@ -1172,7 +1558,24 @@ const file_sts_v1_resources_proto_rawDesc = "" +
 	"single_use\x18\x03 \x01(\bR\tsingleUse\x1aQ\n" +
 	"\vClaimsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12,\n" +
-	"\x05value\x18\x02 \x01(\v2\x16.google.protobuf.ValueR\x05value:\x028\x01\"[\n" +
+	"\x05value\x18\x02 \x01(\v2\x16.google.protobuf.ValueR\x05value:\x028\x01\"\x90\x02\n" +
+	"\tClientTls\x12\x1f\n" +
+	"\n" +
+	"subject_dn\x18\x01 \x01(\tH\x00R\tsubjectDn\x12\x19\n" +
+	"\asan_uri\x18\x02 \x01(\tH\x00R\x06sanUri\x12\x19\n" +
+	"\asan_dns\x18\x03 \x01(\tH\x00R\x06sanDns\x12\x17\n" +
+	"\x06san_ip\x18\x04 \x01(\tH\x00R\x05sanIp\x12\x1d\n" +
+	"\tsan_email\x18\x05 \x01(\tH\x00R\bsanEmail\x12.\n" +
+	"\x06spiffe\x18\x06 \x01(\v2\x14.sts.v1.ClientSpiffeH\x00R\x06spiffe\x12;\n" +
+	"\vself_signed\x18\a \x01(\v2\x18.sts.v1.ClientSelfSignedH\x00R\n" +
+	"selfSignedB\a\n" +
+	"\x05match\"U\n" +
+	"\fClientSpiffe\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12!\n" +
+	"\ftrust_domain\x18\x02 \x01(\tR\vtrustDomain\x12\x12\n" +
+	"\x04path\x18\x03 \x01(\tR\x04path\"&\n" +
+	"\x10ClientSelfSigned\x12\x12\n" +
+	"\x04jwks\x18\x01 \x01(\tR\x04jwks\"[\n" +
 	"\fClientSecret\x12\x12\n" +
 	"\x04hash\x18\x01 \x01(\tR\x04hash\x127\n" +
 	"\tnot_after\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfter\"\xfc\x03\n" +
@@ -1194,14 +1597,15 @@ const file_sts_v1_resources_proto_rawDesc = "" +
 	"\tallow_act\x18\v \x01(\bR\ballowAct\x12'\n" +
 	"\x0fca_certificates\x18\f \x01(\tR\x0ecaCertificates\x12%\n" +
 	"\x0eallow_networks\x18\r \x03(\tR\rallowNetworks\x12#\n" +
-	"\rinsecure_http\x18\x0e \x01(\bR\finsecureHttp\"\xc7\x01\n" +
+	"\rinsecure_http\x18\x0e \x01(\bR\finsecureHttp\"\xe1\x01\n" +
 	"\bAudience\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\x12 \n" +
 	"\videntifiers\x18\x03 \x03(\tR\videntifiers\x12\x16\n" +
 	"\x06scopes\x18\x04 \x03(\tR\x06scopes\x122\n" +
 	"\amax_ttl\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x06maxTtl\x12\x17\n" +
-	"\akey_set\x18\x06 \x01(\tR\x06keySet\"\xf4\x01\n" +
+	"\akey_set\x18\x06 \x01(\tR\x06keySet\x12\x18\n" +
+	"\abinding\x18\a \x01(\tR\abinding\"\x9f\x02\n" +
 	"\x04Rule\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\x12/\n" +
@@ -1209,7 +1613,10 @@ const file_sts_v1_resources_proto_rawDesc = "" +
 	"\asubject\x18\x04 \x01(\v2\r.sts.v1.PartyR\asubject\x12#\n" +
 	"\x05actor\x18\x05 \x01(\v2\r.sts.v1.PartyR\x05actor\x12\x12\n" +
 	"\x04when\x18\x06 \x01(\tR\x04when\x12#\n" +
-	"\x05allow\x18\a \x01(\v2\r.sts.v1.AllowR\x05allow\"\xb3\x01\n" +
+	"\x05allow\x18\a \x01(\v2\r.sts.v1.AllowR\x05allow\x12)\n" +
+	"\arequire\x18\b \x01(\v2\x0f.sts.v1.RequireR\arequire\"#\n" +
+	"\aRequire\x12\x18\n" +
+	"\abinding\x18\x01 \x01(\tR\abinding\"\xb3\x01\n" +
 	"\tRequester\x12\x18\n" +
 	"\aclients\x18\x01 \x03(\tR\aclients\x125\n" +
 	"\x06labels\x18\x02 \x03(\v2\x1d.sts.v1.Requester.LabelsEntryR\x06labels\x12\x1a\n" +
@@ -1254,58 +1661,66 @@ func file_sts_v1_resources_proto_rawDescGZIP() []byte {
 	return file_sts_v1_resources_proto_rawDescData
 }
 
-var file_sts_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_sts_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_sts_v1_resources_proto_goTypes = []any{
 	(*Resource)(nil),              // 0: sts.v1.Resource
 	(*Client)(nil),                // 1: sts.v1.Client
 	(*PrivateKeyJwt)(nil),         // 2: sts.v1.PrivateKeyJwt
 	(*FederatedIdentity)(nil),     // 3: sts.v1.FederatedIdentity
-	(*ClientSecret)(nil),          // 4: sts.v1.ClientSecret
-	(*Issuer)(nil),                // 5: sts.v1.Issuer
-	(*Audience)(nil),              // 6: sts.v1.Audience
-	(*Rule)(nil),                  // 7: sts.v1.Rule
-	(*Requester)(nil),             // 8: sts.v1.Requester
-	(*Party)(nil),                 // 9: sts.v1.Party
-	(*Allow)(nil),                 // 10: sts.v1.Allow
-	nil,                           // 11: sts.v1.Client.LabelsEntry
-	nil,                           // 12: sts.v1.FederatedIdentity.ClaimsEntry
-	nil,                           // 13: sts.v1.Requester.LabelsEntry
-	nil,                           // 14: sts.v1.Party.ClaimsEntry
-	nil,                           // 15: sts.v1.Party.ClaimGlobsEntry
-	nil,                           // 16: sts.v1.Allow.ClaimsEntry
-	(*timestamppb.Timestamp)(nil), // 17: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 18: google.protobuf.Duration
-	(*structpb.Value)(nil),        // 19: google.protobuf.Value
+	(*ClientTls)(nil),             // 4: sts.v1.ClientTls
+	(*ClientSpiffe)(nil),          // 5: sts.v1.ClientSpiffe
+	(*ClientSelfSigned)(nil),      // 6: sts.v1.ClientSelfSigned
+	(*ClientSecret)(nil),          // 7: sts.v1.ClientSecret
+	(*Issuer)(nil),                // 8: sts.v1.Issuer
+	(*Audience)(nil),              // 9: sts.v1.Audience
+	(*Rule)(nil),                  // 10: sts.v1.Rule
+	(*Require)(nil),               // 11: sts.v1.Require
+	(*Requester)(nil),             // 12: sts.v1.Requester
+	(*Party)(nil),                 // 13: sts.v1.Party
+	(*Allow)(nil),                 // 14: sts.v1.Allow
+	nil,                           // 15: sts.v1.Client.LabelsEntry
+	nil,                           // 16: sts.v1.FederatedIdentity.ClaimsEntry
+	nil,                           // 17: sts.v1.Requester.LabelsEntry
+	nil,                           // 18: sts.v1.Party.ClaimsEntry
+	nil,                           // 19: sts.v1.Party.ClaimGlobsEntry
+	nil,                           // 20: sts.v1.Allow.ClaimsEntry
+	(*timestamppb.Timestamp)(nil), // 21: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 22: google.protobuf.Duration
+	(*structpb.Value)(nil),        // 23: google.protobuf.Value
 }
 var file_sts_v1_resources_proto_depIdxs = []int32{
 	1,  // 0: sts.v1.Resource.client:type_name -> sts.v1.Client
-	5,  // 1: sts.v1.Resource.issuer:type_name -> sts.v1.Issuer
-	6,  // 2: sts.v1.Resource.audience:type_name -> sts.v1.Audience
-	7,  // 3: sts.v1.Resource.rule:type_name -> sts.v1.Rule
-	11, // 4: sts.v1.Client.labels:type_name -> sts.v1.Client.LabelsEntry
-	4,  // 5: sts.v1.Client.secrets:type_name -> sts.v1.ClientSecret
-	2,  // 6: sts.v1.Client.private_key_jwt:type_name -> sts.v1.PrivateKeyJwt
-	3,  // 7: sts.v1.Client.federated:type_name -> sts.v1.FederatedIdentity
-	12, // 8: sts.v1.FederatedIdentity.claims:type_name -> sts.v1.FederatedIdentity.ClaimsEntry
-	17, // 9: sts.v1.ClientSecret.not_after:type_name -> google.protobuf.Timestamp
-	18, // 10: sts.v1.Issuer.max_token_lifetime:type_name -> google.protobuf.Duration
-	18, // 11: sts.v1.Audience.max_ttl:type_name -> google.protobuf.Duration
-	8,  // 12: sts.v1.Rule.requester:type_name -> sts.v1.Requester
-	9,  // 13: sts.v1.Rule.subject:type_name -> sts.v1.Party
-	9,  // 14: sts.v1.Rule.actor:type_name -> sts.v1.Party
-	10, // 15: sts.v1.Rule.allow:type_name -> sts.v1.Allow
-	13, // 16: sts.v1.Requester.labels:type_name -> sts.v1.Requester.LabelsEntry
-	14, // 17: sts.v1.Party.claims:type_name -> sts.v1.Party.ClaimsEntry
-	15, // 18: sts.v1.Party.claim_globs:type_name -> sts.v1.Party.ClaimGlobsEntry
-	18, // 19: sts.v1.Allow.ttl:type_name -> google.protobuf.Duration
-	16, // 20: sts.v1.Allow.claims:type_name -> sts.v1.Allow.ClaimsEntry
-	19, // 21: sts.v1.FederatedIdentity.ClaimsEntry.value:type_name -> google.protobuf.Value
-	19, // 22: sts.v1.Party.ClaimsEntry.value:type_name -> google.protobuf.Value
-	23, // [23:23] is the sub-list for method output_type
-	23, // [23:23] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	8,  // 1: sts.v1.Resource.issuer:type_name -> sts.v1.Issuer
+	9,  // 2: sts.v1.Resource.audience:type_name -> sts.v1.Audience
+	10, // 3: sts.v1.Resource.rule:type_name -> sts.v1.Rule
+	15, // 4: sts.v1.Client.labels:type_name -> sts.v1.Client.LabelsEntry
+	7,  // 5: sts.v1.Client.secrets:type_name -> sts.v1.ClientSecret
+	4,  // 6: sts.v1.Client.tls:type_name -> sts.v1.ClientTls
+	2,  // 7: sts.v1.Client.private_key_jwt:type_name -> sts.v1.PrivateKeyJwt
+	3,  // 8: sts.v1.Client.federated:type_name -> sts.v1.FederatedIdentity
+	16, // 9: sts.v1.FederatedIdentity.claims:type_name -> sts.v1.FederatedIdentity.ClaimsEntry
+	5,  // 10: sts.v1.ClientTls.spiffe:type_name -> sts.v1.ClientSpiffe
+	6,  // 11: sts.v1.ClientTls.self_signed:type_name -> sts.v1.ClientSelfSigned
+	21, // 12: sts.v1.ClientSecret.not_after:type_name -> google.protobuf.Timestamp
+	22, // 13: sts.v1.Issuer.max_token_lifetime:type_name -> google.protobuf.Duration
+	22, // 14: sts.v1.Audience.max_ttl:type_name -> google.protobuf.Duration
+	12, // 15: sts.v1.Rule.requester:type_name -> sts.v1.Requester
+	13, // 16: sts.v1.Rule.subject:type_name -> sts.v1.Party
+	13, // 17: sts.v1.Rule.actor:type_name -> sts.v1.Party
+	14, // 18: sts.v1.Rule.allow:type_name -> sts.v1.Allow
+	11, // 19: sts.v1.Rule.require:type_name -> sts.v1.Require
+	17, // 20: sts.v1.Requester.labels:type_name -> sts.v1.Requester.LabelsEntry
+	18, // 21: sts.v1.Party.claims:type_name -> sts.v1.Party.ClaimsEntry
+	19, // 22: sts.v1.Party.claim_globs:type_name -> sts.v1.Party.ClaimGlobsEntry
+	22, // 23: sts.v1.Allow.ttl:type_name -> google.protobuf.Duration
+	20, // 24: sts.v1.Allow.claims:type_name -> sts.v1.Allow.ClaimsEntry
+	23, // 25: sts.v1.FederatedIdentity.ClaimsEntry.value:type_name -> google.protobuf.Value
+	23, // 26: sts.v1.Party.ClaimsEntry.value:type_name -> google.protobuf.Value
+	27, // [27:27] is the sub-list for method output_type
+	27, // [27:27] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_sts_v1_resources_proto_init() }
@@ -1319,13 +1734,22 @@ func file_sts_v1_resources_proto_init() {
 		(*Resource_Audience)(nil),
 		(*Resource_Rule)(nil),
 	}
+	file_sts_v1_resources_proto_msgTypes[4].OneofWrappers = []any{
+		(*ClientTls_SubjectDn)(nil),
+		(*ClientTls_SanUri)(nil),
+		(*ClientTls_SanDns)(nil),
+		(*ClientTls_SanIp)(nil),
+		(*ClientTls_SanEmail)(nil),
+		(*ClientTls_Spiffe)(nil),
+		(*ClientTls_SelfSigned)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sts_v1_resources_proto_rawDesc), len(file_sts_v1_resources_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
