@@ -14,15 +14,21 @@ const (
 	throttleFirst  = time.Second
 	throttleMost   = time.Minute
 	throttleForget = 10 * time.Minute // after the last failure
-	throttleSize   = 16384            // pairs of a client and an address
+	throttleLook   = 16               // of so many attempts that have to wait, one is looked at
+	throttleGood   = time.Hour        // after a success
+	throttleSize   = 16384            // attempts that are told apart
 )
 
 // throttle slows down failures in a row of one client from one network, and of no
-// other: whoever does not share both with the one who guesses notices nothing. So
-// nobody can lock a client out from elsewhere.
+// other: whoever does not share both with the one who guesses notices nothing.
 //
-// It remembers so many pairs and no more. Who fails for that many other pairs in
-// between is slow already.
+// Many share a network: behind a gateway all do. So where the client itself has
+// authenticated a while ago nothing is refused without a look, and elsewhere one
+// attempt in a few is looked at: nobody can lock a client out. Secrets are not
+// guessed at that rate, nor at any other.
+//
+// It remembers so many attempts and no more. Who fails in the name of that many
+// clients in between is slow already.
 type throttle struct {
 	mu    sync.Mutex
 	pairs *simplelru.LRU[attempt, failures]
@@ -36,9 +42,11 @@ type attempt struct {
 }
 
 type failures struct {
-	count int
-	last  time.Time
-	until time.Time // nothing is looked at before
+	count     int // in a row
+	unlooked  int // attempts that were refused without a look
+	last      time.Time
+	until     time.Time // nothing is looked at before, or nearly nothing
+	succeeded time.Time
 }
 
 func newThrottle() *throttle {
@@ -49,39 +57,47 @@ func newThrottle() *throttle {
 	return &throttle{pairs: pairs}
 }
 
-// wait returns how long an attempt has to wait yet, 0 if it can be made.
+// wait returns how long an attempt has to wait yet, 0 if it is to be looked at.
 func (t *throttle) wait(a attempt, now time.Time) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	f, _ := t.pairs.Peek(a)
-	return max(0, f.until.Sub(now))
+	if !now.Before(f.until) || now.Sub(f.succeeded) < throttleGood {
+		return 0
+	}
+	f.unlooked++
+	t.pairs.Add(a, f)
+	if f.unlooked%throttleLook == 0 {
+		return 0
+	}
+	return f.until.Sub(now)
 }
 
-// failed takes down that an attempt failed.
-func (t *throttle) failed(a attempt, now time.Time) {
+// failed takes down that an attempt failed, and returns when to come back.
+func (t *throttle) failed(a attempt, now time.Time) time.Duration {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	f, _ := t.pairs.Get(a)
 	if now.Sub(f.last) >= throttleForget {
-		f = failures{}
+		f = failures{succeeded: f.succeeded}
 	}
 	f.count++
 	f.last = now
+	wait := time.Duration(0)
 	if over := f.count - throttleAfter; over >= 0 {
-		wait := throttleMost
-		if over < 6 {
-			wait = min(throttleFirst<<over, throttleMost)
-		}
+		wait = throttleFirst << min(over, 6)
+		wait = min(wait, throttleMost)
 		f.until = now.Add(wait)
 	}
 	t.pairs.Add(a, f)
+	return wait
 }
 
 // succeeded forgets failures.
-func (t *throttle) succeeded(a attempt) {
+func (t *throttle) succeeded(a attempt, now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.pairs.Remove(a)
+	t.pairs.Add(a, failures{succeeded: now})
 }
 
 // attempt is who the request says to be of, whoever sent it, and from where.

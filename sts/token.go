@@ -153,11 +153,11 @@ func (s *Service) requester(ctx context.Context, d *decision) *Error {
 	c, e := s.authenticate(ctx, d)
 	if e != nil {
 		if e.Code == InvalidClient {
-			s.throttle.failed(who, d.now)
+			e.RetryAfter = s.throttle.failed(who, d.now)
 		}
 		return e
 	}
-	s.throttle.succeeded(who)
+	s.throttle.succeeded(who, d.now)
 	s.usage.note(c, d.credential, d.now)
 	d.rec.Client = c.Name
 	d.asked.Client = &c.party

@@ -287,10 +287,10 @@ func TestMutualTLSDiscovery(t *testing.T) {
 		n    func() *node
 		want []string
 	}{
-		"asked for": {func() *node { return startMutualTLS(t).node }, []string{"client_secret_basic", "client_secret_post", "tls_client_auth", "self_signed_tls_client_auth"}},
+		"asked for": {func() *node { return startMutualTLS(t).node }, []string{"client_secret_basic", "client_secret_post", "private_key_jwt", "spiffe_jwt", "tls_client_auth", "self_signed_tls_client_auth"}},
 		"self-signed alone": {func() *node { return startTLSIn(t, t.TempDir(), ", client_certificates: {}") },
-			[]string{"client_secret_basic", "client_secret_post", "self_signed_tls_client_auth"}},
-		"not asked for": {func() *node { return startTLS(t) }, []string{"client_secret_basic", "client_secret_post"}},
+			[]string{"client_secret_basic", "client_secret_post", "private_key_jwt", "spiffe_jwt", "self_signed_tls_client_auth"}},
+		"not asked for": {func() *node { return startTLS(t) }, []string{"client_secret_basic", "client_secret_post", "private_key_jwt", "spiffe_jwt"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			doc := get(t, row.n().env["STS_HTTP"]+"/.well-known/oauth-authorization-server")
