@@ -50,6 +50,10 @@ type Rule struct {
 	Actor       *Party    `json:"actor,omitempty"`   // nil: no actor token
 	When        string    `json:"when,omitempty"`    // CEL that yields a bool
 	Allow       Allow     `json:"allow"`
+
+	// AcceptRisks are what its author knows and takes. They change no decision: they
+	// are for who checks rules before they are here.
+	AcceptRisks []string `json:"accept_risks,omitempty"`
 }
 
 // Requester says who may ask; zero is the workload itself.
