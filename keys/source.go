@@ -86,16 +86,19 @@ func (s Source) file() string { return s.JWKSFile + s.BundleFile }
 
 func (s Source) equal(o Source) bool { return reflect.DeepEqual(s, o) }
 
-// SourceError is what is wrong with a field of a Source, by its name in the
-// configuration.
+// SourceError is what is wrong with a field of a Source. The text reads with the
+// field before it.
 type SourceError struct {
-	Field string
-	Err   error
+	field string
+	err   error
 }
 
-func (e *SourceError) Error() string { return e.Field + " " + e.Err.Error() }
+func (e *SourceError) Error() string { return e.err.Error() }
 
-func (e *SourceError) Unwrap() error { return e.Err }
+func (e *SourceError) Unwrap() error { return e.err }
+
+// Field is the name of the field in the configuration.
+func (e *SourceError) Field() string { return e.field }
 
 // Check tells what is wrong with a source, without asking there. The error is a
 // [*SourceError].

@@ -61,7 +61,7 @@ func TestSourceCheck(t *testing.T) {
 			switch {
 			case tc.field == "" && err != nil:
 				t.Error(err)
-			case tc.field != "" && (wrong == nil || wrong.Field != tc.field):
+			case tc.field != "" && (wrong == nil || wrong.Field() != tc.field):
 				t.Errorf("%v, want a problem of %s", err, tc.field)
 			}
 		})

@@ -47,9 +47,10 @@ func (s *Service) checkClaims(field string, p *proven, now time.Time) (*policy.T
 		return nil, bad(f)
 	}
 	var ok bool
-	if t.Subject, ok = p.claims["sub"].(string); !ok || !validSubject(t.Subject) {
+	longest := p.longestSubject()
+	if t.Subject, ok = p.claims["sub"].(string); !ok || len(t.Subject) > longest || !validSubject(t.Subject) {
 		return nil, bad(&flaw{
-			"sub", fmt.Sprintf("has no usable sub claim: it must be a string of 1 to %d characters without spaces, control characters and quotes, brackets or shell characters", maxSubject),
+			"sub", fmt.Sprintf("has no usable sub claim: it must be a string of 1 to %d characters without spaces, control characters and quotes, brackets or shell characters", longest),
 			"a string of such characters",
 		})
 	}
@@ -65,6 +66,11 @@ func (s *Service) checkClaims(field string, p *proven, now time.Time) (*policy.T
 		return nil, bad(&flaw{
 			"aud", "is not addressed to this service: its aud claim does not contain the value that its Issuer expects", show(s.audienceOf(p.issuer), true),
 		})
+	}
+	if p.issuer != nil && p.issuer.platform().token != nil {
+		if f = p.issuer.platform().token(p.issuer, t); f != nil {
+			return nil, bad(f)
+		}
 	}
 	if f = delegation(p, t); f != nil {
 		return nil, bad(f)
@@ -133,9 +139,18 @@ func checkTimes(claims map[string]any, now time.Time, lifetime time.Duration) (e
 	return exp, nil
 }
 
+// longestSubject is how long the sub of a token can be. SPIFFE IDs have a bound of
+// their own.
+func (p *proven) longestSubject() int {
+	if p.issuer != nil && p.issuer.spiffe() {
+		return maxSPIFFEID
+	}
+	return maxSubject
+}
+
 // validSubject refuses subjects that are known to confuse what reads them later.
 func validSubject(sub string) bool {
-	if sub == "" || len(sub) > maxSubject {
+	if sub == "" {
 		return false
 	}
 	return !strings.ContainsFunc(sub, func(r rune) bool {
@@ -211,7 +226,7 @@ func actor(v any, depth int) (*policy.Actor, bool) {
 	a.Subject, _ = m["sub"].(string)
 	a.Iss, _ = m["iss"].(string)
 	a.ClientID, _ = m["client_id"].(string)
-	if !validSubject(a.Subject) {
+	if len(a.Subject) > maxSubject || !validSubject(a.Subject) {
 		return nil, false
 	}
 	if below, present := m["act"]; present {

@@ -298,6 +298,12 @@ type memIssuers struct {
 	removed map[string]bool // kids that are not published any more
 	asked   int
 	err     error
+
+	subject   string // what Review says, with reviewErr
+	reviews   int
+	reviewErr error
+	status    []sts.IssuerStatus
+	checked   []sts.Issuer
 }
 
 func newMemIssuers(t testing.TB) *memIssuers {
@@ -313,8 +319,18 @@ func newMemIssuers(t testing.TB) *memIssuers {
 	return m
 }
 
-func (m *memIssuers) Check(*sts.Issuer) error { return nil }
-func (m *memIssuers) Trust([]*sts.Issuer)     {}
+func (m *memIssuers) Check(i *sts.Issuer) error {
+	m.checked = append(m.checked, *i)
+	return nil
+}
+
+func (m *memIssuers) Trust([]*sts.Issuer)        {}
+func (m *memIssuers) Status() []sts.IssuerStatus { return m.status }
+
+func (m *memIssuers) Review(context.Context, string, string, string) (string, error) {
+	m.reviews++
+	return m.subject, m.reviewErr
+}
 
 func (m *memIssuers) Key(_ context.Context, issuer, kid string, _ jose.Algorithm) (jose.Key, error) {
 	m.asked++

@@ -10,13 +10,14 @@ import (
 	"time"
 )
 
-// Config is what a Service is made of. All members but Now are required.
+// Config is what a Service is made of. All members but Replay and Now are required.
 type Config struct {
 	Issuer     string // our issuer identifier: the iss of every token
 	Store      Store
 	Keys       SigningKeys
 	IssuerKeys IssuerKeys
 	Audit      Audit
+	Replay     Replay           // nil: no Issuer can have SingleUse
 	Now        func() time.Time // default time.Now
 }
 
@@ -27,6 +28,7 @@ type Service struct {
 	keys       SigningKeys
 	issuerKeys IssuerKeys
 	audit      Audit
+	replay     Replay
 	now        func() time.Time
 
 	state   atomic.Pointer[state]
@@ -37,7 +39,7 @@ type Service struct {
 // New returns a Service with the resources that are in the store. Resources that
 // do not fit together are an error: a service does not start half.
 func New(ctx context.Context, c Config) (*Service, error) {
-	s := &Service{issuer: c.Issuer, store: c.Store, keys: c.Keys, issuerKeys: c.IssuerKeys, audit: c.Audit, now: c.Now}
+	s := &Service{issuer: c.Issuer, store: c.Store, keys: c.Keys, issuerKeys: c.IssuerKeys, audit: c.Audit, replay: c.Replay, now: c.Now}
 	if s.now == nil {
 		s.now = time.Now
 	}

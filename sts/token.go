@@ -32,7 +32,7 @@ func (s *Service) Token(ctx context.Context, req TokenRequest) (Token, error) {
 	}
 	d.asked = policy.Request{Now: d.now, SelfIssuer: s.issuer}
 	token, e := s.walk(ctx, d)
-	// 6. Record. The caller cannot cancel this: the decision has been taken.
+	// 7. Record. The caller cannot cancel this: the decision has been taken.
 	if err := s.record(ctx, d, e); err != nil {
 		s.health.failed(CapabilityIssue, s.now(), DependencyAudit, err)
 		return Token{}, &Error{
@@ -89,7 +89,11 @@ func (s *Service) walk(ctx context.Context, d *decision) (Token, *Error) {
 	if err != nil {
 		return Token{}, d.denied(err)
 	}
-	// 5. Sign what was granted.
+	// 5. What can be used once is used up now.
+	if e := s.once(ctx, d); e != nil {
+		return Token{}, e
+	}
+	// 6. Sign what was granted.
 	return s.mint(ctx, d, grant)
 }
 
