@@ -47,10 +47,9 @@ func (s *Service) checkClaims(field string, p *proven, now time.Time) (*policy.T
 		return nil, bad(f)
 	}
 	var ok bool
-	longest := p.longestSubject()
-	if t.Subject, ok = p.claims["sub"].(string); !ok || len(t.Subject) > longest || !validSubject(t.Subject) {
+	if t.Subject, ok = p.claims["sub"].(string); !ok || !validSubject(p.plainSubject(t.Subject)) {
 		return nil, bad(&flaw{
-			"sub", fmt.Sprintf("has no usable sub claim: it must be a string of 1 to %d characters without spaces, control characters and quotes, brackets or shell characters", longest),
+			"sub", fmt.Sprintf("has no usable sub claim: it must be a string of 1 to %d characters without spaces, control characters and quotes, brackets or shell characters", maxSubject),
 			"a string of such characters",
 		})
 	}
@@ -139,18 +138,17 @@ func checkTimes(claims map[string]any, now time.Time, lifetime time.Duration) (e
 	return exp, nil
 }
 
-// longestSubject is how long the sub of a token can be. SPIFFE IDs have a bound of
-// their own.
-func (p *proven) longestSubject() int {
-	if p.issuer != nil && p.issuer.spiffe() {
-		return maxSPIFFEID
+// plainSubject is a sub without what the platform of its issuer has in it.
+func (p *proven) plainSubject(sub string) string {
+	if p.issuer != nil && p.issuer.platform().spaces {
+		return strings.ReplaceAll(sub, " ", "_")
 	}
-	return maxSubject
+	return sub
 }
 
 // validSubject refuses subjects that are known to confuse what reads them later.
 func validSubject(sub string) bool {
-	if sub == "" {
+	if sub == "" || len(sub) > maxSubject {
 		return false
 	}
 	return !strings.ContainsFunc(sub, func(r rune) bool {
@@ -226,7 +224,7 @@ func actor(v any, depth int) (*policy.Actor, bool) {
 	a.Subject, _ = m["sub"].(string)
 	a.Iss, _ = m["iss"].(string)
 	a.ClientID, _ = m["client_id"].(string)
-	if len(a.Subject) > maxSubject || !validSubject(a.Subject) {
+	if !validSubject(a.Subject) {
 		return nil, false
 	}
 	if below, present := m["act"]; present {

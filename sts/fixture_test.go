@@ -294,6 +294,7 @@ func (m *memStore) SetAdminHash(_ context.Context, old, hash string) error {
 
 // memIssuers has a key for each issuer.
 type memIssuers struct {
+	mu      sync.Mutex
 	signers map[string]*ecdsa.PrivateKey
 	removed map[string]bool // kids that are not published any more
 	asked   int
@@ -320,6 +321,8 @@ func newMemIssuers(t testing.TB) *memIssuers {
 }
 
 func (m *memIssuers) Check(i *sts.Issuer) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.checked = append(m.checked, *i)
 	return nil
 }
@@ -333,7 +336,9 @@ func (m *memIssuers) Review(context.Context, string, string, string) (string, er
 }
 
 func (m *memIssuers) Key(_ context.Context, issuer, kid string, _ jose.Algorithm) (jose.Key, error) {
+	m.mu.Lock()
 	m.asked++
+	m.mu.Unlock()
 	if m.err != nil {
 		return jose.Key{}, m.err
 	}

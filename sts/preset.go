@@ -23,6 +23,8 @@ type preset struct {
 	// foreign says for what an audience is meant if not for us alone, empty if
 	// nothing is known against it.
 	foreign func(i *Issuer, audience string) string
+	// spaces says that a sub can have them, since names that people choose are in it.
+	spaces bool
 	// claims that rules are likely to name, and their types.
 	claims map[string]claimType
 	// rule reports what is unsafe in a rule about its tokens.

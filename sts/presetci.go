@@ -74,6 +74,7 @@ var circleCI = preset{
 var terraformCloud = preset{
 	issuer:     "https://app.terraform.io",
 	algorithms: []string{"RS256"},
+	spaces:     true, // "Default Project" is what every organization begins with
 	foreign: func(i *Issuer, audience string) string {
 		own, err := url.Parse(i.Issuer)
 		if u, err2 := url.Parse(audience); err == nil && err2 == nil && u.Host != "" && u.Host == own.Host {

@@ -127,11 +127,6 @@ func (c *ruleCheck) exact(names ...string) bool {
 	return slices.ContainsFunc(names, func(name string) bool { return len(c.values(name)) > 0 })
 }
 
-// all tells whether the rule says what each of these claims is.
-func (c *ruleCheck) all(names ...string) bool {
-	return !slices.ContainsFunc(names, func(name string) bool { return len(c.values(name)) == 0 })
-}
-
 // narrow tells whether the rule says what one of these claims is, or has a pattern
 // for it.
 func (c *ruleCheck) narrow(names ...string) bool {

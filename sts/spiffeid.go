@@ -83,7 +83,7 @@ func checkSPIFFEPath(path, more string) error {
 		case segment == "":
 			return errors.New("the path of a SPIFFE ID has no empty segment and no slash at its end")
 		case segment == "." || segment == "..":
-			return errors.New("the path of a SPIFFE ID has no segment . or ..")
+			return errors.New("the path of a SPIFFE ID has no segment of one or two dots")
 		case strings.ContainsFunc(segment, func(r rune) bool {
 			return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("-._"+more, r)
 		}):

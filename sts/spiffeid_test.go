@@ -84,3 +84,20 @@ func FuzzSPIFFEID(f *testing.F) {
 		}
 	})
 }
+
+// FuzzSubjectDN holds that a distinguished name is read in one way or refused.
+func FuzzSubjectDN(f *testing.F) {
+	for _, seed := range []string{"CN=a,O=b", `CN=a\,b+OU=c`, "2.5.4.3=#0c0161", `CN=\20a\ `, "CN=", "CN=a,"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		_, err := sts.NewCertificateName(&sts.ClientTLS{SubjectDN: s})
+		_, again := sts.NewCertificateName(&sts.ClientTLS{SubjectDN: s})
+		if (err == nil) != (again == nil) {
+			t.Errorf("%q: %v, then %v", s, err, again)
+		}
+		if err == nil && strings.ContainsAny(s, "\"<>;\x00") && !strings.Contains(s, `\`) {
+			t.Errorf("%q is accepted", s)
+		}
+	})
+}
