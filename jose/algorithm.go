@@ -75,21 +75,24 @@ func (a Algorithm) Fits(pub crypto.PublicKey) error {
 	if !ok {
 		return ErrAlgorithm
 	}
-	switch k := pub.(type) {
-	case *ecdsa.PublicKey:
-		ok = s.family == ecdsaFamily && k.Curve == s.curve
-	case ed25519.PublicKey:
-		ok = s.family == edFamily && len(k) == ed25519.PublicKeySize
-	case *rsa.PublicKey:
-		bits := k.N.BitLen()
-		ok = (s.family == pkcs1Family || s.family == pssFamily) && bits >= minRSA && bits <= maxRSA
-	default:
-		ok = false
-	}
-	if !ok {
+	if !s.fits(pub) {
 		return fmt.Errorf("%w: wrong type, curve or size of key for %s", ErrKeyMismatch, a)
 	}
 	return nil
+}
+
+func (s spec) fits(pub crypto.PublicKey) bool {
+	switch k := pub.(type) {
+	case *ecdsa.PublicKey:
+		return s.family == ecdsaFamily && k.Curve == s.curve
+	case ed25519.PublicKey:
+		return s.family == edFamily && len(k) == ed25519.PublicKeySize
+	case *rsa.PublicKey:
+		bits := k.N.BitLen()
+		return (s.family == pkcs1Family || s.family == pssFamily) && bits >= minRSA && bits <= maxRSA
+	default:
+		return false
+	}
 }
 
 func (s spec) digest(input []byte) []byte {

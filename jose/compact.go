@@ -2,9 +2,10 @@ package jose
 
 import (
 	"encoding/base64"
-	"encoding/json"
 	"fmt"
 	"strings"
+
+	"github.com/go-json-experiment/json/jsontext"
 )
 
 // maxKeyID is the longest kid that is read.
@@ -37,8 +38,14 @@ var strict = base64.RawURLEncoding.Strict()
 // size, alphabet, segments, encoding, header. The error is ErrMalformed or
 // ErrAlgorithm and does not repeat the input.
 func Parse(token string) (*JWS, error) {
+	j, _, err := parse(token, false)
+	return j, err
+}
+
+// parse also returns the header as an object. Only that of a proof may have a jwk.
+func parse(token string, proof bool) (*JWS, map[string]any, error) {
 	if len(token) > MaxTokenSize {
-		return nil, fmt.Errorf("%w: longer than %d bytes", ErrMalformed, MaxTokenSize)
+		return nil, nil, fmt.Errorf("%w: longer than %d bytes", ErrMalformed, MaxTokenSize)
 	}
 	dots := 0
 	for i := range len(token) {
@@ -47,37 +54,37 @@ func Parse(token string) (*JWS, error) {
 			dots++
 		case c >= 'A' && c <= 'Z', c >= 'a' && c <= 'z', c >= '0' && c <= '9', c == '-', c == '_':
 		default:
-			return nil, fmt.Errorf("%w: a character at byte %d that does not belong into a compact JWS", ErrMalformed, i)
+			return nil, nil, fmt.Errorf("%w: a character at byte %d that does not belong into a compact JWS", ErrMalformed, i)
 		}
 	}
 	if dots != 2 {
-		return nil, fmt.Errorf("%w: %d dots, a compact JWS has 2", ErrMalformed, dots)
+		return nil, nil, fmt.Errorf("%w: %d dots, a compact JWS has 2", ErrMalformed, dots)
 	}
 	first, last := strings.IndexByte(token, '.'), strings.LastIndexByte(token, '.')
 	header, errHeader := strict.DecodeString(token[:first])
 	payload, errPayload := strict.DecodeString(token[first+1 : last])
 	signature, errSignature := strict.DecodeString(token[last+1:])
 	if errHeader != nil || errPayload != nil || errSignature != nil {
-		return nil, fmt.Errorf("%w: not canonical base64url", ErrMalformed)
+		return nil, nil, fmt.Errorf("%w: not canonical base64url", ErrMalformed)
 	}
-	h, err := parseHeader(header)
+	m, err := ParseObject(header)
 	if err != nil {
-		return nil, err
+		return nil, nil, fmt.Errorf("header: %w", err)
 	}
-	return &JWS{Header: h, Payload: payload, input: []byte(token[:last]), signature: signature}, nil
+	h, err := parseHeader(m, proof)
+	if err != nil {
+		return nil, nil, err
+	}
+	return &JWS{Header: h, Payload: payload, input: []byte(token[:last]), signature: signature}, m, nil
 }
 
 // refused are header members that name keys, change what is signed, or belong to
 // encryption. Their presence is enough, whatever their value.
 var refused = [...]string{"jwk", "jku", "x5u", "x5c", "crit", "b64", "zip", "enc", "epk", "p2c", "p2s"}
 
-func parseHeader(b []byte) (Header, error) {
-	m, err := ParseObject(b)
-	if err != nil {
-		return Header{}, fmt.Errorf("header: %w", err)
-	}
+func parseHeader(m map[string]any, proof bool) (Header, error) {
 	for _, name := range refused {
-		if _, present := m[name]; present {
+		if _, present := m[name]; present && !(proof && name == "jwk") {
 			return Header{}, fmt.Errorf("%w: header member %s is not accepted", ErrMalformed, name)
 		}
 	}
@@ -146,11 +153,11 @@ func SigningInput(h Header, payload []byte) []byte {
 }
 
 func appendJSON(b []byte, s string) []byte {
-	q, err := json.Marshal(s)
+	b, err := jsontext.AppendQuote(b, s)
 	if err != nil {
-		panic(err) // a string can always be encoded
+		panic(err) // names of ours are UTF-8
 	}
-	return append(b, q...)
+	return b
 }
 
 // Compact puts the signature behind what was signed. It may use the spare room

@@ -59,8 +59,8 @@ func parseKey(m map[string]any) (Key, error) {
 	if k.Algorithm != "" {
 		return k, k.Algorithm.Fits(public)
 	}
-	for a := range specs {
-		if a.Fits(public) == nil {
+	for _, s := range specs {
+		if s.fits(public) {
 			return k, nil
 		}
 	}

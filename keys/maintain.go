@@ -96,20 +96,25 @@ func (r *Ring) inspectEvery() time.Duration {
 	return min(max(r.c.Schedule.MaxAge/2, time.Second), 30*time.Second)
 }
 
+// pause is how long a set is left alone: not long if something is wrong with it.
+func (r *Ring) pause(s *keySet) time.Duration {
+	if s.failing() {
+		return retryEvery
+	}
+	return r.inspectEvery()
+}
+
 // step moves a set on by what can be done now, and returns when to look again.
 func (r *Ring) step(ctx context.Context, s *keySet) time.Duration {
 	r.note(s, problemOpen, r.openSigners(ctx, s))
 	var newer *storedKey
-	if s.inspectionDue(r.c.Now(), r.inspectEvery()) {
+	if s.inspectionDue(r.c.Now(), r.pause(s)) {
 		var err error
 		newer, err = r.inspect(ctx, s)
 		r.note(s, problemInspect, err)
 	}
 	r.note(s, problemCreate, r.advance(ctx, s, newer))
-	wait := r.inspectEvery()
-	if s.failing() {
-		wait = min(wait, retryEvery)
-	}
+	wait := r.pause(s)
 	if due := r.due(s.Name); !due.IsZero() {
 		until := due.Sub(r.c.Now())
 		if until <= 0 {

@@ -50,7 +50,7 @@ func (r *Ring) note(s *keySet, what problem, err error) {
 func (s *keySet) failing() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.problems.errs[problemOpen] != nil || s.problems.errs[problemCreate] != nil
+	return slices.ContainsFunc(s.problems.errs[:], func(err error) bool { return err != nil }) || len(s.unusable) > 0
 }
 
 // inspectionDue tells whether the provider is to be asked again.

@@ -221,13 +221,14 @@ func (p transit) open(_ context.Context, k storedKey) (signer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &vaultSigner{Signer: p.key.Signer(m.Version, k.Algorithm, p.o.Batching), key: public, verifyOneIn: int64(max(1, p.o.VerifyOneIn))}, nil
+	return &vaultSigner{Signer: p.key.Signer(m.Version, k.Algorithm, p.o.Batching), vault: p.key, key: public, verifyOneIn: int64(max(1, p.o.VerifyOneIn))}, nil
 }
 
 // vaultSigner signs with a version of a transit key, and does not believe what
 // comes back before it has verified it: each signature, or one in so many.
 type vaultSigner struct {
 	*vault.Signer
+	vault       *vault.Key
 	key         jose.Key
 	verifyOneIn int64
 	made        atomic.Int64
@@ -251,7 +252,11 @@ func (s *vaultSigner) Sign(ctx context.Context, input []byte) ([]byte, error) {
 
 // Err implements signer.
 func (s *vaultSigner) Err() error {
-	if err := s.Signer.Err(); err != nil {
+	err := s.Signer.Err()
+	if err == nil {
+		err = s.vault.Err()
+	}
+	if err != nil {
 		return noSignature(err)
 	}
 	return nil

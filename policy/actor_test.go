@@ -31,7 +31,7 @@ func TestActorToken(t *testing.T) {
 		{name: "missing", code: InvalidRequest, edit: asked(func(r *Request) { r.Actor = nil })},
 		{name: "of another issuer", code: InvalidRequest, edit: asked(func(r *Request) { r.Actor.Issuer = "github" })},
 		{name: "without the claim", code: InvalidRequest, edit: asked(func(r *Request) { r.Actor.Claims = nil })},
-		{name: "cnf of the actor", code: InvalidRequest, edit: asked(func(r *Request) { r.Actor.Confirmed = true })},
+		{name: "cnf of the actor", code: InvalidRequest, edit: asked(func(r *Request) { r.Actor.Confirmation.X5T = "c" })},
 		{name: "T-28", check: actors("bob", "api"), edit: asked(func(r *Request) { r.Subject.Act = chain("api") })},
 		{name: "T-28 three", check: actors("bob", "api", "front", "portal"), edit: asked(func(r *Request) { r.Subject.Act = chain("api", "front", "portal") })},
 		{name: "T-31 a chain of five", code: InvalidRequest, edit: asked(func(r *Request) { r.Subject.Act = chain("a", "b", "c", "d") })},
@@ -139,7 +139,7 @@ func TestChain(t *testing.T) {
 func token(g Grant) *Token {
 	return &Token{
 		Issuer: Self, Iss: issuer, Subject: g.Subject(), ClientID: g.ClientID(), Audiences: g.Audiences(),
-		Scopes: g.Scopes(), Txn: g.Txn(), Act: g.Act(), Expires: g.Expires(), Claims: g.Claims(),
+		Scopes: g.Scopes(), Txn: g.Txn(), Act: g.Act(), Expires: g.Expires(), Claims: g.Claims(), Confirmation: g.Confirmation(),
 	}
 }
 

@@ -41,6 +41,7 @@ type audience struct {
 	scopes      map[string]bool
 	maxTTL      time.Duration
 	keySet      string
+	binding     Binding
 }
 
 type rule struct {
@@ -121,7 +122,10 @@ func (c *compiler) problem(kind, name, field, format string, args ...any) {
 }
 
 func (c *compiler) audience(in *Audience) {
-	a := &audience{name: in.Name, identifiers: in.Identifiers, scopes: set(in.Scopes), maxTTL: in.MaxTTL, keySet: in.KeySet}
+	a := &audience{name: in.Name, identifiers: in.Identifiers, scopes: set(in.Scopes), maxTTL: in.MaxTTL, keySet: in.KeySet, binding: in.Binding}
+	if !in.Binding.known() {
+		c.problem("Audience", in.Name, "binding", "%q is not one of %s", in.Binding, bindingNames)
+	}
 	if len(a.identifiers) == 0 {
 		a.identifiers = []string{in.Name}
 	}
@@ -161,6 +165,9 @@ func (c *compiler) rule(in *Rule) {
 	c.party("actor", in.Actor, bad)
 	if in.Actor != nil && in.Actor.AcceptUnaddressed {
 		bad("actor.accept_unaddressed", "is for subjects")
+	}
+	if !in.Require.Binding.known() {
+		bad("require.binding", "%q is not one of %s", in.Require.Binding, bindingNames)
 	}
 	if in.When != "" {
 		var err error

@@ -20,10 +20,8 @@ func consent(r *Request) *Denial {
 		}
 		return nil
 	}
-	for i, t := range []*Token{r.Subject, r.Actor} {
-		if t != nil && t.Confirmed {
-			return deny(InvalidRequest, "the token is bound to a key, which this request does not prove to have").because(parties[i]+".cnf", "a key", "none")
-		}
+	if d := possession(r); d != nil {
+		return d
 	}
 	if a := r.Actor; a != nil && a.Issuer == Self && !a.usableBy(r.Client) {
 		return deny(InvalidRequest, "the actor_token is neither issued nor addressed to this client").

@@ -48,6 +48,9 @@ func (s *Set) decide(ctx context.Context, r *Request) (*grant, *Denial) {
 	if d := q.target(rules); d != nil {
 		return nil, d
 	}
+	if rules, d = q.bind(rules); d != nil {
+		return nil, d
+	}
 	if rules, d = g.grantScopes(q, rules); d != nil {
 		return nil, d
 	}
@@ -63,6 +66,7 @@ type query struct {
 	vars      variables
 	audiences []*audience // asked for; set by target if none was
 	names     []string    // as the request named them
+	bound     Binding     // what the token can be bound to, set by bind
 }
 
 // resolve finds the audiences that the request names.
@@ -226,7 +230,7 @@ func (q *query) longest(rules []match, counts func(*rule) bool) time.Duration {
 
 // finish sets what is left: audiences, claims, actors, and which rules it was.
 func (g *grant) finish(q *query, rules []match, act *Actor) *Denial {
-	g.audiences, g.keySet, g.act = q.names, q.audiences[0].keySet, act
+	g.audiences, g.keySet, g.act, g.confirmation = q.names, q.audiences[0].keySet, act, q.confirmation(rules)
 	impersonate := true
 	var names map[string]string // of claims, by their folded names
 	for _, m := range rules {

@@ -355,7 +355,7 @@ func TestWorkload(t *testing.T) {
 				t.Errorf("subject %q, client %q", g.Subject(), g.ClientID())
 			}
 		}},
-		{name: "cnf", code: InvalidRequest, edit: asked(func(r *Request) { r.Subject.Confirmed = true })},
+		{name: "cnf", code: InvalidProof, edit: asked(func(r *Request) { r.Subject.Confirmation.JKT = "k" })},
 		{name: "presented by a client", edit: func(w *World, r *Request) {
 			w.Rules[0].Requester = Requester{Clients: []string{"web"}}
 			r.Client = &Client{ID: "web"}
@@ -427,7 +427,7 @@ func TestOwnSubject(t *testing.T) {
 		{name: "its own subject, got by another", code: InvalidRequest, edit: token(func(s *Token) { s.ClientID = "batch" })},
 		{name: "its own, after somebody acted", code: InvalidRequest, edit: token(func(s *Token) { s.Act = chain("batch") })},
 		{name: "of another issuer", code: InvalidRequest, edit: token(func(s *Token) { s.Issuer = "corp" })},
-		{name: "cnf", code: InvalidRequest, edit: token(func(s *Token) { s.Confirmed = true })},
+		{name: "cnf", code: InvalidRequest, edit: token(func(s *Token) { s.Confirmation.Other = true })},
 		{name: "an actor without a subject", code: InvalidRequest, edit: func(w *World, r *Request) {
 			w.Rules[0].Actor = &Party{Issuer: "corp"}
 			r.Actor = &Token{Issuer: "corp", Iss: "https://corp.example", Subject: "bob", Expires: now.Add(time.Hour)}
@@ -458,7 +458,7 @@ func TestConsent(t *testing.T) {
 			other.Allow.Scopes = []string{"pay.write"}
 			w.Rules = append(w.Rules, other)
 		}},
-		{name: "cnf of the subject", code: InvalidRequest, edit: asked(func(r *Request) { r.Subject.Confirmed = true })},
+		{name: "cnf of the subject", code: InvalidProof, edit: asked(func(r *Request) { r.Subject.Confirmation.JKT = "k" })},
 	})
 }
 

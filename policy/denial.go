@@ -9,6 +9,7 @@ const (
 	InvalidTarget                      // the audience is not
 	InvalidScope                       // a scope is not
 	UnauthorizedClient                 // the requester may not ask for anything
+	InvalidProof                       // the key of DPoP that is needed was not proven
 )
 
 // Denial is a refusal by policy.

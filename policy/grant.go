@@ -12,6 +12,7 @@ type grant struct {
 	audiences, scopes, rules          []string
 	expires                           time.Time
 	act                               *Actor
+	confirmation                      Confirmation
 	claims                            map[string]any
 }
 
@@ -38,6 +39,10 @@ func (g Grant) Expires() time.Time { return g.g.expires }
 
 // Act is the chain of actors, outermost first; nil if there is none.
 func (g Grant) Act() *Actor { return g.g.act }
+
+// Confirmation is the key that the token must be bound to; zero if to none. It has
+// one member at most: cnf is about a single key [RFC 7800 §3.1].
+func (g Grant) Confirmation() Confirmation { return g.g.confirmation }
 
 // Txn is the root transaction that goes on; empty if one begins.
 func (g Grant) Txn() string { return g.g.txn }

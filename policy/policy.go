@@ -21,6 +21,7 @@
 //     none. Two that set one claim to different values are refused, when they are
 //     compiled if that can be told.
 //   - The requester becomes an actor unless every contributing rule impersonates.
+//   - Binding: see below; the token is bound if one contributing rule requires it.
 //
 // So a rule less never allows more, and a rule more never allows less, but for one
 // case: two rules that set a claim to different values and could not be told
@@ -34,6 +35,10 @@
 // scopes that it does not have are not set. It must be addressed or issued to the
 // client, unless a rule accepts otherwise by name. If it carries may_act, an actor
 // token must meet it.
+//
+// A token that is bound to a key, whoever issued it, is of use only in a request
+// that proves to have that key, and what it is exchanged for is bound as well: to
+// the same key, or to the other one that the same request proves (binding.go).
 package policy
 
 import "time"
@@ -48,7 +53,8 @@ type Rule struct {
 	Requester   Requester `json:"requester,omitzero"`
 	Subject     *Party    `json:"subject,omitempty"` // nil: the requester itself
 	Actor       *Party    `json:"actor,omitempty"`   // nil: no actor token
-	When        string    `json:"when,omitempty"`    // CEL that yields a bool
+	Require     Require   `json:"require,omitzero"`
+	When        string    `json:"when,omitempty"` // CEL that yields a bool
 	Allow       Allow     `json:"allow"`
 
 	// AcceptRisks are what its author knows and takes. They change no decision: they
@@ -73,6 +79,11 @@ type Party struct {
 	AcceptUnaddressed bool              `json:"accept_unaddressed,omitempty"`
 }
 
+// Require is what a rule asks of a request besides who makes it.
+type Require struct {
+	Binding Binding `json:"binding,omitempty"` // what the token must be bound to; empty: nothing
+}
+
 // Allow is what a rule grants.
 type Allow struct {
 	Audiences         []string          `json:"audiences"`
@@ -91,6 +102,7 @@ type Audience struct {
 	Scopes      []string
 	MaxTTL      time.Duration // 0: one hour
 	KeySet      string        // that signs its tokens
+	Binding     Binding       // what its tokens must be bound to; empty: nothing
 }
 
 // Token is a verified token.
@@ -101,9 +113,9 @@ type Token struct {
 	Claims  map[string]any
 	Expires time.Time
 
-	Act       *Actor
-	MayAct    *MayAct
-	Confirmed bool // carries cnf
+	Act          *Actor
+	MayAct       *MayAct
+	Confirmation Confirmation // the key that it is bound to
 
 	// Of tokens of this service.
 	Audiences []string
@@ -129,6 +141,7 @@ type Client struct {
 	ID        string
 	Labels    map[string]string
 	Audiences []string // identifiers that the client is addressed by
+	DPoP      bool     // its tokens are bound by DPoP, whatever it asks for
 }
 
 // Token types of a request.
@@ -143,8 +156,9 @@ type Request struct {
 	Client    *Client // nil: the workload presents its own token
 	Subject   *Token  // nil: the client is the subject
 	Actor     *Token
-	Targets   []string // identifiers asked for, verbatim, in order
-	Scopes    []string // asked for; empty: all that is allowed
+	Proven    Confirmation // the keys that the request proves to have; never Other
+	Targets   []string     // identifiers asked for, verbatim, in order
+	Scopes    []string     // asked for; empty: all that is allowed
 	TokenType string
 	Now       time.Time
 

@@ -25,8 +25,12 @@ var (
 	someGlobs   = []map[string]string{nil, nil, {"ref": "heads/*"}, {"ref": "*/main"}}
 	somePresent = []map[string]any{nil, {"role": "dev", "ref": "heads/main"}, {"role": []any{"ops"}, "n": int64(1)}, {"role": "ops", "n": "1", "ref": "heads/x/main"}, {"n": true, "ref": "tags/main"}}
 	someLives   = []time.Duration{0, 10 * time.Second, time.Minute, 5 * time.Minute, 2 * time.Hour}
-	someWhen    = []string{"", "", `subject.claims.role == "dev"`, `request.time > timestamp("2020-01-01T00:00:00Z")`, `has(subject.claims.n)`, `false`}
-	whenHolds   = map[string]func(*Token) bool{ // someWhen without an interpreter
+	// Few, so that what is proven is often what a token is bound to.
+	someBindings      = []Binding{"", "", "", NoBinding, MTLSBinding, DPoPBinding, AnyBinding}
+	someProven        = []Confirmation{{}, {}, {JKT: "k1"}, {JKT: "k2"}, {X5T: "c1"}, {JKT: "k1", X5T: "c1"}}
+	someConfirmations = append([]Confirmation{{}, {}, {}, {}, {}, {}, {}, {}, {Other: true}, {X5T: "c2"}}, someProven...)
+	someWhen          = []string{"", "", `subject.claims.role == "dev"`, `request.time > timestamp("2020-01-01T00:00:00Z")`, `has(subject.claims.n)`, `false`}
+	whenHolds         = map[string]func(*Token) bool{ // someWhen without an interpreter
 		"":          func(*Token) bool { return true },
 		someWhen[2]: func(t *Token) bool { return t != nil && t.Claims["role"] == "dev" },
 		someWhen[3]: func(*Token) bool { return true },
@@ -74,6 +78,7 @@ func drawRule(t *rapid.T, i int) Rule {
 		Impersonate:       rapid.Bool().Draw(t, "impersonate"),
 		MultipleAudiences: rapid.Bool().Draw(t, "multiple"),
 	}
+	r.Require.Binding = pick(t, someBindings, "require binding")
 	if rapid.Bool().Draw(t, "jwt") {
 		r.Allow.TokenTypes = []string{JWT}
 	}
@@ -87,7 +92,7 @@ func drawWorld(t *rapid.T) World {
 	w := World{Clients: someClients, Issuers: someIssuers}
 	for i, name := range someTargets {
 		w.Audiences = append(w.Audiences, Audience{
-			Name: name, Identifiers: []string{name, "https://" + name}, Scopes: someScopes, MaxTTL: someLives[i+2], KeySet: pick(t, someKeySets, "key set"),
+			Name: name, Identifiers: []string{name, "https://" + name}, Scopes: someScopes, MaxTTL: someLives[i+2], KeySet: pick(t, someKeySets, "key set"), Binding: pick(t, someBindings, "binding"),
 		})
 	}
 	for i := range rapid.IntRange(0, 12).Draw(t, "rules") {
@@ -98,7 +103,7 @@ func drawWorld(t *rapid.T) World {
 
 func drawClient(t *rapid.T) *Client {
 	id := pick(t, someClients, "client")
-	return &Client{ID: id, Labels: pick(t, someLabels, "client labels"), Audiences: append([]string{id}, some(t, someTargets, 0, "client audiences")...)}
+	return &Client{ID: id, Labels: pick(t, someLabels, "client labels"), Audiences: append([]string{id}, some(t, someTargets, 0, "client audiences")...), DPoP: rapid.IntRange(0, 9).Draw(t, "client dpop") == 0}
 }
 
 func drawToken(t *rapid.T, label string) *Token {
@@ -106,7 +111,7 @@ func drawToken(t *rapid.T, label string) *Token {
 	k := &Token{
 		Issuer: issuer, Iss: "https://" + issuer, Subject: pick(t, append([]string{"alice"}, someClients...), label+" sub"),
 		Claims: pick(t, somePresent, label+" claims"), Expires: now.Add(pick(t, []time.Duration{time.Second, 7 * time.Second, time.Minute, time.Hour}, label+" life")),
-		Confirmed: rapid.IntRange(0, 15).Draw(t, label+" cnf") == 0,
+		Confirmation: pick(t, someConfirmations, label+" cnf"),
 	}
 	if issuer == Self {
 		k.Audiences, k.ClientID, k.Scopes, k.Txn = some(t, someTargets, 0, label+" aud"), pick(t, someClients, label+" client"), some(t, someScopes, 0, label+" scopes"), "txn"
@@ -149,7 +154,7 @@ func drawRequest(t *rapid.T, w World) Request {
 }
 
 func drawAnyRequest(t *rapid.T) Request {
-	r := Request{TokenType: pick(t, []string{AccessToken, AccessToken, JWT}, "type"), Now: now, SelfIssuer: "https://" + Self}
+	r := Request{TokenType: pick(t, []string{AccessToken, AccessToken, JWT}, "type"), Now: now, SelfIssuer: "https://" + Self, Proven: pick(t, someProven, "proven")}
 	if rapid.IntRange(0, 4).Draw(t, "workload") > 0 {
 		r.Client = drawClient(t)
 	}
@@ -201,7 +206,7 @@ func TestExchangesOnlyNarrow(t *testing.T) {
 			if r.Subject == nil {
 				r.Subject = other.Subject
 			}
-			r.Client, r.Targets, r.Scopes, r.TokenType, r.Actor = other.Client, other.Targets, other.Scopes, other.TokenType, other.Actor
+			r.Client, r.Targets, r.Scopes, r.TokenType, r.Actor, r.Proven = other.Client, other.Targets, other.Scopes, other.TokenType, other.Actor, other.Proven
 			if r.Client != nil && r.Subject != nil {
 				r.Client.Audiences = append(r.Client.Audiences, r.Subject.Audiences...)
 			}
@@ -226,9 +231,10 @@ func assertNarrower(t *rapid.T, r Request, g Grant) {
 		t.Fatalf("expires in %s", g.Expires().Sub(r.Now))
 	}
 	for _, k := range []*Token{r.Subject, r.Actor} {
-		if k != nil && (g.Expires().After(k.Expires) || k.Confirmed) {
-			t.Fatalf("expires %s after %s, cnf %v", g.Expires(), k.Expires, k.Confirmed)
+		if k != nil && g.Expires().After(k.Expires) {
+			t.Fatalf("expires %s after %s", g.Expires(), k.Expires)
 		}
+		assertStaysBound(t, r, k, g.Confirmation())
 	}
 	if len(r.Scopes) > 0 && !slices.Equal(g.Scopes(), slices.Sorted(slices.Values(r.Scopes))) {
 		t.Fatalf("scopes %v, asked %v", g.Scopes(), r.Scopes)
@@ -257,6 +263,21 @@ func assertNarrower(t *rapid.T, r Request, g Grant) {
 		if !slices.Contains(k.Scopes, scope) {
 			t.Fatalf("scope %q is not in %v", scope, k.Scopes)
 		}
+	}
+}
+
+// assertStaysBound holds that what was bound was proven, and is bound, to a key
+// that was proven.
+func assertStaysBound(t *rapid.T, r Request, k *Token, got Confirmation) {
+	if got.Other || got.JKT != "" && got.X5T != "" || got.JKT != "" && got.JKT != r.Proven.JKT || got.X5T != "" && got.X5T != r.Proven.X5T {
+		t.Fatalf("bound to %+v, proven %+v", got, r.Proven)
+	}
+	if k == nil || k.Confirmation == (Confirmation{}) {
+		return
+	}
+	c := k.Confirmation
+	if c.Other || c.JKT != "" && c.JKT != r.Proven.JKT || c.X5T != "" && c.X5T != r.Proven.X5T || got == (Confirmation{}) {
+		t.Fatalf("bound to %+v, proven %+v, became %+v", c, r.Proven, got)
 	}
 }
 
@@ -344,7 +365,7 @@ func assertAsNaive(t *rapid.T, g Grant, err error, want answer) {
 		t.Fatalf("granted by %v, want code %d", g.Rules(), want.code)
 	}
 	if !slices.Equal(g.Scopes(), want.scopes) || g.Expires() != want.expires || !slices.Equal(g.Rules(), want.rules) || g.KeySet() != want.keySet ||
-		!slices.Equal(g.Audiences(), want.audiences) || !slices.Equal(subjects(g.Act()), want.actors) ||
+		g.Confirmation() != want.confirmation || !slices.Equal(g.Audiences(), want.audiences) || !slices.Equal(subjects(g.Act()), want.actors) ||
 		!slices.Equal(slices.Sorted(maps.Keys(g.Claims())), want.claims) {
 		t.Fatalf("granted %v to %v until %s for %v with %v by %v, want %+v", g.Scopes(), subjects(g.Act()), g.Expires(), g.Audiences(), g.Claims(), g.Rules(), want)
 	}
@@ -357,13 +378,14 @@ type answer struct {
 	scopes, audiences, rules, actors, claims []string
 	expires                                  time.Time
 	keySet                                   string
+	confirmation                             Confirmation
 }
 
 // naive decides by looking at all rules, without an index and without CEL. It
 // knows the worlds of drawWorld: all audiences have all scopes.
 func naive(w World, r Request) answer {
-	if !naiveConsent(r) {
-		return answer{code: InvalidRequest}
+	if code := naiveConsent(r); code != 0 {
+		return answer{code: code}
 	}
 	actors, ok := naiveActors(r)
 	if !ok {
@@ -407,7 +429,12 @@ func naive(w World, r Request) answer {
 		asked = slices.Collect(maps.Keys(left))
 		names = asked
 	}
+	rules, bound, code := naiveBinding(w, r, rules, asked)
+	if code != 0 {
+		return answer{code: code, nearest: true}
+	}
 	a := naiveAmount(w, r, rules, asked)
+	a.confirmation = naiveConfirmation(w, r, a.rules, asked, bound)
 	a.audiences, a.actors, a.keySet = names, actors, naiveKeySets(w, asked)[0]
 	if a.code == 0 && r.Subject != nil && r.Actor == nil && !slices.ContainsFunc(w.Rules, func(rule Rule) bool {
 		return slices.Contains(a.rules, rule.Name) && !rule.Allow.Impersonate
@@ -490,23 +517,94 @@ func naiveAmount(w World, r Request, rules []Rule, asked []string) answer {
 }
 
 // naiveConsent says whether the tokens themselves allow the request.
-func naiveConsent(r Request) bool {
+func naiveConsent(r Request) Code {
 	if r.Client == nil && (r.Subject == nil || r.Subject.Issuer == Self) || r.Subject == nil && r.Actor != nil {
-		return false
+		return InvalidRequest
 	}
 	for _, k := range []*Token{r.Subject, r.Actor} {
-		if k != nil && k.Confirmed {
-			return false
+		switch {
+		case k == nil:
+		case k.Confirmation.Other:
+			return InvalidRequest
+		case k.Confirmation.JKT != "" && r.Proven.JKT != k.Confirmation.JKT:
+			return InvalidProof
+		case k.Confirmation.X5T != "" && r.Proven.X5T != k.Confirmation.X5T:
+			return InvalidRequest
 		}
 	}
 	if r.Actor != nil && r.Actor.Issuer == Self && !naiveAddressed(r.Actor, r.Client) {
-		return false
+		return InvalidRequest
 	}
 	if r.Subject != nil && r.Subject.MayAct != nil {
 		m := r.Subject.MayAct
-		return r.Actor != nil && r.Actor.Iss == cmp.Or(m.Iss, r.Subject.Iss) && r.Actor.Subject == m.Subject
+		if r.Actor == nil || r.Actor.Iss != cmp.Or(m.Iss, r.Subject.Iss) || r.Actor.Subject != m.Subject {
+			return InvalidRequest
+		}
 	}
-	return true
+	return 0
+}
+
+// naiveDemands are the bindings that audiences and the client ask for.
+func naiveDemands(w World, r Request, asked []string) (mtls, dpop, either bool) {
+	dpop = r.Client != nil && r.Client.DPoP
+	for _, a := range w.Audiences {
+		if slices.Contains(asked, a.Name) {
+			mtls, dpop, either = mtls || a.Binding == MTLSBinding, dpop || a.Binding == DPoPBinding, either || a.Binding == AnyBinding
+		}
+	}
+	return mtls, dpop, either
+}
+
+// naiveBinding says what the token can be bound to, and for which rules that is
+// enough.
+func naiveBinding(w World, r Request, rules []Rule, asked []string) ([]Rule, Binding, Code) {
+	mtls, dpop, either := naiveDemands(w, r, asked)
+	var bound Binding
+	switch {
+	case mtls && dpop:
+		return nil, "", InvalidTarget
+	case mtls && r.Proven.X5T == "", either && r.Proven == Confirmation{} && !dpop:
+		return nil, "", InvalidRequest
+	case dpop && r.Proven.JKT == "":
+		return nil, "", InvalidProof
+	case mtls, r.Proven.JKT == "" && r.Proven.X5T != "":
+		bound = MTLSBinding
+	case r.Proven.JKT != "":
+		bound = DPoPBinding
+	}
+	var left []Rule
+	for _, rule := range rules {
+		switch want := rule.Require.Binding; {
+		case want == "", want == NoBinding, want == bound, want == AnyBinding && bound != "":
+			left = append(left, rule)
+		}
+	}
+	switch {
+	case len(left) > 0:
+		return left, bound, 0
+	case rules[0].Require.Binding == DPoPBinding:
+		return nil, "", InvalidProof
+	}
+	return nil, "", InvalidRequest
+}
+
+// naiveConfirmation is the key that a token of these rules is bound to.
+func naiveConfirmation(w World, r Request, rules, asked []string, bound Binding) Confirmation {
+	mtls, _, either := naiveDemands(w, r, asked)
+	must := mtls || either
+	for _, rule := range w.Rules {
+		must = must || slices.Contains(rules, rule.Name) && rule.Require.Binding != "" && rule.Require.Binding != NoBinding
+	}
+	for _, k := range []*Token{r.Subject, r.Actor} {
+		must = must || k != nil && k.Confirmation != Confirmation{}
+	}
+	switch {
+	case bound == DPoPBinding:
+		return Confirmation{JKT: r.Proven.JKT}
+	case bound == MTLSBinding && must:
+		return Confirmation{X5T: r.Proven.X5T}
+	}
+	return Confirmation{}
 }
 
 func naiveAddressed(k *Token, c *Client) bool {

@@ -21,10 +21,13 @@ type Record struct {
 	Reason  string         `json:"reason,omitempty"`  // the sentence, and the cause
 	Reasons []RecordReason `json:"reasons,omitempty"` // what each candidate rule missed, or what else was not as it must be
 
-	Client     string       `json:"client,omitempty"`      // that exists; authenticated unless Error is invalid_client
-	AuthMethod AuthMethod   `json:"auth_method,omitempty"` // how
-	Subject    *RecordParty `json:"subject,omitempty"`     // subject token
-	Actor      *RecordParty `json:"actor,omitempty"`       // actor token
+	Client      string       `json:"client,omitempty"`      // that exists; authenticated unless Error is invalid_client
+	AuthMethod  AuthMethod   `json:"auth_method,omitempty"` // how
+	Certificate string       `json:"certificate,omitempty"` // by which, if by one: its x5t#S256
+	Subject     *RecordParty `json:"subject,omitempty"`     // subject token
+	Actor       *RecordParty `json:"actor,omitempty"`       // actor token
+
+	Proof *RecordProof `json:"dpop,omitempty"` // whose key signed it for this request
 
 	// What is not defined is named by its hash and length, unless it is a word and
 	// it is known who asks.
@@ -71,4 +74,14 @@ type RecordToken struct {
 	Txn       string    `json:"txn"`
 	Exp       int64     `json:"exp"`
 	Rules     []string  `json:"rules"` // that granted it
+
+	// The key that it is bound to, if it is: one of the two.
+	JKT string `json:"jkt,omitempty"`      // of DPoP
+	X5T string `json:"x5t#S256,omitempty"` // of a certificate
+}
+
+// RecordProof names a DPoP proof.
+type RecordProof struct {
+	JKT string `json:"jkt"` // thumbprint of its key
+	JTI string `json:"jti"`
 }

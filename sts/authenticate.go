@@ -13,8 +13,9 @@ const maxSecrets = 2
 // client is a Client ready to authenticate.
 type client struct {
 	*Client
-	secrets [maxSecrets]secret
-	party   policy.Client // as rules see it
+	secrets     [maxSecrets]secret
+	certificate *certificateMatch // nil: not by a certificate
+	party       policy.Client     // as rules see it
 }
 
 // secret is one of the two places for a secret; an empty one holds the decoy.
@@ -26,13 +27,16 @@ type secret struct {
 
 // newClient expects a checked Client; identifiers are those of its audiences.
 func newClient(c *Client, identifiers []string) *client {
-	out := &client{Client: c, party: policy.Client{ID: c.Name, Labels: c.Labels, Audiences: identifiers}}
+	out := &client{Client: c, party: policy.Client{ID: c.Name, Labels: c.Labels, Audiences: identifiers, DPoP: c.DPoPBound}}
 	for i := range out.secrets {
 		out.secrets[i].hash = decoy
 		if i < len(c.Secrets) {
 			h, err := parseSecretHash(c.Secrets[i].Hash)
 			out.secrets[i] = secret{hash: h, notAfter: c.Secrets[i].NotAfter, live: err == nil}
 		}
+	}
+	if c.TLS != nil {
+		out.certificate, _, _ = newCertificateMatch(c.TLS)
 	}
 	return out
 }
@@ -67,6 +71,8 @@ func (st *state) authenticate(cred Credential, now time.Time) (*client, *Error) 
 		return nil, invalidClient("the client is disabled")
 	case expired:
 		return nil, invalidClient("the secret has expired")
+	case c.TLS != nil:
+		return nil, invalidClient("the client authenticates by a certificate, not by a secret")
 	default:
 		return nil, invalidClient("wrong secret")
 	}

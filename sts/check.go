@@ -96,6 +96,8 @@ func (c *checker) client(cl *Client) {
 			c.problem(ref, fmt.Sprintf("secrets[%d].hash", i), "%s", err)
 		}
 	}
+	c.tls(ref, cl.TLS)
+	c.oneMethod(ref, map[string]bool{"secrets": len(cl.Secrets) > 0, "tls": cl.TLS != nil})
 	for i, name := range cl.Audiences {
 		if _, ok := c.resources[Ref{KindAudience, name}]; !ok {
 			c.problem(ref, fmt.Sprintf("audiences[%d]", i), "Audience %q is not defined", name)

@@ -74,7 +74,7 @@ func (s *Service) checkClaims(field string, p *proven, now time.Time) (*policy.T
 	if f = delegation(p, t); f != nil {
 		return nil, bad(f)
 	}
-	_, t.Confirmed = p.claims["cnf"]
+	t.Confirmation = confirmation(p.claims)
 	if p.issuer == nil {
 		ownClaims(p.claims, t)
 	}

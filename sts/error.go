@@ -16,6 +16,8 @@ const (
 	UnauthorizedClient   Code = "unauthorized_client"     // [RFC 6749 §5.2]
 	UnsupportedGrantType Code = "unsupported_grant_type"  // [RFC 6749 §5.2]
 	InvalidTarget        Code = "invalid_target"          // [RFC 8693 §2.2.2]
+	InvalidDPoPProof     Code = "invalid_dpop_proof"      // [RFC 9449 §5]
+	UseDPoPNonce         Code = "use_dpop_nonce"          // [RFC 9449 §8]
 	Unavailable          Code = "temporarily_unavailable" // a dependency is down
 	ServerError          Code = "server_error"            // a defect of ours
 )
@@ -31,7 +33,7 @@ const (
 // Codes lists every code, so that a wire can be tested to know them all.
 var Codes = []Code{
 	InvalidRequest, InvalidClient, InvalidScope, UnauthorizedClient, UnsupportedGrantType,
-	InvalidTarget, Unavailable, ServerError, Unauthenticated, InvalidResource, NotFound, Conflict,
+	InvalidTarget, InvalidDPoPProof, UseDPoPNonce, Unavailable, ServerError, Unauthenticated, InvalidResource, NotFound, Conflict,
 }
 
 // meanings say what each code tells a caller, and what to do.
@@ -42,6 +44,8 @@ var meanings = map[Code]string{
 	UnauthorizedClient:   "The client authenticated, and no rule lets it get tokens in this way.",
 	UnsupportedGrantType: "The grant_type is none of those in the discovery document.",
 	InvalidTarget:        "An audience or resource is not known, not allowed, or one must be named; or several were named that take tokens of different signing keys, so that it takes one token each.",
+	InvalidDPoPProof:     "The DPoP proof is not acceptable: malformed, for another URL or method, too old, used before, or of another key than the one that a presented token is bound to; or there is none where the client, the audience or a rule demands one. Make a new one for each request.",
+	UseDPoPNonce:         "The DPoP proof must carry a nonce of the service. Make another with the one in the DPoP-Nonce header (`dpop-nonce` metadata) of the answer, and use that of each answer for the next.",
 	Unavailable:          "Something that the service depends on is missing at the moment: the keys of an issuer, a signing key, the audit log, the store. Come back after Retry-After (RetryInfo).",
 	ServerError:          "A defect of the service. The operator finds it in the log by the request id.",
 	Unauthenticated:      "The admin token is missing or wrong.",
@@ -60,6 +64,7 @@ type Error struct {
 	Message    string        // a safe sentence: no input, only characters of RFC 6749 §5.2
 	Field      string        // the request parameter that is wrong, if one is
 	Decision   string        // id of the decision, empty before one was taken
+	Nonce      string        // for the next DPoP proof; empty: none is needed
 	RetryAfter time.Duration // for Unavailable: when to come back
 	Problems   []Problem     // for InvalidResource: everything that is wrong
 	Err        error

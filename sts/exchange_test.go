@@ -99,8 +99,11 @@ func TestExchange(t *testing.T) {
 			r.Subject.Token = f.foreign(t, "idp", nil, map[string]any{"sub": "user-2"})
 		}, sts.InvalidRequest},
 		"T-37 issuer without a rule for this client": {func(t *testing.T, f *fixture, r *sts.TokenRequest) { r.Subject.Token = f.foreign(t, "ci", nil, nil) }, sts.InvalidRequest},
-		"T-38 T-39 T-40 token bound to a key": {func(t *testing.T, f *fixture, r *sts.TokenRequest) {
+		"T-38 token bound to a key": {func(t *testing.T, f *fixture, r *sts.TokenRequest) {
 			r.Subject.Token = f.foreign(t, "idp", nil, map[string]any{"cnf": map[string]any{"jkt": "x"}})
+		}, sts.InvalidDPoPProof},
+		"T-39 token bound to a certificate": {func(t *testing.T, f *fixture, r *sts.TokenRequest) {
+			r.Subject.Token = f.foreign(t, "idp", nil, map[string]any{"cnf": map[string]any{"x5t#S256": "x"}})
 		}, sts.InvalidRequest},
 		"T-43 subject undecodable": {func(_ *testing.T, _ *fixture, r *sts.TokenRequest) { r.Subject.Token = "x.y.z" }, sts.InvalidRequest},
 		"T-43 subject 1 MB long":   {func(_ *testing.T, _ *fixture, r *sts.TokenRequest) { r.Subject.Token = strings.Repeat("a", 1<<20) }, sts.InvalidRequest},

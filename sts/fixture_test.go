@@ -32,6 +32,7 @@ type fixture struct {
 	keys    *memKeys
 	issuers *memIssuers
 	audit   *memAudit
+	replay  *memReplay
 	now     time.Time
 	secrets map[string]string
 }
@@ -43,15 +44,10 @@ func newFixture(t testing.TB) *fixture {
 	t.Helper()
 	f := &fixture{
 		store: &memStore{changed: make(chan struct{})}, keys: newMemKeys(t), issuers: newMemIssuers(t), audit: &memAudit{},
-		now: time.Unix(1_800_000_000, 0), secrets: map[string]string{},
+		replay: &memReplay{used: map[string]time.Time{}},
+		now:    time.Unix(1_800_000_000, 0), secrets: map[string]string{},
 	}
-	var err error
-	f.service, err = sts.New(t.Context(), sts.Config{
-		Issuer: selfIssuer, Store: f.store, Keys: f.keys, IssuerKeys: f.issuers, Audit: f.audit, Now: func() time.Time { return f.now },
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
+	f.restart(t, nil)
 	var resources []sts.Resource
 	for _, name := range []string{"web", "api"} {
 		hash, err := sts.HashSecret(canary + name)
@@ -84,6 +80,20 @@ func newFixture(t testing.TB) *fixture {
 	)
 	f.apply(t, sts.Change{Put: resources})
 	return f
+}
+
+// restart makes a new Service of the same parts, as another node or another start
+// has them. With a key, proofs must have nonces.
+func (f *fixture) restart(t testing.TB, nonceKey []byte) {
+	t.Helper()
+	var err error
+	f.service, err = sts.New(t.Context(), sts.Config{
+		Issuer: selfIssuer, Store: f.store, Keys: f.keys, IssuerKeys: f.issuers, Audit: f.audit, Replay: f.replay, NonceKey: nonceKey,
+		Now: func() time.Time { return f.now },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 func rule(name string, r policy.Rule) sts.Resource {
@@ -187,7 +197,7 @@ func (f *fixture) token(t testing.TB, r sts.TokenRequest) (sts.Token, map[string
 // refusal has in common.
 func (f *fixture) assertRefused(t testing.TB, r sts.TokenRequest, want sts.Code) *sts.Error {
 	t.Helper()
-	signed, records := f.keys.signed, len(f.audit.records)
+	signed, records, used := f.keys.signed, len(f.audit.records), len(f.replay.used)
 	token, err := f.service.Token(t.Context(), r)
 	e, ok := errors.AsType[*sts.Error](err)
 	if !ok {
@@ -198,6 +208,9 @@ func (f *fixture) assertRefused(t testing.TB, r sts.TokenRequest, want sts.Code)
 	}
 	if token.Value != "" || f.keys.signed != signed {
 		t.Error("a token was signed for a request that is refused")
+	}
+	if len(f.replay.used) != used {
+		t.Error("something was used up for a request that is refused")
 	}
 	if e.Decision == "" || e.Message == "" {
 		t.Errorf("the refusal %+v has no decision id or no sentence", e)
@@ -214,7 +227,7 @@ func (f *fixture) assertRefused(t testing.TB, r sts.TokenRequest, want sts.Code)
 		t.Fatal(err)
 	}
 	for _, text := range []string{e.Message, string(line)} {
-		for _, secret := range []string{canary, r.Subject.Token, r.Actor.Token} {
+		for _, secret := range []string{canary, r.Subject.Token, r.Actor.Token, r.Proof} {
 			if len(secret) > 20 && strings.Contains(text, secret) {
 				t.Errorf("a secret came out: %s", text)
 			}
@@ -407,4 +420,26 @@ func (a *memAudit) last() sts.Record {
 
 func b64(b []byte) []byte {
 	return base64.RawURLEncoding.AppendEncode(nil, b)
+}
+
+// memReplay remembers until when what was used counts.
+type memReplay struct {
+	mu   sync.Mutex
+	used map[string]time.Time
+	now  func() time.Time // nil: nothing is ever forgotten
+	err  error
+}
+
+func (m *memReplay) Use(_ context.Context, space, key string, _, until time.Time) (bool, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.err != nil {
+		return false, m.err
+	}
+	key = space + " " + key
+	if end, used := m.used[key]; used && (m.now == nil || m.now().Before(end)) {
+		return false, nil
+	}
+	m.used[key] = until
+	return true, nil
 }

@@ -60,10 +60,14 @@ func (s *Service) mint(ctx context.Context, d *decision, g policy.Grant) (Token,
 	d.rec.Issued = &RecordToken{
 		JTI: d.ids.jti, KID: kid, Type: issued, Sub: g.Subject(), ClientID: g.ClientID(),
 		Audiences: g.Audiences(), Scopes: g.Scopes(), Act: chain(g.Act()), Txn: txn, Exp: expires.Unix(), Rules: g.Rules(),
+		JKT: g.Confirmation().JKT, X5T: g.Confirmation().X5T,
 	}
 	t := Token{Value: value, Issued: issued, Scheme: "Bearer", ExpiresIn: expires.Sub(d.now.Truncate(time.Second)), Scopes: g.Scopes(), Decision: d.ids.decision}
-	if issued != AccessToken {
+	switch {
+	case issued != AccessToken:
 		t.Scheme = "N_A" // [RFC 8693 §2.2.1]
+	case g.Confirmation().JKT != "":
+		t.Scheme = "DPoP" // [RFC 9449 §5]
 	}
 	return t, nil
 }
@@ -106,6 +110,7 @@ func (s *Service) claims(d *decision, g policy.Grant, issued TokenType, expires 
 	}
 	b = append(b, `,"txn":`...)
 	b = appendString(b, txn)
+	b = appendConfirmation(b, g.Confirmation())
 	for _, name := range slices.Sorted(maps.Keys(g.Claims())) {
 		v, err := json.Marshal(g.Claims()[name])
 		if err != nil {

@@ -249,7 +249,6 @@ func TestPresetIssuers(t *testing.T) {
 		"bundle nowhere":                   {sts.Issuer{Preset: "spiffe", SPIFFEBundle: &sts.SPIFFEBundle{TrustDomain: "example.org"}}, "spiffe_bundle"},
 		"S-01 trust domain":                {sts.Issuer{Preset: "spiffe", SPIFFEBundle: &sts.SPIFFEBundle{TrustDomain: "Example.org", URL: "https://x"}}, "spiffe_bundle.trust_domain"},
 		"others of another platform":       {sts.Issuer{Preset: "gitlab", AllowOtherAudiences: true}, "allow_other_audiences"},
-		"single use without memory":        {sts.Issuer{Preset: "gitlab", SingleUse: true}, "single_use"},
 		"unknown preset":                   {sts.Issuer{Preset: "github"}, "preset"},
 		"circleci without organization":    {sts.Issuer{Preset: "circleci", Issuer: "https://oidc.circleci.com"}, "issuer"},
 		"circleci default audience":        {sts.Issuer{Preset: "circleci", Issuer: "https://oidc.circleci.com/org/b1a2c3d4-1111-2222-3333-444455556666", Audience: "b1a2c3d4-1111-2222-3333-444455556666"}, "audience"},

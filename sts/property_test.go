@@ -1,6 +1,7 @@
 package sts_test
 
 import (
+	"crypto/x509"
 	"fmt"
 	"slices"
 	"strings"
@@ -20,12 +21,14 @@ var allScopes = []string{"a", "b", "c", "d"}
 // Whatever is granted keeps the promises that no rule can break [T-44].
 func TestPromises(t *testing.T) {
 	names := []string{"n0", "n1", "n2", "n3"}
-	outer := t
+	provers := []prover{newProver(t), newProver(t)}
+	outer, exchanged := t, 0
 	rapid.Check(t, func(t *rapid.T) {
 		f := randomWorld(t, newFixture(outer), names)
 		held := []granted{}
-		for range rapid.IntRange(1, 12).Draw(t, "steps") {
+		for range rapid.IntRange(6, 30).Draw(t, "steps") {
 			r, from := randomRequest(t, f, names, held)
+			r = randomProof(t, outer, f, provers, from, r)
 			before := len(f.audit.records)
 			token, err := f.service.Token(t.Context(), r)
 			if len(f.audit.records) != before+1 {
@@ -43,11 +46,18 @@ func TestPromises(t *testing.T) {
 				t.Fatalf("the record %+v is not that of the token %v", rec, got.claims)
 			}
 			holdPromises(t, r, from, got)
+			holdBinding(t, r, from, got)
+			if from != nil && from.claims["cnf"] != nil {
+				exchanged++
+			}
 			holdKeySet(t, f, got)
 			f.holdClaims(t, got)
 			held = append(held, got)
 		}
 	})
+	if exchanged == 0 {
+		t.Error("no token that is bound was ever exchanged: the worlds are of no use")
+	}
 }
 
 // granted is a token that was issued, with what it says.
@@ -126,6 +136,70 @@ func holdPromises(t *rapid.T, r sts.TokenRequest, from *granted, got granted) {
 	}
 }
 
+// confirmation is what a token is bound to, by one key at most.
+func (g granted) confirmation() (name, thumbprint string) {
+	cnf, _ := g.claims["cnf"].(map[string]any)
+	for name, v := range cnf {
+		return name, v.(string)
+	}
+	return "", ""
+}
+
+// holdBinding holds that a token that is bound was proven and stays bound, to a
+// key that the same request proves [T-38, T-39, T-40].
+func holdBinding(t *rapid.T, r sts.TokenRequest, from *granted, got granted) {
+	proves := map[string]string{}
+	if jws, key, err := jose.ParseProof(r.Proof); err == nil && jws.Verify(key) == nil {
+		proves["jkt"], _ = jose.Thumbprint(key.Public)
+	}
+	if len(r.Certificates) > 0 {
+		proves["x5t#S256"] = ath(string(r.Certificates[0].Raw))
+	}
+	name, thumbprint := got.confirmation()
+	if name != "" && proves[name] != thumbprint {
+		t.Fatalf("bound to %s %s, proven %v", name, thumbprint, proves)
+	}
+	if from == nil {
+		return
+	}
+	if old, was := from.confirmation(); old != "" && (proves[old] != was || name == "") {
+		t.Fatalf("bound to %s %s, proven %v, became %s %s", old, was, proves, name, thumbprint)
+	}
+}
+
+// randomProof adds what the request proves to have: mostly what the token that is
+// exchanged is bound to, if it is.
+func randomProof(t *rapid.T, tb testing.TB, f *fixture, provers []prover, from *granted, r sts.TokenRequest) sts.TokenRequest {
+	prove := func(p prover) {
+		claims := map[string]any{}
+		if r.Subject.Token != "" && rapid.IntRange(0, 15).Draw(t, "ath") > 0 {
+			claims["ath"] = ath(r.Subject.Token)
+		}
+		r = proven(r, p.proof(tb, f, nil, claims))
+	}
+	certificates := []string{"c1", "c2"}
+	if from != nil && rapid.IntRange(0, 7).Draw(t, "as bound") > 0 {
+		_, bound := from.confirmation()
+		for _, p := range provers {
+			if p.jkt(tb) == bound {
+				prove(p)
+			}
+		}
+		for _, c := range certificates {
+			if ath(c) == bound {
+				r.Certificates = []*x509.Certificate{{Raw: []byte(c)}}
+			}
+		}
+	}
+	if r.Proof == "" && rapid.IntRange(0, 2).Draw(t, "proof") == 0 {
+		prove(rapid.SampledFrom(provers).Draw(t, "prover"))
+	}
+	if cert := rapid.SampledFrom(append(certificates, "", "")).Draw(t, "certificate"); cert != "" && r.Certificates == nil {
+		r.Certificates = []*x509.Certificate{{Raw: []byte(cert)}}
+	}
+	return r
+}
+
 // holdKeySet holds a token to be signed by the key set of its audience.
 func holdKeySet(t *rapid.T, f *fixture, got granted) {
 	r, _, err := f.service.Resource(sts.Ref{Kind: sts.KindAudience, Name: got.audience()})
@@ -167,7 +241,8 @@ func randomWorld(t *rapid.T, f *fixture, names []string) *fixture {
 		f.secrets[name] = canary + name
 		put = append(put,
 			sts.Resource{Client: &sts.Client{Name: name, Audiences: []string{name}, Secrets: []sts.ClientSecret{{Hash: hash}}}},
-			sts.Resource{Audience: &sts.Audience{Name: name, Scopes: allScopes, KeySet: rapid.SampledFrom([]string{"", "default", "cloud"}).Draw(t, "key set")}})
+			sts.Resource{Audience: &sts.Audience{Name: name, Scopes: allScopes, KeySet: rapid.SampledFrom([]string{"", "default", "cloud"}).Draw(t, "key set"),
+				Binding: rapid.SampledFrom([]policy.Binding{"", "", "", "", "", "", policy.DPoPBinding, policy.MTLSBinding, policy.AnyBinding}).Draw(t, "binding")}})
 	}
 	some := func(label string, of []string) []string {
 		return rapid.SliceOfNDistinct(rapid.SampledFrom(of), 1, len(of), rapid.ID[string]).Draw(t, label)
@@ -183,6 +258,7 @@ func randomWorld(t *rapid.T, f *fixture, names []string) *fixture {
 		if rapid.Bool().Draw(t, "claim") {
 			r.Allow.Claims = map[string]string{name: `"set"`}
 		}
+		r.Require.Binding = rapid.SampledFrom([]policy.Binding{"", "", "", "", "", policy.DPoPBinding, policy.MTLSBinding, policy.AnyBinding}).Draw(t, "require")
 		if rapid.IntRange(0, 7).Draw(t, "without scopes") == 0 {
 			r.Allow.Scopes = nil
 		}

@@ -200,7 +200,7 @@ func visible(s string) bool {
 func (r *Record) bound() {
 	for _, s := range []*string{
 		&r.Decision, &r.RequestID, &r.Peer, (*string)(&r.Grant), &r.Outcome, (*string)(&r.Error),
-		&r.Client, (*string)(&r.AuthMethod), (*string)(&r.AskedType),
+		&r.Client, (*string)(&r.AuthMethod), &r.Certificate, (*string)(&r.AskedType),
 	} {
 		*s = cut(*s, maxText)
 	}
@@ -219,7 +219,11 @@ func (r *Record) bound() {
 			p.Act = cutList(p.Act)
 		}
 	}
+	if p := r.Proof; p != nil {
+		p.JKT, p.JTI = cut(p.JKT, maxText), cut(p.JTI, maxJTI)
+	}
 	if t := r.Issued; t != nil {
+		t.JKT, t.X5T = cut(t.JKT, maxText), cut(t.X5T, maxText)
 		t.JTI, t.KID, t.Type, t.Sub = cut(t.JTI, maxText), cut(t.KID, maxText), TokenType(cut(string(t.Type), maxText)), cut(t.Sub, maxText)
 		t.ClientID, t.Txn = cut(t.ClientID, maxText), cut(t.Txn, maxText)
 		t.Audiences, t.Scopes, t.Act, t.Rules = cutList(t.Audiences), cutList(t.Scopes), cutList(t.Act), cutList(t.Rules)

@@ -66,7 +66,7 @@ func TestRecordNamesWhatWasPresented(t *testing.T) {
 		},
 		"bound to a key": {
 			claims: map[string]any{"cnf": map[string]any{}}, party: verified,
-			reason: sts.RecordReason{Predicate: "subject_token.cnf", Presented: "a key", Expected: "none"},
+			reason: sts.RecordReason{Predicate: "subject_token.cnf", Presented: "another confirmation", Expected: "none, jkt or x5t#S256"},
 		},
 		"seconds left": {
 			claims: map[string]any{"exp": now + 2}, party: sts.RecordParty{Issuer: "idp", Sub: "user-1", JTI: "jti-1", Exp: now + 2},

@@ -10,15 +10,22 @@ import (
 	"time"
 )
 
-// Config is what a Service is made of. All members but Replay and Now are required.
+// Config is what a Service is made of. All members but the last three are required.
 type Config struct {
 	Issuer     string // our issuer identifier: the iss of every token
 	Store      Store
 	Keys       SigningKeys
 	IssuerKeys IssuerKeys
 	Audit      Audit
-	Replay     Replay           // nil: no Issuer can have SingleUse
-	Now        func() time.Time // default time.Now
+	Replay     Replay
+
+	// NonceKey has DPoP proofs carry a nonce of this service [RFC 9449 §8]. Nodes
+	// with the same key accept each other's. Empty: no nonce is needed.
+	NonceKey []byte
+	// CertificateMethods are the methods by which clients can authenticate at the
+	// token endpoint with a TLS certificate, for the metadata.
+	CertificateMethods []AuthMethod
+	Now                func() time.Time // default time.Now
 }
 
 // Service issues tokens. Its methods can be called concurrently.
@@ -29,6 +36,8 @@ type Service struct {
 	issuerKeys IssuerKeys
 	audit      Audit
 	replay     Replay
+	nonces     *nonces // nil: proofs need none
+	byTLS      []AuthMethod
 	now        func() time.Time
 
 	state   atomic.Pointer[state]
@@ -39,7 +48,10 @@ type Service struct {
 // New returns a Service with the resources that are in the store. Resources that
 // do not fit together are an error: a service does not start half.
 func New(ctx context.Context, c Config) (*Service, error) {
-	s := &Service{issuer: c.Issuer, store: c.Store, keys: c.Keys, issuerKeys: c.IssuerKeys, audit: c.Audit, replay: c.Replay, now: c.Now}
+	s := &Service{
+		issuer: c.Issuer, store: c.Store, keys: c.Keys, issuerKeys: c.IssuerKeys, audit: c.Audit, replay: c.Replay,
+		nonces: newNonces(c.NonceKey), byTLS: c.CertificateMethods, now: c.Now,
+	}
 	if s.now == nil {
 		s.now = time.Now
 	}
@@ -123,6 +135,8 @@ func (s *Service) install(st *state) {
 type Metadata struct {
 	Issuer, TokenEndpoint, JWKSURI      string
 	GrantTypes, AuthMethods, Algorithms []string
+	ProofAlgorithms                     []string // of DPoP proofs [RFC 9449 §5.1]
+	CertificateBound                    bool     // tokens can be bound to certificates [RFC 8705 §3.3]
 }
 
 // Metadata returns what this service does, no more and no less.
@@ -133,6 +147,11 @@ func (s *Service) Metadata() Metadata {
 		JWKSURI:       s.issuer + "/.well-known/jwks.json",
 		GrantTypes:    []string{string(ClientCredentials), string(TokenExchange)},
 		AuthMethods:   []string{string(SecretBasic), string(SecretPost)},
+
+		ProofAlgorithms: ProofAlgorithms, CertificateBound: len(s.byTLS) > 0,
+	}
+	for _, method := range s.byTLS {
+		m.AuthMethods = append(m.AuthMethods, string(method))
 	}
 	for k := range s.keys.KeySet().All() {
 		if !slices.Contains(m.Algorithms, string(k.Algorithm)) {

@@ -155,3 +155,19 @@ func TestSingleUseActor(t *testing.T) {
 	r.Actor.Token = f.foreign(t, "ci", nil, nil)
 	f.token(t, r)
 }
+
+// TestSingleUseWithoutMemory holds that a Service that cannot remember does not
+// promise to.
+func TestSingleUseWithoutMemory(t *testing.T) {
+	f := newFixture(t)
+	forgetful, err := sts.New(t.Context(), sts.Config{Issuer: selfIssuer, Store: f.store, Keys: f.keys, IssuerKeys: f.issuers, Audit: f.audit})
+	if err != nil {
+		t.Fatal(err)
+	}
+	once := sts.Resource{Issuer: &sts.Issuer{Name: "ci", Issuer: "https://ci.example.com", SingleUse: true}}
+	_, err = forgetful.Apply(t.Context(), sts.Change{Put: []sts.Resource{once}})
+	if e, _ := errors.AsType[*sts.Error](err); e == nil || e.Problems[0].Field != "single_use" {
+		t.Errorf("%v", err)
+	}
+	f.apply(t, sts.Change{Put: []sts.Resource{once}})
+}

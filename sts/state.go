@@ -85,6 +85,7 @@ func (s *Service) newState(resources map[Ref]Resource, revision int64) (*state, 
 			a := policy.Audience{
 				Name: ref.Name, Identifiers: r.Audience.identifiers(), Scopes: r.Audience.Scopes,
 				MaxTTL: r.Audience.maxTTL(s.keys.MaxTokenLifetime()), KeySet: r.Audience.keySet(),
+				Binding: r.Audience.Binding,
 			}
 			identifiers[ref.Name] = a.Identifiers
 			for _, id := range a.Identifiers {

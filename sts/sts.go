@@ -9,6 +9,7 @@ package sts
 
 import (
 	"context"
+	"crypto/x509"
 	"errors"
 	"time"
 
@@ -48,6 +49,16 @@ type TokenRequest struct {
 	Subject       Presented // exchange only
 	Actor         Presented // exchange only, optional
 
+	Proof       string      // DPoP proof [RFC 9449 §4]; empty: none
+	ProofTarget ProofTarget // what a proof must be for
+
+	// The key of the first is proven, so a token can be bound to it.
+	Certificates []*x509.Certificate // of the caller's TLS connection, leaf first; verified only as far as ClientVerified says
+	// ClientVerified returns nil if an authority that may name clients vouches for
+	// the Certificates at a time: one of a SPIFFE trust domain, or, without a name,
+	// one of the others. nil: there are no such authorities.
+	ClientVerified func(trustDomain string, now time.Time) error
+
 	Source Source
 
 	// Malformed is set by a wire that could not read the request. The request is
@@ -72,11 +83,23 @@ const (
 	SecretPost  AuthMethod = "client_secret_post"
 )
 
+// The client authentication methods by TLS certificate [RFC 8705 §2]. A request
+// that names its client, and has nothing else to authenticate it but the
+// Certificates, is of TLSClientAuth; which of the two it is, the client says.
+const (
+	TLSClientAuth           AuthMethod = "tls_client_auth"
+	SelfSignedTLSClientAuth AuthMethod = "self_signed_tls_client_auth"
+)
+
 // Presented is a token that a request carries, unverified.
 type Presented struct {
 	Token string
 	Type  TokenType
 }
+
+// ProofTarget is what a DPoP proof of a request must be for. A wire takes it from
+// the configuration, never from the request.
+type ProofTarget struct{ Method, URI string }
 
 // Source tells where a request came from, for the audit record.
 type Source struct {
@@ -88,10 +111,11 @@ type Source struct {
 type Token struct {
 	Value     string
 	Issued    TokenType
-	Scheme    string // token_type of the reply: Bearer, or N_A
+	Scheme    string // token_type of the reply: Bearer, DPoP or N_A
 	ExpiresIn time.Duration
 	Scopes    []string
 	Decision  string // id of the decision that granted it
+	Nonce     string // for the next DPoP proof; empty: none is needed
 }
 
 // Resource is one of the four kinds; exactly one member is set.
@@ -127,6 +151,33 @@ type Client struct {
 	Labels      map[string]string `json:"labels,omitempty"`
 	Secrets     []ClientSecret    `json:"secrets,omitempty"`
 	Audiences   []string          `json:"audiences,omitempty"` // Audience resources that the client is
+	DPoPBound   bool              `json:"dpop_bound_access_tokens,omitempty"`
+	TLS         *ClientTLS        `json:"tls,omitempty"`
+}
+
+// ClientTLS says by which certificate a client is known; exactly one member is
+// set [RFC 8705 §2.1.2, §2.2].
+type ClientTLS struct {
+	SubjectDN  string            `json:"subject_dn,omitempty"`
+	SANURI     string            `json:"san_uri,omitempty"`
+	SANDNS     string            `json:"san_dns,omitempty"`
+	SANIP      string            `json:"san_ip,omitempty"`
+	SANEmail   string            `json:"san_email,omitempty"`
+	SPIFFE     *ClientSPIFFE     `json:"spiffe,omitempty"`
+	SelfSigned *ClientSelfSigned `json:"self_signed,omitempty"`
+}
+
+// ClientSPIFFE names one SPIFFE ID, or those of a trust domain whose path fits a
+// pattern in which * stands for characters within a segment.
+type ClientSPIFFE struct {
+	ID          string `json:"id,omitempty"`
+	TrustDomain string `json:"trust_domain,omitempty"`
+	Path        string `json:"path,omitempty"`
+}
+
+// ClientSelfSigned has the keys of certificates that nobody vouches for.
+type ClientSelfSigned struct {
+	JWKS string `json:"jwks"` // a JWK set
 }
 
 // ClientSecret is a secret as it is kept: a salted hash, see [HashSecret].
@@ -190,6 +241,8 @@ type Audience struct {
 	Scopes      []string      `json:"scopes,omitempty"`
 	MaxTTL      time.Duration `json:"max_ttl,omitempty"` // 0: 1h, or less if keys do not stay published as long
 	KeySet      string        `json:"key_set,omitempty"` // that signs for it; empty: DefaultKeySet
+
+	Binding policy.Binding `json:"binding,omitempty"` // what its tokens must be bound to; empty: nothing
 }
 
 // DefaultKeySet signs for an Audience that names no key set.

@@ -18,6 +18,7 @@ type decision struct {
 	now   time.Time
 	ids   ids
 	asked policy.Request
+	proof *proof // nil: none
 	rec   Record // filled as the walk goes, so that a refusal records how far it came
 }
 
@@ -32,20 +33,30 @@ func (s *Service) Token(ctx context.Context, req TokenRequest) (Token, error) {
 	}
 	d.asked = policy.Request{Now: d.now, SelfIssuer: s.issuer}
 	token, e := s.walk(ctx, d)
-	// 7. Record. The caller cannot cancel this: the decision has been taken.
+	nonce := s.nextNonce(d)
+	// 8. Record. The caller cannot cancel this: the decision has been taken.
 	if err := s.record(ctx, d, e); err != nil {
 		s.health.failed(CapabilityIssue, s.now(), DependencyAudit, err)
 		return Token{}, &Error{
-			Code: Unavailable, Decision: d.ids.decision, RetryAfter: retryLater, Err: err,
+			Code: Unavailable, Decision: d.ids.decision, RetryAfter: retryLater, Nonce: nonce, Err: err,
 			Message: "the decision cannot be recorded now and so does not take effect; try again later",
 		}
 	}
 	if e != nil {
-		e.Decision = d.ids.decision
+		e.Decision, e.Nonce = d.ids.decision, nonce
 		return Token{}, e
 	}
 	s.health.worked(CapabilityIssue)
+	token.Nonce = nonce
 	return token, nil
+}
+
+// nextNonce is for the next proof of who sends proofs.
+func (s *Service) nextNonce(d *decision) string {
+	if s.nonces == nil || d.req.Proof == "" {
+		return ""
+	}
+	return s.nonces.next(d.now)
 }
 
 // When to come back after something of ours failed: what is said if nothing is
@@ -77,11 +88,18 @@ func (s *Service) walk(ctx context.Context, d *decision) (Token, *Error) {
 	if e := s.requester(d); e != nil {
 		return Token{}, e
 	}
-	// 3. On whose behalf.
+	// 3. Which keys they prove to have.
+	if e := s.possession(d); e != nil {
+		return Token{}, e
+	}
+	// 4. On whose behalf.
 	if e := s.parties(ctx, d); e != nil {
 		return Token{}, e
 	}
-	// 4. May they? Only the policy makes a Grant.
+	if e := d.hashed(); e != nil {
+		return Token{}, e
+	}
+	// 5. May they? Only the policy makes a Grant.
 	grant, err := d.st.rules.Decide(ctx, d.asked)
 	if e := ctx.Err(); e != nil {
 		return Token{}, gone(e) // rules whose expressions were interrupted did not match
@@ -89,11 +107,14 @@ func (s *Service) walk(ctx context.Context, d *decision) (Token, *Error) {
 	if err != nil {
 		return Token{}, d.denied(err)
 	}
-	// 5. What can be used once is used up now.
+	// 6. Once only.
+	if e := s.useUp(ctx, d); e != nil {
+		return Token{}, e
+	}
 	if e := s.once(ctx, d); e != nil {
 		return Token{}, e
 	}
-	// 6. Sign what was granted.
+	// 7. Sign what was granted.
 	return s.mint(ctx, d, grant)
 }
 
@@ -109,13 +130,25 @@ func (s *Service) requester(d *decision) *Error {
 		if d.req.Grant == TokenExchange {
 			return nil // decided by parties, when the issuer is known
 		}
+		if len(d.req.Certificates) > 0 {
+			return errNotNamed()
+		}
 		return invalidClientMissing()
 	}
 	d.rec.AuthMethod = d.req.Credential.Method
 	if _, known := d.st.clients[d.req.Credential.ClientID]; known {
 		d.rec.Client = d.req.Credential.ClientID
 	}
-	c, e := d.st.authenticate(d.req.Credential, d.now)
+	var c *client
+	var e *Error
+	switch d.req.Credential.Method {
+	case TLSClientAuth:
+		c, e = d.authenticateTLS()
+	default:
+		if c, e = d.st.authenticate(d.req.Credential, d.now); e != nil && d.alsoByCertificate() {
+			e = errTwoMethods()
+		}
+	}
 	if e != nil {
 		return e
 	}
@@ -166,6 +199,7 @@ var denialCodes = map[policy.Code]Code{
 	policy.InvalidTarget:      InvalidTarget,
 	policy.InvalidScope:       InvalidScope,
 	policy.UnauthorizedClient: UnauthorizedClient,
+	policy.InvalidProof:       InvalidDPoPProof,
 }
 
 // ids are the random names of a decision and of what it issues.

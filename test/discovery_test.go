@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 
 	stsv1 "github.com/workload-sts/sts/gen/sts/v1"
+	"github.com/workload-sts/sts/jose"
 )
 
 // TestDiscoveryIsTrue walks the discovery documents and does everything that
@@ -83,6 +84,17 @@ func TestDiscoveryIsTrue(t *testing.T) {
 			if r := n.post(t, form, edit); r.status != http.StatusOK || r.header.Get("Cache-Control") != "no-store" {
 				t.Errorf("%s with %s: status %d, Cache-Control %q, %s", grant, method, r.status, r.header.Get("Cache-Control"), r.raw)
 			}
+		}
+	}
+	// Every algorithm of proofs is accepted, and another is not.
+	for _, alg := range append(list("dpop_signing_alg_values_supported"), "ES512") {
+		proof := proofOf(t, jose.Algorithm(alg), oidc.str("token_endpoint"))
+		r := n.post(t, credentialsGrant(n), func(r *http.Request) {
+			methods["client_secret_basic"](r, nil)
+			r.Header.Set("DPoP", proof)
+		})
+		if announced := alg != "ES512"; announced != (r.str("token_type") == "DPoP") {
+			t.Errorf("a proof by %s: %d %s", alg, r.status, r.raw)
 		}
 	}
 	// What is not announced is refused.

@@ -263,7 +263,12 @@ func (n *node) post(t *testing.T, form url.Values, edit func(*http.Request)) rep
 
 func do(t *testing.T, req *http.Request) reply {
 	t.Helper()
-	res, err := http.DefaultClient.Do(req)
+	return doBy(t, http.DefaultClient, req)
+}
+
+func doBy(t *testing.T, client *http.Client, req *http.Request) reply {
+	t.Helper()
+	res, err := client.Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -87,7 +87,12 @@ func (a *authority) issue(t *testing.T, dir string, serial int64) (certFile, key
 // both listeners. more are lines of the file.
 func startTLS(t *testing.T, more ...string) *node {
 	t.Helper()
-	dir := t.TempDir()
+	return startTLSIn(t, t.TempDir(), "", more...)
+}
+
+// startTLSIn starts it in a directory, with more settings of TLS.
+func startTLSIn(t *testing.T, dir, settings string, more ...string) *node {
+	t.Helper()
 	testCA.issue(t, dir, 2)
 	var wrapping [32]byte
 	rand.Read(wrapping[:])
@@ -98,14 +103,14 @@ func startTLS(t *testing.T, more ...string) *node {
 	config := fmt.Sprintf(`issuer: https://%[1]s
 http:
   listen: %[1]s
-  tls: {cert_file: tls.crt, key_file: tls.key}
+  tls: {cert_file: tls.crt, key_file: tls.key%[3]s}
 grpc:
   listen: %[2]s
-  tls: {cert_file: tls.crt, key_file: tls.key}
+  tls: {cert_file: tls.crt, key_file: tls.key%[3]s}
 storage: {bolt_file: sts.db}
 keys: {sets: [{name: default, local: {key_file: signing.key}}]}
 audit: {file: audit.jsonl}
-`, httpAddr, grpcAddr) + strings.Join(more, "\n")
+`, httpAddr, grpcAddr, settings) + strings.Join(more, "\n")
 	file := filepath.Join(dir, "stsd.yaml")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		t.Fatal(err)

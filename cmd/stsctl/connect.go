@@ -21,6 +21,8 @@ type connFlags struct {
 	addr, issuer, caFile, envFile string
 	adminTokenFile                string
 	clientID, clientSecretFile    string
+	dpopKeyFile                   string // empty: no proofs
+	tlsCert, tlsKey               string
 	timeout                       time.Duration
 
 	env map[string]string // of envFile
@@ -51,6 +53,18 @@ func (f *connFlags) client(cmd *cobra.Command) {
 	f.server(cmd)
 	cmd.Flags().StringVar(&f.clientID, "client-id", "", "`NAME` of the client that asks (default $STS_CLIENT_ID)")
 	cmd.Flags().StringVar(&f.clientSecretFile, "client-secret-file", "", "`FILE` with the client's secret (default $STS_CLIENT_SECRET); a secret is never a flag, see `stsctl help environment`")
+	cmd.Flags().StringVar(&f.tlsCert, "tls-cert", "", "PEM `FILE` with a certificate to show to the server, and its chain (default $STS_TLS_CERT)")
+	cmd.Flags().StringVar(&f.tlsKey, "tls-key", "", "PEM `FILE` with its private key (default $STS_TLS_KEY)")
+}
+
+// certificateFiles returns the files of the certificate to show to the server,
+// empty if there is none.
+func (f *connFlags) certificateFiles() (cert, key string, err error) {
+	cert, key = f.setting(f.tlsCert, "STS_TLS_CERT"), f.setting(f.tlsKey, "STS_TLS_KEY")
+	if (cert == "") != (key == "") {
+		return "", "", usage("a certificate needs its key, and the other way round; use --tls-cert and --tls-key, or STS_TLS_CERT and STS_TLS_KEY")
+	}
+	return cert, key, nil
 }
 
 // load reads the file of --env-file.
@@ -99,19 +113,40 @@ func (c *cli) dial() (*grpc.ClientConn, error) {
 	if err != nil || host == "" || port == "" || strings.Contains(addr, "/") {
 		return nil, usage("%q is not an address; write HOST:PORT, such as sts.example.com:8443", addr)
 	}
-	transport := insecure.NewCredentials()
-	if !isLoopback(host) || c.conn.caFile != "" || strings.HasPrefix(c.conn.issuerIdentifier(), "https:") {
+	certFile, keyFile, err := c.conn.certificateFiles()
+	if err != nil {
+		return nil, err
+	}
+	transport, scheme := insecure.NewCredentials(), "http"
+	if !isLoopback(host) || certFile != "" || c.conn.caFile != "" || strings.HasPrefix(c.conn.issuerIdentifier(), "https:") {
 		config, err := c.conn.tlsConfig()
 		if err != nil {
 			return nil, err
 		}
-		transport = credentials.NewTLS(config)
+		if certFile != "" {
+			pair, err := tls.LoadX509KeyPair(certFile, keyFile)
+			if err != nil {
+				return nil, badInput("reading --tls-cert and --tls-key: %v", err)
+			}
+			// Whatever authorities the server names: it says itself what it thinks of
+			// a certificate.
+			config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &pair, nil }
+		}
+		transport, scheme = credentials.NewTLS(config), "https"
 	}
-	conn, err := grpc.NewClient("dns:///"+addr,
+	opts := []grpc.DialOption{
 		grpc.WithTransportCredentials(transport),
-		grpc.WithUserAgent("stsctl/"+version()),
+		grpc.WithUserAgent("stsctl/" + version()),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxReply)),
-	)
+	}
+	if c.conn.dpopKeyFile != "" {
+		p := &proofs{url: scheme + "://" + addr, now: time.Now}
+		if p.key, p.alg, err = readProofKey(c.conn.dpopKeyFile); err != nil {
+			return nil, err
+		}
+		opts = append(opts, grpc.WithUnaryInterceptor(p.intercept))
+	}
+	conn, err := grpc.NewClient("dns:///"+addr, opts...)
 	if err != nil {
 		return nil, usage("%q is not an address: %v", addr, err)
 	}

@@ -44,10 +44,11 @@ func unverified(format string, args ...any) *failure {
 
 // advice says what to do about a refusal, by its code.
 var advice = map[string]string{
-	"invalid_client":          "check STS_CLIENT_ID and STS_CLIENT_SECRET",
+	"invalid_client":          "check STS_CLIENT_ID and STS_CLIENT_SECRET, or the certificate",
 	"unauthorized_client":     "ask the operator, and tell the decision id",
 	"invalid_target":          "ask the operator for a Rule that allows it, and tell the decision id",
 	"invalid_scope":           "ask for fewer scopes, or the operator for a Rule that allows them",
+	"invalid_dpop_proof":      "check --dpop-key, and that the server has this address as dpop.grpc_url",
 	"unauthenticated":         "check STS_ADMIN_TOKEN",
 	"not_found":               "`stsctl get KIND` and `stsctl keys status` list what there is",
 	"temporarily_unavailable": "try again",

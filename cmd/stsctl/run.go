@@ -158,6 +158,8 @@ func environmentTopic() *cobra.Command {
   STS_ADMIN_TOKEN    admin token                            --admin-token-file
   STS_CLIENT_ID      client that asks for tokens            --client-id
   STS_CLIENT_SECRET  its secret                             --client-secret-file
+  STS_TLS_CERT       file with its certificate              --tls-cert
+  STS_TLS_KEY        file with the key of that              --tls-key
 
 A development server writes such a file; use it with ` + "`--env-file DIR/dev.env`" + `
 or, in a shell, ` + "`set -a; . DIR/dev.env; set +a`" + `.
@@ -167,6 +169,7 @@ the machine, kept in the history of the shell and in the logs of CI systems. Use
 the variables, or files that only you can read.
 
 The connection uses TLS. It is plain only if the address is a loopback address,
-no --ca-file is given and the issuer identifier does not start with https.`,
+neither --ca-file nor --tls-cert is given and the issuer identifier does not
+start with https.`,
 	}
 }

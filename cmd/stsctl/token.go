@@ -23,8 +23,15 @@ func newToken(c *cli) *cobra.Command {
 alone goes to standard output, for a script to take; -o json and -o yaml write
 the whole response.
 
+A client authenticates with its secret, or with the certificate of --tls-cert if
+it has no secret.
+
 Without --audience the rules must leave only one. Without --scope the token has
-all scopes that the rules allow.`,
+all scopes that the rules allow.
+
+With --dpop-key the token is bound to a key: whoever uses it has to prove to
+have the key, by DPoP (RFC 9449). The server must know itself by the address
+that is connected to (dpop.grpc_url of its configuration).`,
 		Example: "  stsctl token --audience payments --scope payments.read\n  curl -H \"Authorization: Bearer $(stsctl token --audience payments)\" https://payments.internal",
 		Args:    noArgs("write `stsctl token --audience NAME`"),
 	}
@@ -32,13 +39,14 @@ all scopes that the rules allow.`,
 	targetFlags(cmd, &req.Audience, &req.Resource, &req.Scope)
 	out := outputFlag(cmd, "token", "json", "yaml")
 	c.conn.client(cmd)
+	c.proofFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		var err error
 		if req.ClientId, req.ClientSecret, err = c.clientCredentials(false); err != nil {
 			return err
 		}
 		if req.ClientId == "" {
-			return usage("no client given; use STS_CLIENT_ID and STS_CLIENT_SECRET, or --client-id and --client-secret-file")
+			return usage("no client given; use STS_CLIENT_ID and STS_CLIENT_SECRET, or --client-id and --client-secret-file or --tls-cert")
 		}
 		return c.tokenCall(cmd.Context(), out, func(ctx context.Context, s stsv1.TokenServiceClient) (*stsv1.TokenResponse, error) {
 			return s.IssueToken(ctx, req)
@@ -59,6 +67,9 @@ keep it off the command line. Types are jwt, id_token, access_token or a URN.
 A type that is left out is access_token if the typ header of the token is
 at+jwt, else jwt.
 
+A token that is bound to a key takes --dpop-key with that key; what comes of it
+is bound to the key as well.
+
 With STS_CLIENT_ID the client asks. Without, or with --no-client, the workload
 presents its own token, which its Issuer must allow (self_presented).`,
 		Example: "  stsctl token --audience orders | stsctl exchange --subject-token - --audience payments\n  stsctl exchange --no-client --subject-token @/var/run/token --audience payments -o json",
@@ -75,6 +86,7 @@ presents its own token, which its Issuer must allow (self_presented).`,
 	targetFlags(cmd, &req.Audience, &req.Resource, &req.Scope)
 	out := outputFlag(cmd, "token", "json", "yaml")
 	c.conn.client(cmd)
+	c.proofFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if req.SubjectToken == "" {
 			return usage("exchange needs the token of the subject; write `stsctl exchange --subject-token @FILE`, or `-` for standard input")
@@ -113,7 +125,10 @@ func (c *cli) clientCredentials(none bool) (id, secret string, err error) {
 	}
 	secret, err = c.conn.secret(c.conn.clientSecretFile, "STS_CLIENT_SECRET")
 	if err == nil && secret == "" {
-		err = usage("no secret for client %s; use STS_CLIENT_SECRET or --client-secret-file", oneLine(id))
+		var cert string
+		if cert, _, err = c.conn.certificateFiles(); err == nil && cert == "" {
+			err = usage("no secret for client %s; use STS_CLIENT_SECRET or --client-secret-file, or --tls-cert and --tls-key", oneLine(id))
+		}
 	}
 	return id, secret, err
 }

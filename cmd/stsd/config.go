@@ -94,6 +94,7 @@ func (k configCheck) config(c *stsv1.ServerConfig) {
 	c.Log = orEmpty(c.Log)
 	k.oneOf("log.level", &c.Log.Level, "info", "debug", "warn", "error")
 	k.limits(c)
+	k.dpop(c)
 }
 
 // orEmpty stands in for a section that is missing, so that what is missing is
@@ -138,7 +139,9 @@ func (k configCheck) listener(path string, l *stsv1.Listener) {
 	}
 	if l.Tls != nil {
 		k.certificate(path+".tls", l.Tls)
+		k.clientCertificates(path+".tls.client_certificates", l.Tls.ClientCertificates)
 	}
+	k.trustedProxies(path, l)
 }
 
 func (k configCheck) certificate(path string, t *stsv1.TlsConfig) {

@@ -43,7 +43,7 @@ func serveDev(ctx context.Context, o devOptions, stdout, stderr io.Writer) error
 	if err != nil {
 		return err
 	}
-	c.Issuer = "http://" + httpLn.Addr().String()
+	c.Issuer, c.Dpop.GrpcUrl = "http://"+httpLn.Addr().String(), "http://"+grpcLn.Addr().String()
 	n, err := open(ctx, c, true, stderr)
 	if err != nil {
 		return errors.Join(err, httpLn.Close(), grpcLn.Close())
@@ -72,6 +72,7 @@ func devConfig(dir string, o devOptions) *stsv1.ServerConfig {
 	}
 	check := configCheck{dir: dir, report: func(path, message string) { panic(path + " " + message) }}
 	check.limits(c)
+	check.dpop(c)
 	check.rotation(c.Rotation)
 	return c
 }

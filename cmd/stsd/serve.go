@@ -99,8 +99,16 @@ func (n *node) wire(ctx context.Context, c *stsv1.ServerConfig, store *storage.S
 		n.log.Warn("the last record of the audit log was torn by a crash and has been moved aside", "file", torn)
 	}
 	n.closers = append(n.closers, audit.Close)
+	var nonceKey []byte
+	if c.Dpop.RequireNonce {
+		if nonceKey, err = store.SharedKey(ctx, nonceKeyName); err != nil {
+			return err
+		}
+	}
 	n.service, err = sts.New(ctx, sts.Config{
 		Issuer: c.Issuer, Store: store, Keys: signingKeys{n.ring}, IssuerKeys: issuerKeys{remote}, Audit: audit,
+		Replay: storage.NewReplayMemory(nil), NonceKey: nonceKey,
+		CertificateMethods: certificateMethods(c.Http),
 	})
 	if err != nil {
 		return err
@@ -116,10 +124,20 @@ func (n *node) wire(ctx context.Context, c *stsv1.ServerConfig, store *storage.S
 	if err != nil {
 		return fmt.Errorf("grpc.tls: %w", err)
 	}
+	httpClients, err := n.clientCertificates(c.Http)
+	if err != nil {
+		return fmt.Errorf("http.tls.client_certificates: %w", err)
+	}
+	grpcClients, err := n.clientCertificates(c.Grpc)
+	if err != nil {
+		return fmt.Errorf("grpc.tls.client_certificates: %w", err)
+	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), n.ring.Collector(), remote.Collector())
 	n.server, err = server.New(server.Config{
 		Service: n.service, Logger: n.log, Registry: registry, HTTPTLS: httpTLS, GRPCTLS: grpcTLS,
+		GRPCURL:     c.Dpop.GrpcUrl,
+		HTTPClients: httpClients, GRPCClients: grpcClients,
 		RequestTimeout: c.Limits.RequestTimeout.AsDuration(), ShutdownGrace: c.ShutdownGrace.AsDuration(),
 		MaxConnections: int(c.Limits.MaxConnections), MaxWatches: int(c.Limits.MaxWatches), Version: version(),
 	})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 )
 
 // Client is a connection to one Vault, which may have several nodes. It logs in
@@ -56,8 +57,15 @@ func (c *Client) Close() {
 // few seconds.
 func (c *Client) Err() error {
 	v := c.session.view.Load()
+	answered := time.Unix(0, c.session.answered.Load())
 	if v.err == nil && v.grant == nil {
+		if v.trying && time.Since(answered) < c.config.Timeout {
+			return nil // those who call wait for the token that replaces the last one
+		}
 		return errNoLogin
+	}
+	if v.grant != nil && answered.After(v.since) {
+		return nil // a call has shown otherwise since
 	}
 	return v.err
 }

@@ -50,6 +50,7 @@ type view struct {
 	err    error  // why Vault cannot be used; nil: it can
 	trying bool   // a login is under way
 	closed bool
+	since  time.Time     // when this was found
 	next   chan struct{} // closed when there is a newer one
 }
 
@@ -139,7 +140,7 @@ func (s *session) untilDue() time.Duration {
 
 // publish makes the state visible.
 func (s *session) publish() {
-	next := &view{grant: s.grant, err: s.err, trying: s.trying, next: make(chan struct{})}
+	next := &view{grant: s.grant, err: s.err, trying: s.trying, since: time.Now(), next: make(chan struct{})}
 	close(s.view.Swap(next).next)
 }
 

@@ -26,6 +26,9 @@ func (c *Client) Key(mount, name string) *Key {
 	return &Key{c: c, mount: mount, name: name, err: CheckKey(mount, name)}
 }
 
+// Err returns nil, or why Vault cannot be used at the moment; see [Client.Err].
+func (k *Key) Err() error { return k.c.Err() }
+
 // Name is the name of the key within its mount.
 func (k *Key) Name() string { return k.name }
 

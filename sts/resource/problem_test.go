@@ -41,7 +41,7 @@ func TestProblemsOfResources(t *testing.T) {
 
 		{"unknown key", "audiences:", "audience:", `f.yaml:6:3: allow: unknown key "audience"; did you mean "audiences"? known: audiences, scopes, ttl, claims, impersonate, multiple_audiences, token_types`},
 		{"camel case", "impersonate: true", "multipleAudiences: true", `f.yaml:8:3: allow: unknown key "multipleAudiences"; did you mean "multiple_audiences"? known: audiences, scopes, ttl, claims, impersonate, multiple_audiences, token_types`},
-		{"two letters swapped", "subject:", "subjetc:", `f.yaml:3:1: unknown key "subjetc"; did you mean "subject"? known: kind, name, description, requester, subject, actor, when, allow, accept_risks`},
+		{"two letters swapped", "subject:", "subjetc:", `f.yaml:3:1: unknown key "subjetc"; did you mean "subject"? known: kind, name, description, requester, subject, actor, when, allow, require, accept_risks`},
 		{"repeated key", "ttl: 5m", "ttl: 5m\n  ttl: 6m", `f.yaml:8:3: allow.ttl: given twice, first in line 7; keep one`},
 		{"repeated claim", "{ref: main}", `{ref: main, "ref": main}`, `f.yaml:4:23: subject.claims.ref: given twice, first in line 4; keep one`},
 		{"empty key", "{ref: main}", `{"": main}`, `f.yaml:4:12: subject.claims: a key must not be empty`},
@@ -108,12 +108,12 @@ func TestProblemsOfConfig(t *testing.T) {
 		{"too large", "limits: {max_watches: 3000000000}", `c.yaml:1:23: limits.max_watches: expected a whole number from -2147483648 to 2147483647`},
 		{"text", "limits: {max_watches: many}", `c.yaml:1:23: limits.max_watches: expected a whole number; found a string`},
 		{"two documents", "issuer: a\n---\nissuer: b\n", `c.yaml:3:1: this file holds one document; remove the --- that starts another`},
-		{"list", "- issuer: a\n", `c.yaml:1:1: expected a mapping with issuer, http, grpc, storage, keys, rotation, audit, log, limits, shutdown_grace; found a list`},
-		{"all at once", "isuer: a\nhttp: {listen: 1}\nshutdown_grace: soon\n", `c.yaml:1:1: unknown key "isuer"; did you mean "issuer"? known: issuer, http, grpc, storage, keys, rotation, audit, log, limits, shutdown_grace
+		{"list", "- issuer: a\n", `c.yaml:1:1: expected a mapping with issuer, http, grpc, storage, keys, rotation, audit, log, limits, shutdown_grace, dpop; found a list`},
+		{"all at once", "isuer: a\nhttp: {listen: 1}\nshutdown_grace: soon\n", `c.yaml:1:1: unknown key "isuer"; did you mean "issuer"? known: issuer, http, grpc, storage, keys, rotation, audit, log, limits, shutdown_grace, dpop
 c.yaml:2:16: http.listen: expected a string; found the number "1": put it in quotes
 c.yaml:3:17: shutdown_grace: expected a duration such as 30s, 5m or 1h30m; found "soon" (the units are h, m, s and ms)`},
 		{"not UTF-8", "issuer: \xff\n", `c.yaml: the file is not UTF-8 text`},
-		{"escape sequence", "\"\\e[2J\": x\n", `c.yaml:1:1: unknown key "\x1b[2J"; known: issuer, http, grpc, storage, keys, rotation, audit, log, limits, shutdown_grace`},
+		{"escape sequence", "\"\\e[2J\": x\n", `c.yaml:1:1: unknown key "\x1b[2J"; known: issuer, http, grpc, storage, keys, rotation, audit, log, limits, shutdown_grace, dpop`},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			_, problems := resource.Decode("c.yaml", []byte(row.file), &stsv1.ServerConfig{})

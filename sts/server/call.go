@@ -15,14 +15,17 @@ import (
 // and the chain completes it.
 type call struct {
 	requestID string
-	method    string   // full name, for example /sts.v1.TokenService/IssueToken
-	grant     string   // label of the metrics, "" if there is none
+	method    string // full name, for example /sts.v1.TokenService/IssueToken
+	grant     string // label of the metrics, "" if there is none
+	face      face
 	decision  string   // id, once there is one
+	nonce     string   // for the next DPoP proof, once there is one
 	malformed *refusal // set by a face that could not read the message
 	arrival   *time.Timer
-	parts     bool // arrives in several messages; the handler says when all are there
-	told      bool // the caller has the request id
-	walked    bool // a stream whose tokens were observed one by one
+	parts     bool             // arrives in several messages; the handler says when all are there
+	presented func() presented // the certificates of the caller; nil: none
+	told      bool             // the caller has the request id
+	walked    bool             // a stream whose tokens were observed one by one
 }
 
 type callKey struct{}

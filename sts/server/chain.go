@@ -25,6 +25,7 @@ type chain struct {
 	log     *slog.Logger
 	metrics *metrics
 	timeout time.Duration
+	clients *ClientCertificates // of the gRPC listener; may be nil
 }
 
 // Names of the headers that tell a caller how to find its request in the log
@@ -68,6 +69,9 @@ func (c *chain) run(ctx context.Context, method string, timeout time.Duration, n
 		ctx, k = start(ctx)
 	}
 	k.method = method
+	if k.presented == nil {
+		k.presented = func() presented { return c.clients.overGRPC(ctx) }
+	}
 	if timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, timeout)
@@ -116,7 +120,7 @@ func (c *chain) guarded(ctx context.Context, k *call, next func(context.Context)
 // sendIDs tells the caller the ids of its request and of the decision.
 func (c *chain) sendIDs(ctx context.Context, k *call, r *refusal) {
 	if r != nil && r.sts.Decision != "" {
-		k.decision = r.sts.Decision
+		k.decision, k.nonce = r.sts.Decision, r.sts.Nonce
 	}
 	md := metadata.MD{}
 	if !k.told {
@@ -124,6 +128,9 @@ func (c *chain) sendIDs(ctx context.Context, k *call, r *refusal) {
 	}
 	if k.decision != "" {
 		md["x-decision-id"] = []string{k.decision}
+	}
+	if k.nonce != "" {
+		md[metadataNonce] = []string{k.nonce}
 	}
 	// It fails only if headers were sent already, as in a stream, or if there is
 	// no stream: the HTTP face sets its own.

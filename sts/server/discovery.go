@@ -38,6 +38,9 @@ func (d *discoveryService) GetProviderMetadata(context.Context, *stsv1.GetProvid
 		TokenEndpointAuthMethodsSupported: m.AuthMethods,
 		SubjectTypesSupported:             []string{"public"},
 		IdTokenSigningAlgValuesSupported:  m.Algorithms,
+		DpopSigningAlgValuesSupported:     m.ProofAlgorithms,
+
+		TlsClientCertificateBoundAccessTokens: m.CertificateBound,
 	}, nil
 }
 
@@ -71,6 +74,8 @@ type metadataDocument struct {
 	ResponseTypes []string `json:"response_types_supported"`
 	SubjectTypes  []string `json:"subject_types_supported"`
 	Algorithms    []string `json:"id_token_signing_alg_values_supported"`
+	Proofs        []string `json:"dpop_signing_alg_values_supported"`
+	Bound         bool     `json:"tls_client_certificate_bound_access_tokens"`
 }
 
 func encodeMetadata(m sts.Metadata) ([]byte, error) {
@@ -83,6 +88,8 @@ func encodeMetadata(m sts.Metadata) ([]byte, error) {
 		ResponseTypes: []string{},
 		SubjectTypes:  []string{"public"},
 		Algorithms:    m.Algorithms,
+		Proofs:        m.ProofAlgorithms,
+		Bound:         m.CertificateBound,
 	})
 }
 

@@ -135,8 +135,8 @@ func TestMetadataIsTrue(t *testing.T) {
 		t.Fatal(err)
 	}
 	members := []string{
-		"grant_types_supported", "id_token_signing_alg_values_supported", "issuer", "jwks_uri", "response_types_supported",
-		"subject_types_supported", "token_endpoint", "token_endpoint_auth_methods_supported",
+		"dpop_signing_alg_values_supported", "grant_types_supported", "id_token_signing_alg_values_supported", "issuer", "jwks_uri", "response_types_supported",
+		"subject_types_supported", "tls_client_certificate_bound_access_tokens", "token_endpoint", "token_endpoint_auth_methods_supported",
 	}
 	var names []string
 	for name := range doc {

@@ -30,11 +30,12 @@ type jsonAPI struct {
 
 func newJSONAPI(c *chain, conn grpc.ClientConnInterface) (*jsonAPI, error) {
 	j := &jsonAPI{chain: c}
-	// No header becomes metadata but Authorization, which the gateway passes on by
-	// itself: what a proxy would add, a caller can forge.
+	// No header becomes metadata but DPoP, and Authorization, which the gateway
+	// passes on by itself: what a proxy would add, a caller can forge.
 	none := func(string) (string, bool) { return "", false }
+	proof := func(header string) (string, bool) { return metadataProof, header == headerProof }
 	j.mux = runtime.NewServeMux(
-		runtime.WithIncomingHeaderMatcher(none),
+		runtime.WithIncomingHeaderMatcher(proof),
 		runtime.WithOutgoingHeaderMatcher(none),
 		runtime.WithOutgoingTrailerMatcher(none),
 		runtime.WithMarshalerOption(runtime.MIMEWildcard, &marshaler{runtime.JSONPb{
@@ -43,8 +44,8 @@ func newJSONAPI(c *chain, conn grpc.ClientConnInterface) (*jsonAPI, error) {
 		runtime.WithErrorHandler(j.error),
 		runtime.WithRoutingErrorHandler(j.routingError),
 		runtime.WithForwardResponseOption(func(ctx context.Context, w http.ResponseWriter, _ proto.Message) error {
-			if k, ok := callOf(ctx); ok && k.decision != "" {
-				w.Header().Set(headerDecisionID, k.decision)
+			if k, ok := callOf(ctx); ok {
+				k.tell(w.Header())
 			}
 			return nil
 		}),
@@ -63,6 +64,7 @@ func newJSONAPI(c *chain, conn grpc.ClientConnInterface) (*jsonAPI, error) {
 
 func (j *jsonAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	k, _ := callOf(r.Context())
+	k.face = overJSON
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("Pragma", "no-cache")
 	r.Header.Del("Grpc-Timeout") // the chain sets the deadline
@@ -247,9 +249,7 @@ func (j *jsonAPI) error(ctx context.Context, _ *runtime.ServeMux, _ runtime.Mars
 		refused = malformed("", "the path or the query of the request has a value of the wrong type")
 		j.chain.observe(ctx, k, refused, time.Now())
 	}
-	if k.decision != "" {
-		w.Header().Set(headerDecisionID, k.decision)
-	}
+	k.tell(w.Header())
 	writeError(w, refused, encodeDetails(refused))
 }
 

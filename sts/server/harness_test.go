@@ -146,6 +146,14 @@ func (a *memAudit) fail(err error) {
 	a.broken = err
 }
 
+// memReplay is a sts.Replay that never forgets.
+type memReplay struct{ used sync.Map }
+
+func (m *memReplay) Use(_ context.Context, space, key string, _, _ time.Time) (bool, error) {
+	_, used := m.used.LoadOrStore(space+" "+key, true)
+	return !used, nil
+}
+
 // syncBuffer is a log that can be read while it is written.
 type syncBuffer struct {
 	mu sync.Mutex
@@ -170,6 +178,7 @@ const canary = "cAnArY-7f3b"
 // fixture is a server on loopback, with a real Service behind it.
 type fixture struct {
 	service  *sts.Service
+	nonceKey []byte // with one, DPoP proofs need a nonce
 	server   *Server
 	audit    *memAudit
 	keys     *testKeys
@@ -222,7 +231,9 @@ func newService(tb testing.TB, f *fixture) *sts.Service {
 			store.resources[r.Ref()] = r
 		}
 	}
-	s, err := sts.New(tb.Context(), sts.Config{Issuer: issuer, Store: store, Keys: f.keys, IssuerKeys: noIssuers{}, Audit: f.audit})
+	s, err := sts.New(tb.Context(), sts.Config{
+		Issuer: issuer, Store: store, Keys: f.keys, IssuerKeys: noIssuers{}, Audit: f.audit, Replay: &memReplay{}, NonceKey: f.nonceKey,
+	})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -235,7 +246,12 @@ func newService(tb testing.TB, f *fixture) *sts.Service {
 // start serves until the test ends. edit may change the configuration.
 func newFixture(tb testing.TB, edit ...func(*Config)) *fixture {
 	tb.Helper()
-	f := &fixture{audit: &memAudit{}, keys: newTestKeys(tb), log: &syncBuffer{}, registry: prometheus.NewRegistry(), secret: secretOf("web")}
+	return (&fixture{}).start(tb, edit...)
+}
+
+func (f *fixture) start(tb testing.TB, edit ...func(*Config)) *fixture {
+	tb.Helper()
+	*f = fixture{nonceKey: f.nonceKey, audit: &memAudit{}, keys: newTestKeys(tb), log: &syncBuffer{}, registry: prometheus.NewRegistry(), secret: secretOf("web")}
 	f.service = newService(tb, f)
 	c := Config{
 		Service: f.service, Registry: f.registry, ShutdownGrace: 5 * time.Second, Version: "v0.0.0-test",
@@ -282,6 +298,7 @@ func listen(tb testing.TB) net.Listener {
 type ask struct {
 	method  string              // "issue" or "exchange"
 	auth    []string            // values of the authorization header
+	proofs  []string            // values of the DPoP header
 	params  map[string][]string // without grant_type
 	grant   string              // "": that of the method
 	noGrant bool                // the form only
@@ -302,6 +319,8 @@ type answer struct {
 	decision string
 	token    string
 	scope    string
+	kind     string // token_type
+	nonce    string
 	header   http.Header
 	raw      string
 }
@@ -324,6 +343,7 @@ func (f *fixture) form(tb testing.TB, a ask) answer {
 	req := f.request(tb, http.MethodPost, "/oauth2/token", strings.NewReader(v.Encode()))
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	req.Header["Authorization"] = a.auth
+	req.Header[headerProof] = a.proofs
 	return f.do(tb, req)
 }
 
@@ -347,6 +367,7 @@ func (f *fixture) json(tb testing.TB, a ask) answer {
 	req := f.request(tb, http.MethodPost, "/v1/token:"+a.method, bytes.NewReader(b))
 	req.Header.Set("Content-Type", "application/json")
 	req.Header["Authorization"] = a.auth
+	req.Header[headerProof] = a.proofs
 	return f.do(tb, req)
 }
 
@@ -370,11 +391,12 @@ func (f *fixture) do(tb testing.TB, req *http.Request) answer {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	out := answer{http: resp.StatusCode, header: resp.Header, raw: string(raw), decision: resp.Header.Get(headerDecisionID)}
+	out := answer{http: resp.StatusCode, header: resp.Header, raw: string(raw), decision: resp.Header.Get(headerDecisionID), nonce: resp.Header.Get(headerNonce)}
 	var body struct {
 		Error       sts.Code `json:"error"`
 		Description string   `json:"error_description"`
 		AccessToken string   `json:"access_token"`
+		TokenType   string   `json:"token_type"`
 		Scope       string   `json:"scope"`
 	}
 	if len(raw) > 0 && resp.Header.Get("Content-Type") == "application/json" {
@@ -382,7 +404,7 @@ func (f *fixture) do(tb testing.TB, req *http.Request) answer {
 			tb.Fatalf("%s: %v", raw, err)
 		}
 	}
-	out.code, out.message, out.token, out.scope = body.Error, body.Description, body.AccessToken, body.Scope
+	out.code, out.message, out.token, out.scope, out.kind = body.Error, body.Description, body.AccessToken, body.Scope, body.TokenType
 	return out
 }
 
@@ -416,6 +438,9 @@ func (f *fixture) grpc(tb testing.TB, a ask) answer {
 	for _, v := range a.auth {
 		ctx = metadata.AppendToOutgoingContext(ctx, "authorization", v)
 	}
+	for _, v := range a.proofs {
+		ctx = metadata.AppendToOutgoingContext(ctx, metadataProof, v)
+	}
 	var header metadata.MD
 	var resp *stsv1.TokenResponse
 	var err error
@@ -429,7 +454,7 @@ func (f *fixture) grpc(tb testing.TB, a ask) answer {
 	if out.decision == "" {
 		out.decision = one(header["x-decision-id"])
 	}
-	out.token, out.scope = resp.GetAccessToken(), resp.GetScope()
+	out.token, out.scope, out.kind, out.nonce = resp.GetAccessToken(), resp.GetScope(), resp.GetTokenType(), one(header[metadataNonce])
 	return out
 }
 

@@ -33,7 +33,8 @@ type httpFace struct {
 	chain    *chain
 	log      *slog.Logger
 	paths    map[string]http.Handler
-	api      http.Handler // everything under /v1/
+	api      http.Handler        // everything under /v1/
+	clients  *ClientCertificates // may be nil
 	inFlight sync.WaitGroup
 }
 
@@ -43,6 +44,7 @@ func (f *httpFace) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer f.inFlight.Done()
 	begin := time.Now()
 	k := &call{requestID: requestID(r.Header[headerRequestID])}
+	k.presented = func() presented { return f.clients.overHTTP(r) }
 	h := w.Header()
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set(headerRequestID, k.requestID)

@@ -25,12 +25,13 @@ type tokenEndpoint struct {
 func (t *tokenEndpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	ctx := r.Context()
 	k, _ := callOf(ctx)
+	k.face = overForm
 	f, bad := readForm(w, r)
 	if bad == nil {
 		bad = f.check()
 	}
 	k.malformed = bad
-	ctx = metadata.NewOutgoingContext(ctx, metadata.MD{"authorization": r.Header["Authorization"]})
+	ctx = metadata.NewOutgoingContext(ctx, metadata.MD{"authorization": r.Header["Authorization"], metadataProof: r.Header[headerProof]})
 	var resp stsv1.TokenResponse
 	var err error
 	exchange := f.single["grant_type"] == string(sts.TokenExchange)
@@ -43,9 +44,7 @@ func (t *tokenEndpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		err = t.conn.Invoke(ctx, stsv1.TokenService_IssueToken_FullMethodName, f.issue(), &resp)
 	}
-	if k.decision != "" {
-		w.Header().Set(headerDecisionID, k.decision)
-	}
+	k.tell(w.Header())
 	if err != nil {
 		writeError(w, refuse(ctx, "", err), nil)
 		return

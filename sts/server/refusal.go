@@ -31,6 +31,8 @@ var wire = map[sts.Code]struct {
 	sts.UnauthorizedClient:   {codes.PermissionDenied, http.StatusBadRequest},
 	sts.UnsupportedGrantType: {codes.InvalidArgument, http.StatusBadRequest},
 	sts.InvalidTarget:        {codes.PermissionDenied, http.StatusBadRequest},
+	sts.InvalidDPoPProof:     {codes.InvalidArgument, http.StatusBadRequest},
+	sts.UseDPoPNonce:         {codes.InvalidArgument, http.StatusBadRequest},
 	sts.Unavailable:          {codes.Unavailable, http.StatusServiceUnavailable},
 	sts.ServerError:          {codes.Internal, http.StatusInternalServerError},
 	sts.Unauthenticated:      {codes.Unauthenticated, http.StatusUnauthorized},

@@ -54,6 +54,7 @@ func (c *converter) client(m *stsv1.Client) *sts.Client {
 		Disabled:    m.GetDisabled(),
 		Labels:      m.GetLabels(),
 		Audiences:   m.GetAudiences(),
+		DPoPBound:   m.GetDpopBoundAccessTokens(),
 	}
 	for i, s := range m.GetSecrets() {
 		out.Secrets = append(out.Secrets, sts.ClientSecret{
@@ -61,6 +62,7 @@ func (c *converter) client(m *stsv1.Client) *sts.Client {
 			NotAfter: c.timestamp(indexed("secrets", i)+".not_after", s.GetNotAfter()),
 		})
 	}
+	out.TLS = clientTLS(m.GetTls())
 	return out
 }
 
@@ -103,6 +105,7 @@ func (c *converter) audience(m *stsv1.Audience) *sts.Audience {
 		Scopes:      m.GetScopes(),
 		MaxTTL:      c.duration("max_ttl", m.GetMaxTtl()),
 		KeySet:      m.GetKeySet(),
+		Binding:     policy.Binding(m.GetBinding()),
 	}
 }
 
@@ -118,6 +121,7 @@ func (c *converter) rule(m *stsv1.Rule) *policy.Rule {
 		},
 		Subject: c.party("subject", m.GetSubject()),
 		Actor:   c.party("actor", m.GetActor()),
+		Require: policy.Require{Binding: policy.Binding(m.GetRequire().GetBinding())},
 		When:    m.GetWhen(),
 		Allow: policy.Allow{
 			Audiences:         a.GetAudiences(),
@@ -231,6 +235,7 @@ func ToProto(r sts.Resource) *stsv1.Resource {
 			Scopes:      r.Audience.Scopes,
 			MaxTtl:      durationToProto(r.Audience.MaxTTL),
 			KeySet:      r.Audience.KeySet,
+			Binding:     string(r.Audience.Binding),
 		}}}
 	case r.Rule != nil:
 		return &stsv1.Resource{Kind: &stsv1.Resource_Rule{Rule: ruleToProto(r.Rule)}}
@@ -246,6 +251,8 @@ func clientToProto(c *sts.Client) *stsv1.Client {
 		Disabled:    c.Disabled,
 		Labels:      c.Labels,
 		Audiences:   c.Audiences,
+
+		DpopBoundAccessTokens: c.DPoPBound,
 	}
 	for _, s := range c.Secrets {
 		m := &stsv1.ClientSecret{Hash: s.Hash}
@@ -254,6 +261,7 @@ func clientToProto(c *sts.Client) *stsv1.Client {
 		}
 		out.Secrets = append(out.Secrets, m)
 	}
+	out.Tls = clientTLSToProto(c.TLS)
 	return out
 }
 
@@ -305,6 +313,9 @@ func ruleToProto(r *policy.Rule) *stsv1.Rule {
 			TokenTypes:        r.Allow.TokenTypes,
 		},
 		AcceptRisks: r.AcceptRisks,
+	}
+	if r.Require.Binding != "" {
+		out.Require = &stsv1.Require{Binding: string(r.Require.Binding)}
 	}
 	if q := r.Requester; len(q.Clients) > 0 || len(q.Labels) > 0 || q.Workload {
 		out.Requester = &stsv1.Requester{Clients: q.Clients, Labels: q.Labels, Workload: q.Workload}

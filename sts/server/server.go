@@ -40,6 +40,13 @@ type Config struct {
 	// TLS of each listener; nil is plain text, which is for loopback. See
 	// [ReloadingTLS].
 	HTTPTLS, GRPCTLS *tls.Config
+	// Whose certificates count on each listener; nil asks clients for none. See
+	// [ReloadingClientCertificates].
+	HTTPClients, GRPCClients *ClientCertificates
+
+	// GRPCURL is the base of the URLs that DPoP proofs over gRPC are for: scheme and
+	// host. Default the issuer identifier.
+	GRPCURL string
 
 	RequestTimeout time.Duration // longest time for one request; default 10s
 	ShutdownGrace  time.Duration // for requests in flight at the end; default 10s
@@ -65,18 +72,20 @@ func New(c Config) (*Server, error) {
 	c.ShutdownGrace = cmp.Or(c.ShutdownGrace, 10*time.Second)
 	c.MaxConnections = cmp.Or(c.MaxConnections, 10_000)
 	c.MaxWatches = cmp.Or(c.MaxWatches, 10_000)
+	metadata := c.Service.Metadata()
 	m := newMetrics(c.Version)
 	if err := c.Registry.Register(m); err != nil {
 		return nil, fmt.Errorf("registering metrics: %w", err)
 	}
 	s := &Server{grace: c.ShutdownGrace, maxConnections: c.MaxConnections, firstRequest: firstRequestTimeout, stopping: make(chan struct{})}
-	ch := &chain{service: c.Service, issuer: c.Service.Metadata().Issuer, log: c.Logger, metrics: m, timeout: c.RequestTimeout}
+	ch := &chain{service: c.Service, issuer: metadata.Issuer, log: c.Logger, metrics: m, timeout: c.RequestTimeout, clients: c.GRPCClients}
 	ready := &readiness{service: c.Service, stopping: s.stopping, log: c.Logger}
 	tokens := &tokenService{
 		service: c.Service, chain: ch, watches: make(chan struct{}, c.MaxWatches),
 		stopping: s.stopping, timeout: c.RequestTimeout, jitter: rand.Float64,
+		proofs: proofURLs{metadata.TokenEndpoint, metadata.Issuer, cmp.Or(c.GRPCURL, metadata.Issuer)},
 	}
-	s.grpc = newGRPCServer(ch, c.GRPCTLS)
+	s.grpc = newGRPCServer(ch, c.GRPCClients.ask(hardened(c.GRPCTLS)))
 	conn := &inProcess{methods: map[string]inProcessMethod{}, intercept: ch.unary}
 	for _, service := range []struct {
 		desc grpc.ServiceDesc
@@ -95,7 +104,7 @@ func New(c Config) (*Server, error) {
 		return nil, err
 	}
 	s.face = face
-	s.http = newHTTPServer(s.face, c.RequestTimeout, hardened(c.HTTPTLS))
+	s.http = newHTTPServer(s.face, c.RequestTimeout, c.HTTPClients.ask(hardened(c.HTTPTLS)))
 	return s, nil
 }
 
@@ -114,7 +123,7 @@ func newGRPCServer(c *chain, t *tls.Config) *grpc.Server {
 		grpc.WaitForHandlers(true),
 	}
 	if t != nil {
-		opts = append(opts, grpc.Creds(credentials.NewTLS(hardened(t))))
+		opts = append(opts, grpc.Creds(credentials.NewTLS(t)))
 	}
 	return grpc.NewServer(opts...)
 }
@@ -126,9 +135,10 @@ func newHTTPFace(c Config, ch *chain, conn grpc.ClientConnInterface, ready *read
 	}
 	metadata, keySet := documents(ch)
 	return &httpFace{
-		chain: ch,
-		log:   c.Logger,
-		api:   api,
+		chain:   ch,
+		log:     c.Logger,
+		api:     api,
+		clients: c.HTTPClients,
 		paths: map[string]http.Handler{
 			"/oauth2/token":                           &tokenEndpoint{conn: conn},
 			"/v1/resources":                           api,

@@ -19,6 +19,7 @@ type tokenService struct {
 	stopping <-chan struct{} // closed when the server stops
 	timeout  time.Duration   // for each walk of a watch
 	jitter   func() float64  // in [0, 1)
+	proofs   proofURLs
 }
 
 // IssueToken implements stsv1.TokenServiceServer.
@@ -51,6 +52,9 @@ func (t *tokenService) token(ctx context.Context, req sts.TokenRequest, bad *ref
 	if k.grant == "" {
 		k.grant = grantLabel(req.Grant)
 	}
+	if bad == nil {
+		bad = t.proofs.prove(ctx, k, &req)
+	}
 	if bad != nil {
 		// The domain completes its error, so it gets one of its own.
 		e := *bad.sts
@@ -59,7 +63,7 @@ func (t *tokenService) token(ctx context.Context, req sts.TokenRequest, bad *ref
 	req.Source = sts.Source{RequestID: k.requestID, Peer: peerOf(ctx)}
 	token, err := t.service.Token(ctx, req)
 	if err == nil {
-		k.decision = token.Decision
+		k.decision, k.nonce = token.Decision, token.Nonce
 		return token, nil
 	}
 	if bad != nil && err == error(req.Malformed) {
@@ -82,6 +86,9 @@ func issueRequest(ctx context.Context, m *stsv1.IssueTokenRequest) (sts.TokenReq
 	)
 	if bad == nil {
 		req.Credential, bad = credential(ctx, m.GetClientId(), m.GetClientSecret())
+	}
+	if bad == nil {
+		bad = certified(ctx, &req)
 	}
 	return req, bad
 }
@@ -106,6 +113,9 @@ func exchangeRequest(ctx context.Context, m *stsv1.ExchangeTokenRequest) (sts.To
 	)
 	if bad == nil {
 		req.Credential, bad = credential(ctx, m.GetClientId(), m.GetClientSecret())
+	}
+	if bad == nil {
+		bad = certified(ctx, &req)
 	}
 	return req, bad
 }

@@ -58,7 +58,7 @@ func (t *tokenService) walk(ctx context.Context, m *stsv1.WatchTokenRequest) (st
 	defer cancel()
 	stream, _ := callOf(ctx)
 	stream.walked = true
-	k := &call{requestID: stream.requestID, method: stream.method, malformed: stream.malformed}
+	k := &call{requestID: stream.requestID, method: stream.method, malformed: stream.malformed, presented: stream.presented}
 	ctx = withCall(ctx, k)
 	req, bad := watchRequest(ctx, m)
 	token, err := t.token(ctx, req, bad)

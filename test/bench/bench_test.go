@@ -155,7 +155,7 @@ func newService(b *testing.B) *service {
 	audit, _, err := storage.OpenAudit(filepath.Join(dir, "audit.jsonl"))
 	must(b, err)
 	b.Cleanup(func() { audit.Close() })
-	svc, err := sts.New(ctx, sts.Config{Issuer: "https://sts.example.com", Store: store, Keys: signingKeys{ring}, IssuerKeys: noIssuers{}, Audit: audit})
+	svc, err := sts.New(ctx, sts.Config{Issuer: "https://sts.example.com", Store: store, Keys: signingKeys{ring}, IssuerKeys: noIssuers{}, Audit: audit, Replay: storage.NewReplayMemory(nil)})
 	must(b, err)
 	secret, hash := sts.NewSecret()
 	_, err = svc.Apply(ctx, sts.Change{Put: []sts.Resource{

@@ -52,6 +52,8 @@ type ServerConfig struct {
 	Limits *LimitsConfig `protobuf:"bytes,8,opt,name=limits,proto3" json:"limits,omitempty"`
 	// How long requests in flight may take after SIGTERM. Default 10s, at most 5m.
 	ShutdownGrace *durationpb.Duration `protobuf:"bytes,9,opt,name=shutdown_grace,json=shutdownGrace,proto3" json:"shutdown_grace,omitempty"`
+	// Proof of possession by DPoP [RFC 9449].
+	Dpop          *DpopConfig `protobuf:"bytes,20,opt,name=dpop,proto3" json:"dpop,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -156,6 +158,75 @@ func (x *ServerConfig) GetShutdownGrace() *durationpb.Duration {
 	return nil
 }
 
+func (x *ServerConfig) GetDpop() *DpopConfig {
+	if x != nil {
+		return x.Dpop
+	}
+	return nil
+}
+
+// DpopConfig is about DPoP proofs, by which clients get tokens that are bound to
+// their key.
+type DpopConfig struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Demand that every proof has a nonce of this service, which is handed out in
+	// the `DPoP-Nonce` header: a proof cannot be made in advance, and the clock of
+	// the client does not matter. Costs a client a second request now and then.
+	RequireNonce bool `protobuf:"varint,1,opt,name=require_nonce,json=requireNonce,proto3" json:"require_nonce,omitempty"`
+	// The URL by which clients reach the gRPC face: scheme and host alone. A proof
+	// that is sent over gRPC has `htm` POST and, as its `htu`, this URL with the
+	// path of the method, such as
+	// https://sts.example.com:8444/sts.v1.TokenService/IssueToken. Default: the
+	// issuer identifier.
+	GrpcUrl       string `protobuf:"bytes,2,opt,name=grpc_url,json=grpcUrl,proto3" json:"grpc_url,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DpopConfig) Reset() {
+	*x = DpopConfig{}
+	mi := &file_sts_v1_config_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DpopConfig) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DpopConfig) ProtoMessage() {}
+
+func (x *DpopConfig) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_config_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DpopConfig.ProtoReflect.Descriptor instead.
+func (*DpopConfig) Descriptor() ([]byte, []int) {
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *DpopConfig) GetRequireNonce() bool {
+	if x != nil {
+		return x.RequireNonce
+	}
+	return false
+}
+
+func (x *DpopConfig) GetGrpcUrl() string {
+	if x != nil {
+		return x.GrpcUrl
+	}
+	return ""
+}
+
 // Listener is an address and how it is secured.
 type Listener struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -163,14 +234,19 @@ type Listener struct {
 	// Required.
 	Listen string `protobuf:"bytes,1,opt,name=listen,proto3" json:"listen,omitempty"`
 	// The server certificate. Required unless the host is a loopback address.
-	Tls           *TlsConfig `protobuf:"bytes,2,opt,name=tls,proto3" json:"tls,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Tls *TlsConfig `protobuf:"bytes,2,opt,name=tls,proto3" json:"tls,omitempty"`
+	// Proxies that end the TLS of clients in front of this listener and forward
+	// their certificates in a header. Such a header counts only on a connection
+	// that one of them made and proved by its own certificate; from anybody else
+	// it is ignored. Needs `tls.client_certificates`.
+	TrustedProxies []*TrustedProxyConfig `protobuf:"bytes,3,rep,name=trusted_proxies,json=trustedProxies,proto3" json:"trusted_proxies,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Listener) Reset() {
 	*x = Listener{}
-	mi := &file_sts_v1_config_proto_msgTypes[1]
+	mi := &file_sts_v1_config_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -182,7 +258,7 @@ func (x *Listener) String() string {
 func (*Listener) ProtoMessage() {}
 
 func (x *Listener) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[1]
+	mi := &file_sts_v1_config_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -195,7 +271,7 @@ func (x *Listener) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Listener.ProtoReflect.Descriptor instead.
 func (*Listener) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{1}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Listener) GetListen() string {
@@ -212,6 +288,127 @@ func (x *Listener) GetTls() *TlsConfig {
 	return nil
 }
 
+func (x *Listener) GetTrustedProxies() []*TrustedProxyConfig {
+	if x != nil {
+		return x.TrustedProxies
+	}
+	return nil
+}
+
+// TrustedProxyConfig is a proxy whose word counts as to which certificate a
+// client has shown. What the certificate is worth is decided here, as if it had
+// been shown here. On a connection of the proxy its own certificate never counts
+// as a client's.
+type TrustedProxyConfig struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How the proxy is known: by a name in its certificate, which an authority of
+	// `tls.client_certificates` must have issued, exactly. Required.
+	//
+	// Types that are valid to be assigned to Name:
+	//
+	//	*TrustedProxyConfig_SanDns
+	//	*TrustedProxyConfig_SanUri
+	Name isTrustedProxyConfig_Name `protobuf_oneof:"name"`
+	// Name of the header. The proxy must set it to exactly one certificate, and
+	// remove what the client sent, also under names with underscores. Default: the
+	// one that the format is known by, `Client-Cert`, `X-Forwarded-Client-Cert` or
+	// `X-SSL-Client-Cert`.
+	Header string `protobuf:"bytes,3,opt,name=header,proto3" json:"header,omitempty"`
+	// What is in it: `rfc9440` (with `Client-Cert-Chain` beside `Client-Cert`),
+	// `xfcc` (Envoy, with Cert or Chain in its one element) or `escaped_pem` (nginx,
+	// `$ssl_client_escaped_cert`). Default rfc9440.
+	Format        string `protobuf:"bytes,4,opt,name=format,proto3" json:"format,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TrustedProxyConfig) Reset() {
+	*x = TrustedProxyConfig{}
+	mi := &file_sts_v1_config_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TrustedProxyConfig) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TrustedProxyConfig) ProtoMessage() {}
+
+func (x *TrustedProxyConfig) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_config_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TrustedProxyConfig.ProtoReflect.Descriptor instead.
+func (*TrustedProxyConfig) Descriptor() ([]byte, []int) {
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *TrustedProxyConfig) GetName() isTrustedProxyConfig_Name {
+	if x != nil {
+		return x.Name
+	}
+	return nil
+}
+
+func (x *TrustedProxyConfig) GetSanDns() string {
+	if x != nil {
+		if x, ok := x.Name.(*TrustedProxyConfig_SanDns); ok {
+			return x.SanDns
+		}
+	}
+	return ""
+}
+
+func (x *TrustedProxyConfig) GetSanUri() string {
+	if x != nil {
+		if x, ok := x.Name.(*TrustedProxyConfig_SanUri); ok {
+			return x.SanUri
+		}
+	}
+	return ""
+}
+
+func (x *TrustedProxyConfig) GetHeader() string {
+	if x != nil {
+		return x.Header
+	}
+	return ""
+}
+
+func (x *TrustedProxyConfig) GetFormat() string {
+	if x != nil {
+		return x.Format
+	}
+	return ""
+}
+
+type isTrustedProxyConfig_Name interface {
+	isTrustedProxyConfig_Name()
+}
+
+type TrustedProxyConfig_SanDns struct {
+	// A DNS name. No wildcard.
+	SanDns string `protobuf:"bytes,1,opt,name=san_dns,json=sanDns,proto3,oneof"`
+}
+
+type TrustedProxyConfig_SanUri struct {
+	// A URI. A SPIFFE ID must be vouched for by the bundle of its trust domain.
+	SanUri string `protobuf:"bytes,2,opt,name=san_uri,json=sanUri,proto3,oneof"`
+}
+
+func (*TrustedProxyConfig_SanDns) isTrustedProxyConfig_Name() {}
+
+func (*TrustedProxyConfig_SanUri) isTrustedProxyConfig_Name() {}
+
 // TlsConfig names the files of a certificate. They are read again when they
 // change; a pair that does not fit is not used, the last good one stays.
 type TlsConfig struct {
@@ -219,14 +416,19 @@ type TlsConfig struct {
 	// PEM file with the certificate and its chain. Required.
 	CertFile string `protobuf:"bytes,1,opt,name=cert_file,json=certFile,proto3" json:"cert_file,omitempty"`
 	// PEM file with the private key. Required.
-	KeyFile       string `protobuf:"bytes,2,opt,name=key_file,json=keyFile,proto3" json:"key_file,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	KeyFile string `protobuf:"bytes,2,opt,name=key_file,json=keyFile,proto3" json:"key_file,omitempty"`
+	// Ask clients for certificates, so that they can authenticate by them (mutual
+	// TLS). A client that has none, or one that no authority here has issued, can
+	// still connect and authenticate otherwise. `{}` asks for self-signed ones
+	// alone. Default: they are not asked for.
+	ClientCertificates *ClientCertificatesConfig `protobuf:"bytes,3,opt,name=client_certificates,json=clientCertificates,proto3" json:"client_certificates,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *TlsConfig) Reset() {
 	*x = TlsConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[2]
+	mi := &file_sts_v1_config_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -238,7 +440,7 @@ func (x *TlsConfig) String() string {
 func (*TlsConfig) ProtoMessage() {}
 
 func (x *TlsConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[2]
+	mi := &file_sts_v1_config_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -251,7 +453,7 @@ func (x *TlsConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TlsConfig.ProtoReflect.Descriptor instead.
 func (*TlsConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{2}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *TlsConfig) GetCertFile() string {
@@ -268,6 +470,139 @@ func (x *TlsConfig) GetKeyFile() string {
 	return ""
 }
 
+func (x *TlsConfig) GetClientCertificates() *ClientCertificatesConfig {
+	if x != nil {
+		return x.ClientCertificates
+	}
+	return nil
+}
+
+// ClientCertificatesConfig says whose certificates count. Files are read again
+// when they change, and a certificate is checked at each request, so a removed
+// authority counts no more, also on connections and TLS sessions that are there
+// already.
+type ClientCertificatesConfig struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// PEM file with the authorities that may have issued certificates of clients.
+	// Only CA certificates are accepted. Default: none.
+	CaFile string `protobuf:"bytes,1,opt,name=ca_file,json=caFile,proto3" json:"ca_file,omitempty"`
+	// The authorities of SPIFFE trust domains. Those of one never vouch for a
+	// SPIFFE ID of another, nor those of `ca_file` for any.
+	SpiffeBundles []*SpiffeBundleConfig `protobuf:"bytes,2,rep,name=spiffe_bundles,json=spiffeBundles,proto3" json:"spiffe_bundles,omitempty"`
+	// File with revocation lists (CRL), PEM, signed by authorities above. A listed
+	// certificate counts no more, and if a list should have been renewed by now, no
+	// certificate of its authority does. Default: none.
+	CrlFile       string `protobuf:"bytes,3,opt,name=crl_file,json=crlFile,proto3" json:"crl_file,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClientCertificatesConfig) Reset() {
+	*x = ClientCertificatesConfig{}
+	mi := &file_sts_v1_config_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClientCertificatesConfig) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClientCertificatesConfig) ProtoMessage() {}
+
+func (x *ClientCertificatesConfig) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_config_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClientCertificatesConfig.ProtoReflect.Descriptor instead.
+func (*ClientCertificatesConfig) Descriptor() ([]byte, []int) {
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *ClientCertificatesConfig) GetCaFile() string {
+	if x != nil {
+		return x.CaFile
+	}
+	return ""
+}
+
+func (x *ClientCertificatesConfig) GetSpiffeBundles() []*SpiffeBundleConfig {
+	if x != nil {
+		return x.SpiffeBundles
+	}
+	return nil
+}
+
+func (x *ClientCertificatesConfig) GetCrlFile() string {
+	if x != nil {
+		return x.CrlFile
+	}
+	return ""
+}
+
+// SpiffeBundleConfig is where the authorities of a SPIFFE trust domain are.
+type SpiffeBundleConfig struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the trust domain, such as prod.example.org. Required.
+	TrustDomain string `protobuf:"bytes,1,opt,name=trust_domain,json=trustDomain,proto3" json:"trust_domain,omitempty"`
+	// PEM file with its authorities, as SPIRE writes it. Required.
+	CaFile        string `protobuf:"bytes,2,opt,name=ca_file,json=caFile,proto3" json:"ca_file,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SpiffeBundleConfig) Reset() {
+	*x = SpiffeBundleConfig{}
+	mi := &file_sts_v1_config_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SpiffeBundleConfig) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SpiffeBundleConfig) ProtoMessage() {}
+
+func (x *SpiffeBundleConfig) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_config_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SpiffeBundleConfig.ProtoReflect.Descriptor instead.
+func (*SpiffeBundleConfig) Descriptor() ([]byte, []int) {
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *SpiffeBundleConfig) GetTrustDomain() string {
+	if x != nil {
+		return x.TrustDomain
+	}
+	return ""
+}
+
+func (x *SpiffeBundleConfig) GetCaFile() string {
+	if x != nil {
+		return x.CaFile
+	}
+	return ""
+}
+
 // StorageConfig says where state is kept.
 type StorageConfig struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -280,7 +615,7 @@ type StorageConfig struct {
 
 func (x *StorageConfig) Reset() {
 	*x = StorageConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[3]
+	mi := &file_sts_v1_config_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -292,7 +627,7 @@ func (x *StorageConfig) String() string {
 func (*StorageConfig) ProtoMessage() {}
 
 func (x *StorageConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[3]
+	mi := &file_sts_v1_config_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -305,7 +640,7 @@ func (x *StorageConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StorageConfig.ProtoReflect.Descriptor instead.
 func (*StorageConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{3}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *StorageConfig) GetBoltFile() string {
@@ -329,7 +664,7 @@ type KeysConfig struct {
 
 func (x *KeysConfig) Reset() {
 	*x = KeysConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[4]
+	mi := &file_sts_v1_config_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -341,7 +676,7 @@ func (x *KeysConfig) String() string {
 func (*KeysConfig) ProtoMessage() {}
 
 func (x *KeysConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[4]
+	mi := &file_sts_v1_config_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -354,7 +689,7 @@ func (x *KeysConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeysConfig.ProtoReflect.Descriptor instead.
 func (*KeysConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{4}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *KeysConfig) GetSets() []*KeySetConfig {
@@ -395,7 +730,7 @@ type KeySetConfig struct {
 
 func (x *KeySetConfig) Reset() {
 	*x = KeySetConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[5]
+	mi := &file_sts_v1_config_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -407,7 +742,7 @@ func (x *KeySetConfig) String() string {
 func (*KeySetConfig) ProtoMessage() {}
 
 func (x *KeySetConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[5]
+	mi := &file_sts_v1_config_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -420,7 +755,7 @@ func (x *KeySetConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeySetConfig.ProtoReflect.Descriptor instead.
 func (*KeySetConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{5}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *KeySetConfig) GetName() string {
@@ -516,7 +851,7 @@ type VaultKeyConfig struct {
 
 func (x *VaultKeyConfig) Reset() {
 	*x = VaultKeyConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[6]
+	mi := &file_sts_v1_config_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -528,7 +863,7 @@ func (x *VaultKeyConfig) String() string {
 func (*VaultKeyConfig) ProtoMessage() {}
 
 func (x *VaultKeyConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[6]
+	mi := &file_sts_v1_config_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -541,7 +876,7 @@ func (x *VaultKeyConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VaultKeyConfig.ProtoReflect.Descriptor instead.
 func (*VaultKeyConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{6}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *VaultKeyConfig) GetKey() string {
@@ -572,7 +907,7 @@ type LocalKeyConfig struct {
 
 func (x *LocalKeyConfig) Reset() {
 	*x = LocalKeyConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[7]
+	mi := &file_sts_v1_config_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -584,7 +919,7 @@ func (x *LocalKeyConfig) String() string {
 func (*LocalKeyConfig) ProtoMessage() {}
 
 func (x *LocalKeyConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[7]
+	mi := &file_sts_v1_config_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -597,7 +932,7 @@ func (x *LocalKeyConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LocalKeyConfig.ProtoReflect.Descriptor instead.
 func (*LocalKeyConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{7}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *LocalKeyConfig) GetKeyFile() string {
@@ -643,7 +978,7 @@ type VaultConfig struct {
 
 func (x *VaultConfig) Reset() {
 	*x = VaultConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[8]
+	mi := &file_sts_v1_config_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -655,7 +990,7 @@ func (x *VaultConfig) String() string {
 func (*VaultConfig) ProtoMessage() {}
 
 func (x *VaultConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[8]
+	mi := &file_sts_v1_config_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -668,7 +1003,7 @@ func (x *VaultConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VaultConfig.ProtoReflect.Descriptor instead.
 func (*VaultConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{8}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *VaultConfig) GetAddresses() []string {
@@ -760,7 +1095,7 @@ type VaultLoginConfig struct {
 
 func (x *VaultLoginConfig) Reset() {
 	*x = VaultLoginConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[9]
+	mi := &file_sts_v1_config_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -772,7 +1107,7 @@ func (x *VaultLoginConfig) String() string {
 func (*VaultLoginConfig) ProtoMessage() {}
 
 func (x *VaultLoginConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[9]
+	mi := &file_sts_v1_config_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -785,7 +1120,7 @@ func (x *VaultLoginConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VaultLoginConfig.ProtoReflect.Descriptor instead.
 func (*VaultLoginConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{9}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *VaultLoginConfig) GetMethod() isVaultLoginConfig_Method {
@@ -879,7 +1214,7 @@ type VaultAppRoleConfig struct {
 
 func (x *VaultAppRoleConfig) Reset() {
 	*x = VaultAppRoleConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[10]
+	mi := &file_sts_v1_config_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -891,7 +1226,7 @@ func (x *VaultAppRoleConfig) String() string {
 func (*VaultAppRoleConfig) ProtoMessage() {}
 
 func (x *VaultAppRoleConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[10]
+	mi := &file_sts_v1_config_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -904,7 +1239,7 @@ func (x *VaultAppRoleConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VaultAppRoleConfig.ProtoReflect.Descriptor instead.
 func (*VaultAppRoleConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{10}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *VaultAppRoleConfig) GetRoleId() string {
@@ -944,7 +1279,7 @@ type VaultKubernetesConfig struct {
 
 func (x *VaultKubernetesConfig) Reset() {
 	*x = VaultKubernetesConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[11]
+	mi := &file_sts_v1_config_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -956,7 +1291,7 @@ func (x *VaultKubernetesConfig) String() string {
 func (*VaultKubernetesConfig) ProtoMessage() {}
 
 func (x *VaultKubernetesConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[11]
+	mi := &file_sts_v1_config_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -969,7 +1304,7 @@ func (x *VaultKubernetesConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VaultKubernetesConfig.ProtoReflect.Descriptor instead.
 func (*VaultKubernetesConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{11}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *VaultKubernetesConfig) GetRole() string {
@@ -1006,7 +1341,7 @@ type VaultCertificateConfig struct {
 
 func (x *VaultCertificateConfig) Reset() {
 	*x = VaultCertificateConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[12]
+	mi := &file_sts_v1_config_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1018,7 +1353,7 @@ func (x *VaultCertificateConfig) String() string {
 func (*VaultCertificateConfig) ProtoMessage() {}
 
 func (x *VaultCertificateConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[12]
+	mi := &file_sts_v1_config_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1031,7 +1366,7 @@ func (x *VaultCertificateConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VaultCertificateConfig.ProtoReflect.Descriptor instead.
 func (*VaultCertificateConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{12}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *VaultCertificateConfig) GetRole() string {
@@ -1068,7 +1403,7 @@ type VaultBatchConfig struct {
 
 func (x *VaultBatchConfig) Reset() {
 	*x = VaultBatchConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[13]
+	mi := &file_sts_v1_config_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1080,7 +1415,7 @@ func (x *VaultBatchConfig) String() string {
 func (*VaultBatchConfig) ProtoMessage() {}
 
 func (x *VaultBatchConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[13]
+	mi := &file_sts_v1_config_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1093,7 +1428,7 @@ func (x *VaultBatchConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VaultBatchConfig.ProtoReflect.Descriptor instead.
 func (*VaultBatchConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{13}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *VaultBatchConfig) GetSize() int32 {
@@ -1150,7 +1485,7 @@ type RotationConfig struct {
 
 func (x *RotationConfig) Reset() {
 	*x = RotationConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[14]
+	mi := &file_sts_v1_config_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1162,7 +1497,7 @@ func (x *RotationConfig) String() string {
 func (*RotationConfig) ProtoMessage() {}
 
 func (x *RotationConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[14]
+	mi := &file_sts_v1_config_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1175,7 +1510,7 @@ func (x *RotationConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotationConfig.ProtoReflect.Descriptor instead.
 func (*RotationConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{14}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RotationConfig) GetPeriod() *durationpb.Duration {
@@ -1225,7 +1560,7 @@ type AuditConfig struct {
 
 func (x *AuditConfig) Reset() {
 	*x = AuditConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[15]
+	mi := &file_sts_v1_config_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1237,7 +1572,7 @@ func (x *AuditConfig) String() string {
 func (*AuditConfig) ProtoMessage() {}
 
 func (x *AuditConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[15]
+	mi := &file_sts_v1_config_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1250,7 +1585,7 @@ func (x *AuditConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditConfig.ProtoReflect.Descriptor instead.
 func (*AuditConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{15}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *AuditConfig) GetFile() string {
@@ -1271,7 +1606,7 @@ type LogConfig struct {
 
 func (x *LogConfig) Reset() {
 	*x = LogConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[16]
+	mi := &file_sts_v1_config_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1283,7 +1618,7 @@ func (x *LogConfig) String() string {
 func (*LogConfig) ProtoMessage() {}
 
 func (x *LogConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[16]
+	mi := &file_sts_v1_config_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1296,7 +1631,7 @@ func (x *LogConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogConfig.ProtoReflect.Descriptor instead.
 func (*LogConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{16}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *LogConfig) GetLevel() string {
@@ -1321,7 +1656,7 @@ type LimitsConfig struct {
 
 func (x *LimitsConfig) Reset() {
 	*x = LimitsConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[17]
+	mi := &file_sts_v1_config_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1333,7 +1668,7 @@ func (x *LimitsConfig) String() string {
 func (*LimitsConfig) ProtoMessage() {}
 
 func (x *LimitsConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[17]
+	mi := &file_sts_v1_config_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1346,7 +1681,7 @@ func (x *LimitsConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LimitsConfig.ProtoReflect.Descriptor instead.
 func (*LimitsConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{17}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *LimitsConfig) GetRequestTimeout() *durationpb.Duration {
@@ -1374,7 +1709,7 @@ var File_sts_v1_config_proto protoreflect.FileDescriptor
 
 const file_sts_v1_config_proto_rawDesc = "" +
 	"\n" +
-	"\x13sts/v1/config.proto\x12\x06sts.v1\x1a\x1egoogle/protobuf/duration.proto\"\xbf\x03\n" +
+	"\x13sts/v1/config.proto\x12\x06sts.v1\x1a\x1egoogle/protobuf/duration.proto\"\xe7\x03\n" +
 	"\fServerConfig\x12\x16\n" +
 	"\x06issuer\x18\x01 \x01(\tR\x06issuer\x12$\n" +
 	"\x04http\x18\x02 \x01(\v2\x10.sts.v1.ListenerR\x04http\x12$\n" +
@@ -1386,13 +1721,33 @@ const file_sts_v1_config_proto_rawDesc = "" +
 	"\x05audit\x18\x06 \x01(\v2\x13.sts.v1.AuditConfigR\x05audit\x12#\n" +
 	"\x03log\x18\a \x01(\v2\x11.sts.v1.LogConfigR\x03log\x12,\n" +
 	"\x06limits\x18\b \x01(\v2\x14.sts.v1.LimitsConfigR\x06limits\x12@\n" +
-	"\x0eshutdown_grace\x18\t \x01(\v2\x19.google.protobuf.DurationR\rshutdownGrace\"G\n" +
+	"\x0eshutdown_grace\x18\t \x01(\v2\x19.google.protobuf.DurationR\rshutdownGrace\x12&\n" +
+	"\x04dpop\x18\x14 \x01(\v2\x12.sts.v1.DpopConfigR\x04dpop\"L\n" +
+	"\n" +
+	"DpopConfig\x12#\n" +
+	"\rrequire_nonce\x18\x01 \x01(\bR\frequireNonce\x12\x19\n" +
+	"\bgrpc_url\x18\x02 \x01(\tR\agrpcUrl\"\x8c\x01\n" +
 	"\bListener\x12\x16\n" +
 	"\x06listen\x18\x01 \x01(\tR\x06listen\x12#\n" +
-	"\x03tls\x18\x02 \x01(\v2\x11.sts.v1.TlsConfigR\x03tls\"C\n" +
+	"\x03tls\x18\x02 \x01(\v2\x11.sts.v1.TlsConfigR\x03tls\x12C\n" +
+	"\x0ftrusted_proxies\x18\x03 \x03(\v2\x1a.sts.v1.TrustedProxyConfigR\x0etrustedProxies\"\x82\x01\n" +
+	"\x12TrustedProxyConfig\x12\x19\n" +
+	"\asan_dns\x18\x01 \x01(\tH\x00R\x06sanDns\x12\x19\n" +
+	"\asan_uri\x18\x02 \x01(\tH\x00R\x06sanUri\x12\x16\n" +
+	"\x06header\x18\x03 \x01(\tR\x06header\x12\x16\n" +
+	"\x06format\x18\x04 \x01(\tR\x06formatB\x06\n" +
+	"\x04name\"\x96\x01\n" +
 	"\tTlsConfig\x12\x1b\n" +
 	"\tcert_file\x18\x01 \x01(\tR\bcertFile\x12\x19\n" +
-	"\bkey_file\x18\x02 \x01(\tR\akeyFile\",\n" +
+	"\bkey_file\x18\x02 \x01(\tR\akeyFile\x12Q\n" +
+	"\x13client_certificates\x18\x03 \x01(\v2 .sts.v1.ClientCertificatesConfigR\x12clientCertificates\"\x91\x01\n" +
+	"\x18ClientCertificatesConfig\x12\x17\n" +
+	"\aca_file\x18\x01 \x01(\tR\x06caFile\x12A\n" +
+	"\x0espiffe_bundles\x18\x02 \x03(\v2\x1a.sts.v1.SpiffeBundleConfigR\rspiffeBundles\x12\x19\n" +
+	"\bcrl_file\x18\x03 \x01(\tR\acrlFile\"P\n" +
+	"\x12SpiffeBundleConfig\x12!\n" +
+	"\ftrust_domain\x18\x01 \x01(\tR\vtrustDomain\x12\x17\n" +
+	"\aca_file\x18\x02 \x01(\tR\x06caFile\",\n" +
 	"\rStorageConfig\x12\x1b\n" +
 	"\tbolt_file\x18\x01 \x01(\tR\bboltFile\"a\n" +
 	"\n" +
@@ -1481,62 +1836,70 @@ func file_sts_v1_config_proto_rawDescGZIP() []byte {
 	return file_sts_v1_config_proto_rawDescData
 }
 
-var file_sts_v1_config_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_sts_v1_config_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_sts_v1_config_proto_goTypes = []any{
-	(*ServerConfig)(nil),           // 0: sts.v1.ServerConfig
-	(*Listener)(nil),               // 1: sts.v1.Listener
-	(*TlsConfig)(nil),              // 2: sts.v1.TlsConfig
-	(*StorageConfig)(nil),          // 3: sts.v1.StorageConfig
-	(*KeysConfig)(nil),             // 4: sts.v1.KeysConfig
-	(*KeySetConfig)(nil),           // 5: sts.v1.KeySetConfig
-	(*VaultKeyConfig)(nil),         // 6: sts.v1.VaultKeyConfig
-	(*LocalKeyConfig)(nil),         // 7: sts.v1.LocalKeyConfig
-	(*VaultConfig)(nil),            // 8: sts.v1.VaultConfig
-	(*VaultLoginConfig)(nil),       // 9: sts.v1.VaultLoginConfig
-	(*VaultAppRoleConfig)(nil),     // 10: sts.v1.VaultAppRoleConfig
-	(*VaultKubernetesConfig)(nil),  // 11: sts.v1.VaultKubernetesConfig
-	(*VaultCertificateConfig)(nil), // 12: sts.v1.VaultCertificateConfig
-	(*VaultBatchConfig)(nil),       // 13: sts.v1.VaultBatchConfig
-	(*RotationConfig)(nil),         // 14: sts.v1.RotationConfig
-	(*AuditConfig)(nil),            // 15: sts.v1.AuditConfig
-	(*LogConfig)(nil),              // 16: sts.v1.LogConfig
-	(*LimitsConfig)(nil),           // 17: sts.v1.LimitsConfig
-	(*durationpb.Duration)(nil),    // 18: google.protobuf.Duration
+	(*ServerConfig)(nil),             // 0: sts.v1.ServerConfig
+	(*DpopConfig)(nil),               // 1: sts.v1.DpopConfig
+	(*Listener)(nil),                 // 2: sts.v1.Listener
+	(*TrustedProxyConfig)(nil),       // 3: sts.v1.TrustedProxyConfig
+	(*TlsConfig)(nil),                // 4: sts.v1.TlsConfig
+	(*ClientCertificatesConfig)(nil), // 5: sts.v1.ClientCertificatesConfig
+	(*SpiffeBundleConfig)(nil),       // 6: sts.v1.SpiffeBundleConfig
+	(*StorageConfig)(nil),            // 7: sts.v1.StorageConfig
+	(*KeysConfig)(nil),               // 8: sts.v1.KeysConfig
+	(*KeySetConfig)(nil),             // 9: sts.v1.KeySetConfig
+	(*VaultKeyConfig)(nil),           // 10: sts.v1.VaultKeyConfig
+	(*LocalKeyConfig)(nil),           // 11: sts.v1.LocalKeyConfig
+	(*VaultConfig)(nil),              // 12: sts.v1.VaultConfig
+	(*VaultLoginConfig)(nil),         // 13: sts.v1.VaultLoginConfig
+	(*VaultAppRoleConfig)(nil),       // 14: sts.v1.VaultAppRoleConfig
+	(*VaultKubernetesConfig)(nil),    // 15: sts.v1.VaultKubernetesConfig
+	(*VaultCertificateConfig)(nil),   // 16: sts.v1.VaultCertificateConfig
+	(*VaultBatchConfig)(nil),         // 17: sts.v1.VaultBatchConfig
+	(*RotationConfig)(nil),           // 18: sts.v1.RotationConfig
+	(*AuditConfig)(nil),              // 19: sts.v1.AuditConfig
+	(*LogConfig)(nil),                // 20: sts.v1.LogConfig
+	(*LimitsConfig)(nil),             // 21: sts.v1.LimitsConfig
+	(*durationpb.Duration)(nil),      // 22: google.protobuf.Duration
 }
 var file_sts_v1_config_proto_depIdxs = []int32{
-	1,  // 0: sts.v1.ServerConfig.http:type_name -> sts.v1.Listener
-	1,  // 1: sts.v1.ServerConfig.grpc:type_name -> sts.v1.Listener
-	3,  // 2: sts.v1.ServerConfig.storage:type_name -> sts.v1.StorageConfig
-	4,  // 3: sts.v1.ServerConfig.keys:type_name -> sts.v1.KeysConfig
-	14, // 4: sts.v1.ServerConfig.rotation:type_name -> sts.v1.RotationConfig
-	15, // 5: sts.v1.ServerConfig.audit:type_name -> sts.v1.AuditConfig
-	16, // 6: sts.v1.ServerConfig.log:type_name -> sts.v1.LogConfig
-	17, // 7: sts.v1.ServerConfig.limits:type_name -> sts.v1.LimitsConfig
-	18, // 8: sts.v1.ServerConfig.shutdown_grace:type_name -> google.protobuf.Duration
-	2,  // 9: sts.v1.Listener.tls:type_name -> sts.v1.TlsConfig
-	5,  // 10: sts.v1.KeysConfig.sets:type_name -> sts.v1.KeySetConfig
-	8,  // 11: sts.v1.KeysConfig.vault:type_name -> sts.v1.VaultConfig
-	6,  // 12: sts.v1.KeySetConfig.vault:type_name -> sts.v1.VaultKeyConfig
-	7,  // 13: sts.v1.KeySetConfig.local:type_name -> sts.v1.LocalKeyConfig
-	6,  // 14: sts.v1.KeySetConfig.vault_wrapped:type_name -> sts.v1.VaultKeyConfig
-	18, // 15: sts.v1.VaultConfig.timeout:type_name -> google.protobuf.Duration
-	9,  // 16: sts.v1.VaultConfig.login:type_name -> sts.v1.VaultLoginConfig
-	13, // 17: sts.v1.VaultConfig.batch:type_name -> sts.v1.VaultBatchConfig
-	10, // 18: sts.v1.VaultLoginConfig.app_role:type_name -> sts.v1.VaultAppRoleConfig
-	11, // 19: sts.v1.VaultLoginConfig.kubernetes:type_name -> sts.v1.VaultKubernetesConfig
-	12, // 20: sts.v1.VaultLoginConfig.certificate:type_name -> sts.v1.VaultCertificateConfig
-	18, // 21: sts.v1.VaultBatchConfig.delay:type_name -> google.protobuf.Duration
-	18, // 22: sts.v1.RotationConfig.period:type_name -> google.protobuf.Duration
-	18, // 23: sts.v1.RotationConfig.publish_ahead:type_name -> google.protobuf.Duration
-	18, // 24: sts.v1.RotationConfig.retain:type_name -> google.protobuf.Duration
-	18, // 25: sts.v1.RotationConfig.jwks_max_age:type_name -> google.protobuf.Duration
-	18, // 26: sts.v1.RotationConfig.clock_skew:type_name -> google.protobuf.Duration
-	18, // 27: sts.v1.LimitsConfig.request_timeout:type_name -> google.protobuf.Duration
-	28, // [28:28] is the sub-list for method output_type
-	28, // [28:28] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	2,  // 0: sts.v1.ServerConfig.http:type_name -> sts.v1.Listener
+	2,  // 1: sts.v1.ServerConfig.grpc:type_name -> sts.v1.Listener
+	7,  // 2: sts.v1.ServerConfig.storage:type_name -> sts.v1.StorageConfig
+	8,  // 3: sts.v1.ServerConfig.keys:type_name -> sts.v1.KeysConfig
+	18, // 4: sts.v1.ServerConfig.rotation:type_name -> sts.v1.RotationConfig
+	19, // 5: sts.v1.ServerConfig.audit:type_name -> sts.v1.AuditConfig
+	20, // 6: sts.v1.ServerConfig.log:type_name -> sts.v1.LogConfig
+	21, // 7: sts.v1.ServerConfig.limits:type_name -> sts.v1.LimitsConfig
+	22, // 8: sts.v1.ServerConfig.shutdown_grace:type_name -> google.protobuf.Duration
+	1,  // 9: sts.v1.ServerConfig.dpop:type_name -> sts.v1.DpopConfig
+	4,  // 10: sts.v1.Listener.tls:type_name -> sts.v1.TlsConfig
+	3,  // 11: sts.v1.Listener.trusted_proxies:type_name -> sts.v1.TrustedProxyConfig
+	5,  // 12: sts.v1.TlsConfig.client_certificates:type_name -> sts.v1.ClientCertificatesConfig
+	6,  // 13: sts.v1.ClientCertificatesConfig.spiffe_bundles:type_name -> sts.v1.SpiffeBundleConfig
+	9,  // 14: sts.v1.KeysConfig.sets:type_name -> sts.v1.KeySetConfig
+	12, // 15: sts.v1.KeysConfig.vault:type_name -> sts.v1.VaultConfig
+	10, // 16: sts.v1.KeySetConfig.vault:type_name -> sts.v1.VaultKeyConfig
+	11, // 17: sts.v1.KeySetConfig.local:type_name -> sts.v1.LocalKeyConfig
+	10, // 18: sts.v1.KeySetConfig.vault_wrapped:type_name -> sts.v1.VaultKeyConfig
+	22, // 19: sts.v1.VaultConfig.timeout:type_name -> google.protobuf.Duration
+	13, // 20: sts.v1.VaultConfig.login:type_name -> sts.v1.VaultLoginConfig
+	17, // 21: sts.v1.VaultConfig.batch:type_name -> sts.v1.VaultBatchConfig
+	14, // 22: sts.v1.VaultLoginConfig.app_role:type_name -> sts.v1.VaultAppRoleConfig
+	15, // 23: sts.v1.VaultLoginConfig.kubernetes:type_name -> sts.v1.VaultKubernetesConfig
+	16, // 24: sts.v1.VaultLoginConfig.certificate:type_name -> sts.v1.VaultCertificateConfig
+	22, // 25: sts.v1.VaultBatchConfig.delay:type_name -> google.protobuf.Duration
+	22, // 26: sts.v1.RotationConfig.period:type_name -> google.protobuf.Duration
+	22, // 27: sts.v1.RotationConfig.publish_ahead:type_name -> google.protobuf.Duration
+	22, // 28: sts.v1.RotationConfig.retain:type_name -> google.protobuf.Duration
+	22, // 29: sts.v1.RotationConfig.jwks_max_age:type_name -> google.protobuf.Duration
+	22, // 30: sts.v1.RotationConfig.clock_skew:type_name -> google.protobuf.Duration
+	22, // 31: sts.v1.LimitsConfig.request_timeout:type_name -> google.protobuf.Duration
+	32, // [32:32] is the sub-list for method output_type
+	32, // [32:32] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_sts_v1_config_proto_init() }
@@ -1544,12 +1907,16 @@ func file_sts_v1_config_proto_init() {
 	if File_sts_v1_config_proto != nil {
 		return
 	}
-	file_sts_v1_config_proto_msgTypes[5].OneofWrappers = []any{
+	file_sts_v1_config_proto_msgTypes[3].OneofWrappers = []any{
+		(*TrustedProxyConfig_SanDns)(nil),
+		(*TrustedProxyConfig_SanUri)(nil),
+	}
+	file_sts_v1_config_proto_msgTypes[9].OneofWrappers = []any{
 		(*KeySetConfig_Vault)(nil),
 		(*KeySetConfig_Local)(nil),
 		(*KeySetConfig_VaultWrapped)(nil),
 	}
-	file_sts_v1_config_proto_msgTypes[9].OneofWrappers = []any{
+	file_sts_v1_config_proto_msgTypes[13].OneofWrappers = []any{
 		(*VaultLoginConfig_TokenFile)(nil),
 		(*VaultLoginConfig_AppRole)(nil),
 		(*VaultLoginConfig_Kubernetes)(nil),
@@ -1561,7 +1928,7 @@ func file_sts_v1_config_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sts_v1_config_proto_rawDesc), len(file_sts_v1_config_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   18,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -78,8 +78,13 @@ type GetProviderMetadataResponse struct {
 	SubjectTypesSupported []string `protobuf:"bytes,7,rep,name=subject_types_supported,json=subjectTypesSupported,proto3" json:"subject_types_supported,omitempty"`
 	// Signature algorithms of tokens.
 	IdTokenSigningAlgValuesSupported []string `protobuf:"bytes,8,rep,name=id_token_signing_alg_values_supported,json=idTokenSigningAlgValuesSupported,proto3" json:"id_token_signing_alg_values_supported,omitempty"`
-	unknownFields                    protoimpl.UnknownFields
-	sizeCache                        protoimpl.SizeCache
+	// Signature algorithms of DPoP proofs [RFC 9449 section 5.1].
+	DpopSigningAlgValuesSupported []string `protobuf:"bytes,20,rep,name=dpop_signing_alg_values_supported,json=dpopSigningAlgValuesSupported,proto3" json:"dpop_signing_alg_values_supported,omitempty"`
+	// Tokens can be bound to the TLS certificate of the client [RFC 8705 section
+	// 3.3].
+	TlsClientCertificateBoundAccessTokens bool `protobuf:"varint,21,opt,name=tls_client_certificate_bound_access_tokens,json=tlsClientCertificateBoundAccessTokens,proto3" json:"tls_client_certificate_bound_access_tokens,omitempty"`
+	unknownFields                         protoimpl.UnknownFields
+	sizeCache                             protoimpl.SizeCache
 }
 
 func (x *GetProviderMetadataResponse) Reset() {
@@ -166,6 +171,20 @@ func (x *GetProviderMetadataResponse) GetIdTokenSigningAlgValuesSupported() []st
 		return x.IdTokenSigningAlgValuesSupported
 	}
 	return nil
+}
+
+func (x *GetProviderMetadataResponse) GetDpopSigningAlgValuesSupported() []string {
+	if x != nil {
+		return x.DpopSigningAlgValuesSupported
+	}
+	return nil
+}
+
+func (x *GetProviderMetadataResponse) GetTlsClientCertificateBoundAccessTokens() bool {
+	if x != nil {
+		return x.TlsClientCertificateBoundAccessTokens
+	}
+	return false
 }
 
 // GetJwksRequest has no parameters.
@@ -383,7 +402,7 @@ var File_sts_v1_discovery_proto protoreflect.FileDescriptor
 const file_sts_v1_discovery_proto_rawDesc = "" +
 	"\n" +
 	"\x16sts/v1/discovery.proto\x12\x06sts.v1\"\x1c\n" +
-	"\x1aGetProviderMetadataRequest\"\xc0\x03\n" +
+	"\x1aGetProviderMetadataRequest\"\xe5\x04\n" +
 	"\x1bGetProviderMetadataResponse\x12\x16\n" +
 	"\x06issuer\x18\x01 \x01(\tR\x06issuer\x12%\n" +
 	"\x0etoken_endpoint\x18\x02 \x01(\tR\rtokenEndpoint\x12\x19\n" +
@@ -392,7 +411,9 @@ const file_sts_v1_discovery_proto_rawDesc = "" +
 	"%token_endpoint_auth_methods_supported\x18\x05 \x03(\tR!tokenEndpointAuthMethodsSupported\x128\n" +
 	"\x18response_types_supported\x18\x06 \x03(\tR\x16responseTypesSupported\x126\n" +
 	"\x17subject_types_supported\x18\a \x03(\tR\x15subjectTypesSupported\x12O\n" +
-	"%id_token_signing_alg_values_supported\x18\b \x03(\tR idTokenSigningAlgValuesSupported\"\x10\n" +
+	"%id_token_signing_alg_values_supported\x18\b \x03(\tR idTokenSigningAlgValuesSupported\x12H\n" +
+	"!dpop_signing_alg_values_supported\x18\x14 \x03(\tR\x1ddpopSigningAlgValuesSupported\x12Y\n" +
+	"*tls_client_certificate_bound_access_tokens\x18\x15 \x01(\bR%tlsClientCertificateBoundAccessTokens\"\x10\n" +
 	"\x0eGetJwksRequest\"Z\n" +
 	"\x0fGetJwksResponse\x12\x1f\n" +
 	"\x04keys\x18\x01 \x03(\v2\v.sts.v1.JwkR\x04keys\x12&\n" +

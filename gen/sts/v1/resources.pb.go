@@ -164,9 +164,17 @@ type Client struct {
 	Secrets []*ClientSecret `protobuf:"bytes,5,rep,name=secrets,proto3" json:"secrets,omitempty"`
 	// Names of the Audience resources that this client *is*. A token addressed to
 	// one of them may be exchanged by this client, if a Rule allows it.
-	Audiences     []string `protobuf:"bytes,6,rep,name=audiences,proto3" json:"audiences,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Audiences []string `protobuf:"bytes,6,rep,name=audiences,proto3" json:"audiences,omitempty"`
+	// The TLS certificate that authenticates the client [RFC 8705 section 2],
+	// instead of secrets. The listener must ask for certificates
+	// (`tls.client_certificates` of the configuration), and a request must name the
+	// client by `client_id`.
+	Tls *ClientTls `protobuf:"bytes,10,opt,name=tls,proto3" json:"tls,omitempty"`
+	// This client gets tokens that are bound by DPoP only: a request without a
+	// proof is refused [RFC 9449 section 5.2].
+	DpopBoundAccessTokens bool `protobuf:"varint,20,opt,name=dpop_bound_access_tokens,json=dpopBoundAccessTokens,proto3" json:"dpop_bound_access_tokens,omitempty"`
+	unknownFields         protoimpl.UnknownFields
+	sizeCache             protoimpl.SizeCache
 }
 
 func (x *Client) Reset() {
@@ -241,6 +249,311 @@ func (x *Client) GetAudiences() []string {
 	return nil
 }
 
+func (x *Client) GetTls() *ClientTls {
+	if x != nil {
+		return x.Tls
+	}
+	return nil
+}
+
+func (x *Client) GetDpopBoundAccessTokens() bool {
+	if x != nil {
+		return x.DpopBoundAccessTokens
+	}
+	return false
+}
+
+// ClientTls says by which certificate a client is known. Names are compared
+// exactly; there are no wildcards, and a common name counts for nothing but as a
+// part of `subject_dn`.
+type ClientTls struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Exactly one is given.
+	//
+	// Types that are valid to be assigned to Match:
+	//
+	//	*ClientTls_SubjectDn
+	//	*ClientTls_SanUri
+	//	*ClientTls_SanDns
+	//	*ClientTls_SanIp
+	//	*ClientTls_SanEmail
+	//	*ClientTls_Spiffe
+	//	*ClientTls_SelfSigned
+	Match         isClientTls_Match `protobuf_oneof:"match"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClientTls) Reset() {
+	*x = ClientTls{}
+	mi := &file_sts_v1_resources_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClientTls) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClientTls) ProtoMessage() {}
+
+func (x *ClientTls) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_resources_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClientTls.ProtoReflect.Descriptor instead.
+func (*ClientTls) Descriptor() ([]byte, []int) {
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ClientTls) GetMatch() isClientTls_Match {
+	if x != nil {
+		return x.Match
+	}
+	return nil
+}
+
+func (x *ClientTls) GetSubjectDn() string {
+	if x != nil {
+		if x, ok := x.Match.(*ClientTls_SubjectDn); ok {
+			return x.SubjectDn
+		}
+	}
+	return ""
+}
+
+func (x *ClientTls) GetSanUri() string {
+	if x != nil {
+		if x, ok := x.Match.(*ClientTls_SanUri); ok {
+			return x.SanUri
+		}
+	}
+	return ""
+}
+
+func (x *ClientTls) GetSanDns() string {
+	if x != nil {
+		if x, ok := x.Match.(*ClientTls_SanDns); ok {
+			return x.SanDns
+		}
+	}
+	return ""
+}
+
+func (x *ClientTls) GetSanIp() string {
+	if x != nil {
+		if x, ok := x.Match.(*ClientTls_SanIp); ok {
+			return x.SanIp
+		}
+	}
+	return ""
+}
+
+func (x *ClientTls) GetSanEmail() string {
+	if x != nil {
+		if x, ok := x.Match.(*ClientTls_SanEmail); ok {
+			return x.SanEmail
+		}
+	}
+	return ""
+}
+
+func (x *ClientTls) GetSpiffe() *ClientSpiffe {
+	if x != nil {
+		if x, ok := x.Match.(*ClientTls_Spiffe); ok {
+			return x.Spiffe
+		}
+	}
+	return nil
+}
+
+func (x *ClientTls) GetSelfSigned() *ClientSelfSigned {
+	if x != nil {
+		if x, ok := x.Match.(*ClientTls_SelfSigned); ok {
+			return x.SelfSigned
+		}
+	}
+	return nil
+}
+
+type isClientTls_Match interface {
+	isClientTls_Match()
+}
+
+type ClientTls_SubjectDn struct {
+	// The whole subject, as in RFC 4514, most specific part first:
+	// `CN=orders,OU=shop,O=Example`. Parts and their order must be those of the
+	// certificate, and values are exact in case.
+	SubjectDn string `protobuf:"bytes,1,opt,name=subject_dn,json=subjectDn,proto3,oneof"`
+}
+
+type ClientTls_SanUri struct {
+	// A URI among the subject alternative names. For a SPIFFE ID use `spiffe`.
+	SanUri string `protobuf:"bytes,2,opt,name=san_uri,json=sanUri,proto3,oneof"`
+}
+
+type ClientTls_SanDns struct {
+	// A DNS name among the subject alternative names.
+	SanDns string `protobuf:"bytes,3,opt,name=san_dns,json=sanDns,proto3,oneof"`
+}
+
+type ClientTls_SanIp struct {
+	// An IP address among the subject alternative names.
+	SanIp string `protobuf:"bytes,4,opt,name=san_ip,json=sanIp,proto3,oneof"`
+}
+
+type ClientTls_SanEmail struct {
+	// An email address among the subject alternative names.
+	SanEmail string `protobuf:"bytes,5,opt,name=san_email,json=sanEmail,proto3,oneof"`
+}
+
+type ClientTls_Spiffe struct {
+	// The SPIFFE ID of an X.509-SVID, which the bundle of its trust domain must
+	// vouch for.
+	Spiffe *ClientSpiffe `protobuf:"bytes,6,opt,name=spiffe,proto3,oneof"`
+}
+
+type ClientTls_SelfSigned struct {
+	// The key of a certificate that nobody else has signed.
+	SelfSigned *ClientSelfSigned `protobuf:"bytes,7,opt,name=self_signed,json=selfSigned,proto3,oneof"`
+}
+
+func (*ClientTls_SubjectDn) isClientTls_Match() {}
+
+func (*ClientTls_SanUri) isClientTls_Match() {}
+
+func (*ClientTls_SanDns) isClientTls_Match() {}
+
+func (*ClientTls_SanIp) isClientTls_Match() {}
+
+func (*ClientTls_SanEmail) isClientTls_Match() {}
+
+func (*ClientTls_Spiffe) isClientTls_Match() {}
+
+func (*ClientTls_SelfSigned) isClientTls_Match() {}
+
+// ClientSpiffe names SPIFFE IDs: one by `id`, or several by `trust_domain` and
+// `path`.
+type ClientSpiffe struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The whole SPIFFE ID, such as `spiffe://example.org/ns/prod/sa/orders`.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// The trust domain, such as `example.org`.
+	TrustDomain string `protobuf:"bytes,2,opt,name=trust_domain,json=trustDomain,proto3" json:"trust_domain,omitempty"`
+	// Path, segment by segment: `/ns/prod/sa/*`. `*` stands for any characters
+	// within one segment; the number of segments is the pattern's.
+	Path          string `protobuf:"bytes,3,opt,name=path,proto3" json:"path,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClientSpiffe) Reset() {
+	*x = ClientSpiffe{}
+	mi := &file_sts_v1_resources_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClientSpiffe) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClientSpiffe) ProtoMessage() {}
+
+func (x *ClientSpiffe) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_resources_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClientSpiffe.ProtoReflect.Descriptor instead.
+func (*ClientSpiffe) Descriptor() ([]byte, []int) {
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *ClientSpiffe) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *ClientSpiffe) GetTrustDomain() string {
+	if x != nil {
+		return x.TrustDomain
+	}
+	return ""
+}
+
+func (x *ClientSpiffe) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+// ClientSelfSigned has the keys of self-signed certificates [RFC 8705 section
+// 2.2]. A certificate must still be within its time.
+type ClientSelfSigned struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// JWK set, as JSON. The certificate's public key must be one of its keys; put
+	// two in while one is replaced.
+	Jwks          string `protobuf:"bytes,1,opt,name=jwks,proto3" json:"jwks,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClientSelfSigned) Reset() {
+	*x = ClientSelfSigned{}
+	mi := &file_sts_v1_resources_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClientSelfSigned) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClientSelfSigned) ProtoMessage() {}
+
+func (x *ClientSelfSigned) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_resources_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClientSelfSigned.ProtoReflect.Descriptor instead.
+func (*ClientSelfSigned) Descriptor() ([]byte, []int) {
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *ClientSelfSigned) GetJwks() string {
+	if x != nil {
+		return x.Jwks
+	}
+	return ""
+}
+
 // ClientSecret is a client secret as the server keeps it: never the secret.
 type ClientSecret struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -256,7 +569,7 @@ type ClientSecret struct {
 
 func (x *ClientSecret) Reset() {
 	*x = ClientSecret{}
-	mi := &file_sts_v1_resources_proto_msgTypes[2]
+	mi := &file_sts_v1_resources_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -268,7 +581,7 @@ func (x *ClientSecret) String() string {
 func (*ClientSecret) ProtoMessage() {}
 
 func (x *ClientSecret) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[2]
+	mi := &file_sts_v1_resources_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -281,7 +594,7 @@ func (x *ClientSecret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientSecret.ProtoReflect.Descriptor instead.
 func (*ClientSecret) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{2}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ClientSecret) GetHash() string {
@@ -387,7 +700,7 @@ type Issuer struct {
 
 func (x *Issuer) Reset() {
 	*x = Issuer{}
-	mi := &file_sts_v1_resources_proto_msgTypes[3]
+	mi := &file_sts_v1_resources_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -399,7 +712,7 @@ func (x *Issuer) String() string {
 func (*Issuer) ProtoMessage() {}
 
 func (x *Issuer) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[3]
+	mi := &file_sts_v1_resources_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -412,7 +725,7 @@ func (x *Issuer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Issuer.ProtoReflect.Descriptor instead.
 func (*Issuer) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{3}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Issuer) GetName() string {
@@ -610,7 +923,7 @@ type SpiffeBundle struct {
 
 func (x *SpiffeBundle) Reset() {
 	*x = SpiffeBundle{}
-	mi := &file_sts_v1_resources_proto_msgTypes[4]
+	mi := &file_sts_v1_resources_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -622,7 +935,7 @@ func (x *SpiffeBundle) String() string {
 func (*SpiffeBundle) ProtoMessage() {}
 
 func (x *SpiffeBundle) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[4]
+	mi := &file_sts_v1_resources_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -635,7 +948,7 @@ func (x *SpiffeBundle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SpiffeBundle.ProtoReflect.Descriptor instead.
 func (*SpiffeBundle) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{4}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *SpiffeBundle) GetTrustDomain() string {
@@ -680,7 +993,7 @@ type TokenReview struct {
 
 func (x *TokenReview) Reset() {
 	*x = TokenReview{}
-	mi := &file_sts_v1_resources_proto_msgTypes[5]
+	mi := &file_sts_v1_resources_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -692,7 +1005,7 @@ func (x *TokenReview) String() string {
 func (*TokenReview) ProtoMessage() {}
 
 func (x *TokenReview) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[5]
+	mi := &file_sts_v1_resources_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -705,7 +1018,7 @@ func (x *TokenReview) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenReview.ProtoReflect.Descriptor instead.
 func (*TokenReview) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{5}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *TokenReview) GetApiServer() string {
@@ -749,14 +1062,20 @@ type Audience struct {
 	// Name of the key set of the configuration that signs tokens for it, for a
 	// service that only takes a certain algorithm. One token for several Audiences
 	// is possible only if they have the same. Default `default`.
-	KeySet        string `protobuf:"bytes,6,opt,name=key_set,json=keySet,proto3" json:"key_set,omitempty"`
+	KeySet string `protobuf:"bytes,6,opt,name=key_set,json=keySet,proto3" json:"key_set,omitempty"`
+	// The key that its tokens must be bound to, so that nobody can use them who has
+	// not got it: `mtls` (a TLS client certificate, RFC 8705), `dpop` (a key that a
+	// DPoP proof proves, RFC 9449), `any` of the two, or `none`. Default `none`: a
+	// token is bound if its request has a DPoP proof, or if a Rule requires it, or
+	// if it is exchanged for one that is bound.
+	Binding       string `protobuf:"bytes,7,opt,name=binding,proto3" json:"binding,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Audience) Reset() {
 	*x = Audience{}
-	mi := &file_sts_v1_resources_proto_msgTypes[6]
+	mi := &file_sts_v1_resources_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -768,7 +1087,7 @@ func (x *Audience) String() string {
 func (*Audience) ProtoMessage() {}
 
 func (x *Audience) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[6]
+	mi := &file_sts_v1_resources_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -781,7 +1100,7 @@ func (x *Audience) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Audience.ProtoReflect.Descriptor instead.
 func (*Audience) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{6}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Audience) GetName() string {
@@ -826,6 +1145,13 @@ func (x *Audience) GetKeySet() string {
 	return ""
 }
 
+func (x *Audience) GetBinding() string {
+	if x != nil {
+		return x.Binding
+	}
+	return ""
+}
+
 // Rule is a permission. Without a Rule nothing is allowed, and all predicates
 // of a Rule must hold. Rules add up: a request gets the union of the scopes of
 // the Rules that match it, and the shortest of the lifetimes that its scopes
@@ -851,6 +1177,8 @@ type Rule struct {
 	When string `protobuf:"bytes,6,opt,name=when,proto3" json:"when,omitempty"`
 	// What is granted.
 	Allow *Allow `protobuf:"bytes,7,opt,name=allow,proto3" json:"allow,omitempty"`
+	// What the request must have besides.
+	Require *Require `protobuf:"bytes,8,opt,name=require,proto3" json:"require,omitempty"`
 	// Dangers that are known and accepted, by the names with which a rule is refused
 	// for them, such as `github-name-only`. See docs/presets.md.
 	AcceptRisks   []string `protobuf:"bytes,9,rep,name=accept_risks,json=acceptRisks,proto3" json:"accept_risks,omitempty"`
@@ -860,7 +1188,7 @@ type Rule struct {
 
 func (x *Rule) Reset() {
 	*x = Rule{}
-	mi := &file_sts_v1_resources_proto_msgTypes[7]
+	mi := &file_sts_v1_resources_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -872,7 +1200,7 @@ func (x *Rule) String() string {
 func (*Rule) ProtoMessage() {}
 
 func (x *Rule) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[7]
+	mi := &file_sts_v1_resources_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -885,7 +1213,7 @@ func (x *Rule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rule.ProtoReflect.Descriptor instead.
 func (*Rule) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{7}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Rule) GetName() string {
@@ -937,11 +1265,66 @@ func (x *Rule) GetAllow() *Allow {
 	return nil
 }
 
+func (x *Rule) GetRequire() *Require {
+	if x != nil {
+		return x.Require
+	}
+	return nil
+}
+
 func (x *Rule) GetAcceptRisks() []string {
 	if x != nil {
 		return x.AcceptRisks
 	}
 	return nil
+}
+
+// Require is what a Rule asks of a request besides who makes it and for what.
+type Require struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The key that the token is bound to: `mtls`, `dpop`, `any`, or `none`. A
+	// request with a DPoP proof gets a token that is bound by DPoP, unless its
+	// Audience demands a certificate. Default `none`.
+	Binding       string `protobuf:"bytes,1,opt,name=binding,proto3" json:"binding,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Require) Reset() {
+	*x = Require{}
+	mi := &file_sts_v1_resources_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Require) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Require) ProtoMessage() {}
+
+func (x *Require) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_resources_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Require.ProtoReflect.Descriptor instead.
+func (*Require) Descriptor() ([]byte, []int) {
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *Require) GetBinding() string {
+	if x != nil {
+		return x.Binding
+	}
+	return ""
 }
 
 // Requester says who may ask. At least one member; those given must all hold,
@@ -960,7 +1343,7 @@ type Requester struct {
 
 func (x *Requester) Reset() {
 	*x = Requester{}
-	mi := &file_sts_v1_resources_proto_msgTypes[8]
+	mi := &file_sts_v1_resources_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -972,7 +1355,7 @@ func (x *Requester) String() string {
 func (*Requester) ProtoMessage() {}
 
 func (x *Requester) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[8]
+	mi := &file_sts_v1_resources_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -985,7 +1368,7 @@ func (x *Requester) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Requester.ProtoReflect.Descriptor instead.
 func (*Requester) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{8}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Requester) GetClients() []string {
@@ -1032,7 +1415,7 @@ type Party struct {
 
 func (x *Party) Reset() {
 	*x = Party{}
-	mi := &file_sts_v1_resources_proto_msgTypes[9]
+	mi := &file_sts_v1_resources_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1044,7 +1427,7 @@ func (x *Party) String() string {
 func (*Party) ProtoMessage() {}
 
 func (x *Party) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[9]
+	mi := &file_sts_v1_resources_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1057,7 +1440,7 @@ func (x *Party) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Party.ProtoReflect.Descriptor instead.
 func (*Party) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{9}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Party) GetIssuer() string {
@@ -1118,7 +1501,7 @@ type Allow struct {
 
 func (x *Allow) Reset() {
 	*x = Allow{}
-	mi := &file_sts_v1_resources_proto_msgTypes[10]
+	mi := &file_sts_v1_resources_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1130,7 +1513,7 @@ func (x *Allow) String() string {
 func (*Allow) ProtoMessage() {}
 
 func (x *Allow) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[10]
+	mi := &file_sts_v1_resources_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1143,7 +1526,7 @@ func (x *Allow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Allow.ProtoReflect.Descriptor instead.
 func (*Allow) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{10}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Allow) GetAudiences() []string {
@@ -1205,17 +1588,37 @@ const file_sts_v1_resources_proto_rawDesc = "" +
 	"\x06issuer\x18\x02 \x01(\v2\x0e.sts.v1.IssuerH\x00R\x06issuer\x12.\n" +
 	"\baudience\x18\x03 \x01(\v2\x10.sts.v1.AudienceH\x00R\baudience\x12\"\n" +
 	"\x04rule\x18\x04 \x01(\v2\f.sts.v1.RuleH\x00R\x04ruleB\x06\n" +
-	"\x04kind\"\x97\x02\n" +
+	"\x04kind\"\xf5\x02\n" +
 	"\x06Client\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\x12\x1a\n" +
 	"\bdisabled\x18\x03 \x01(\bR\bdisabled\x122\n" +
 	"\x06labels\x18\x04 \x03(\v2\x1a.sts.v1.Client.LabelsEntryR\x06labels\x12.\n" +
 	"\asecrets\x18\x05 \x03(\v2\x14.sts.v1.ClientSecretR\asecrets\x12\x1c\n" +
-	"\taudiences\x18\x06 \x03(\tR\taudiences\x1a9\n" +
+	"\taudiences\x18\x06 \x03(\tR\taudiences\x12#\n" +
+	"\x03tls\x18\n" +
+	" \x01(\v2\x11.sts.v1.ClientTlsR\x03tls\x127\n" +
+	"\x18dpop_bound_access_tokens\x18\x14 \x01(\bR\x15dpopBoundAccessTokens\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"[\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x90\x02\n" +
+	"\tClientTls\x12\x1f\n" +
+	"\n" +
+	"subject_dn\x18\x01 \x01(\tH\x00R\tsubjectDn\x12\x19\n" +
+	"\asan_uri\x18\x02 \x01(\tH\x00R\x06sanUri\x12\x19\n" +
+	"\asan_dns\x18\x03 \x01(\tH\x00R\x06sanDns\x12\x17\n" +
+	"\x06san_ip\x18\x04 \x01(\tH\x00R\x05sanIp\x12\x1d\n" +
+	"\tsan_email\x18\x05 \x01(\tH\x00R\bsanEmail\x12.\n" +
+	"\x06spiffe\x18\x06 \x01(\v2\x14.sts.v1.ClientSpiffeH\x00R\x06spiffe\x12;\n" +
+	"\vself_signed\x18\a \x01(\v2\x18.sts.v1.ClientSelfSignedH\x00R\n" +
+	"selfSignedB\a\n" +
+	"\x05match\"U\n" +
+	"\fClientSpiffe\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12!\n" +
+	"\ftrust_domain\x18\x02 \x01(\tR\vtrustDomain\x12\x12\n" +
+	"\x04path\x18\x03 \x01(\tR\x04path\"&\n" +
+	"\x10ClientSelfSigned\x12\x12\n" +
+	"\x04jwks\x18\x01 \x01(\tR\x04jwks\"[\n" +
 	"\fClientSecret\x12\x12\n" +
 	"\x04hash\x18\x01 \x01(\tR\x04hash\x127\n" +
 	"\tnot_after\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfter\"\x99\a\n" +
@@ -1261,14 +1664,15 @@ const file_sts_v1_resources_proto_rawDesc = "" +
 	"api_server\x18\x01 \x01(\tR\tapiServer\x12\x17\n" +
 	"\aca_file\x18\x02 \x01(\tR\x06caFile\x12\x1d\n" +
 	"\n" +
-	"token_file\x18\x03 \x01(\tR\ttokenFile\"\xc7\x01\n" +
+	"token_file\x18\x03 \x01(\tR\ttokenFile\"\xe1\x01\n" +
 	"\bAudience\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\x12 \n" +
 	"\videntifiers\x18\x03 \x03(\tR\videntifiers\x12\x16\n" +
 	"\x06scopes\x18\x04 \x03(\tR\x06scopes\x122\n" +
 	"\amax_ttl\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x06maxTtl\x12\x17\n" +
-	"\akey_set\x18\x06 \x01(\tR\x06keySet\"\x97\x02\n" +
+	"\akey_set\x18\x06 \x01(\tR\x06keySet\x12\x18\n" +
+	"\abinding\x18\a \x01(\tR\abinding\"\xc2\x02\n" +
 	"\x04Rule\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\x12/\n" +
@@ -1276,8 +1680,11 @@ const file_sts_v1_resources_proto_rawDesc = "" +
 	"\asubject\x18\x04 \x01(\v2\r.sts.v1.PartyR\asubject\x12#\n" +
 	"\x05actor\x18\x05 \x01(\v2\r.sts.v1.PartyR\x05actor\x12\x12\n" +
 	"\x04when\x18\x06 \x01(\tR\x04when\x12#\n" +
-	"\x05allow\x18\a \x01(\v2\r.sts.v1.AllowR\x05allow\x12!\n" +
-	"\faccept_risks\x18\t \x03(\tR\vacceptRisks\"\xb3\x01\n" +
+	"\x05allow\x18\a \x01(\v2\r.sts.v1.AllowR\x05allow\x12)\n" +
+	"\arequire\x18\b \x01(\v2\x0f.sts.v1.RequireR\arequire\x12!\n" +
+	"\faccept_risks\x18\t \x03(\tR\vacceptRisks\"#\n" +
+	"\aRequire\x12\x18\n" +
+	"\abinding\x18\x01 \x01(\tR\abinding\"\xb3\x01\n" +
 	"\tRequester\x12\x18\n" +
 	"\aclients\x18\x01 \x03(\tR\aclients\x125\n" +
 	"\x06labels\x18\x02 \x03(\v2\x1d.sts.v1.Requester.LabelsEntryR\x06labels\x12\x1a\n" +
@@ -1322,55 +1729,63 @@ func file_sts_v1_resources_proto_rawDescGZIP() []byte {
 	return file_sts_v1_resources_proto_rawDescData
 }
 
-var file_sts_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_sts_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_sts_v1_resources_proto_goTypes = []any{
 	(*Resource)(nil),              // 0: sts.v1.Resource
 	(*Client)(nil),                // 1: sts.v1.Client
-	(*ClientSecret)(nil),          // 2: sts.v1.ClientSecret
-	(*Issuer)(nil),                // 3: sts.v1.Issuer
-	(*SpiffeBundle)(nil),          // 4: sts.v1.SpiffeBundle
-	(*TokenReview)(nil),           // 5: sts.v1.TokenReview
-	(*Audience)(nil),              // 6: sts.v1.Audience
-	(*Rule)(nil),                  // 7: sts.v1.Rule
-	(*Requester)(nil),             // 8: sts.v1.Requester
-	(*Party)(nil),                 // 9: sts.v1.Party
-	(*Allow)(nil),                 // 10: sts.v1.Allow
-	nil,                           // 11: sts.v1.Client.LabelsEntry
-	nil,                           // 12: sts.v1.Requester.LabelsEntry
-	nil,                           // 13: sts.v1.Party.ClaimsEntry
-	nil,                           // 14: sts.v1.Party.ClaimGlobsEntry
-	nil,                           // 15: sts.v1.Allow.ClaimsEntry
-	(*timestamppb.Timestamp)(nil), // 16: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 17: google.protobuf.Duration
-	(*structpb.Value)(nil),        // 18: google.protobuf.Value
+	(*ClientTls)(nil),             // 2: sts.v1.ClientTls
+	(*ClientSpiffe)(nil),          // 3: sts.v1.ClientSpiffe
+	(*ClientSelfSigned)(nil),      // 4: sts.v1.ClientSelfSigned
+	(*ClientSecret)(nil),          // 5: sts.v1.ClientSecret
+	(*Issuer)(nil),                // 6: sts.v1.Issuer
+	(*SpiffeBundle)(nil),          // 7: sts.v1.SpiffeBundle
+	(*TokenReview)(nil),           // 8: sts.v1.TokenReview
+	(*Audience)(nil),              // 9: sts.v1.Audience
+	(*Rule)(nil),                  // 10: sts.v1.Rule
+	(*Require)(nil),               // 11: sts.v1.Require
+	(*Requester)(nil),             // 12: sts.v1.Requester
+	(*Party)(nil),                 // 13: sts.v1.Party
+	(*Allow)(nil),                 // 14: sts.v1.Allow
+	nil,                           // 15: sts.v1.Client.LabelsEntry
+	nil,                           // 16: sts.v1.Requester.LabelsEntry
+	nil,                           // 17: sts.v1.Party.ClaimsEntry
+	nil,                           // 18: sts.v1.Party.ClaimGlobsEntry
+	nil,                           // 19: sts.v1.Allow.ClaimsEntry
+	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 21: google.protobuf.Duration
+	(*structpb.Value)(nil),        // 22: google.protobuf.Value
 }
 var file_sts_v1_resources_proto_depIdxs = []int32{
 	1,  // 0: sts.v1.Resource.client:type_name -> sts.v1.Client
-	3,  // 1: sts.v1.Resource.issuer:type_name -> sts.v1.Issuer
-	6,  // 2: sts.v1.Resource.audience:type_name -> sts.v1.Audience
-	7,  // 3: sts.v1.Resource.rule:type_name -> sts.v1.Rule
-	11, // 4: sts.v1.Client.labels:type_name -> sts.v1.Client.LabelsEntry
-	2,  // 5: sts.v1.Client.secrets:type_name -> sts.v1.ClientSecret
-	16, // 6: sts.v1.ClientSecret.not_after:type_name -> google.protobuf.Timestamp
-	17, // 7: sts.v1.Issuer.max_token_lifetime:type_name -> google.protobuf.Duration
-	4,  // 8: sts.v1.Issuer.spiffe_bundle:type_name -> sts.v1.SpiffeBundle
-	5,  // 9: sts.v1.Issuer.token_review:type_name -> sts.v1.TokenReview
-	17, // 10: sts.v1.Audience.max_ttl:type_name -> google.protobuf.Duration
-	8,  // 11: sts.v1.Rule.requester:type_name -> sts.v1.Requester
-	9,  // 12: sts.v1.Rule.subject:type_name -> sts.v1.Party
-	9,  // 13: sts.v1.Rule.actor:type_name -> sts.v1.Party
-	10, // 14: sts.v1.Rule.allow:type_name -> sts.v1.Allow
-	12, // 15: sts.v1.Requester.labels:type_name -> sts.v1.Requester.LabelsEntry
-	13, // 16: sts.v1.Party.claims:type_name -> sts.v1.Party.ClaimsEntry
-	14, // 17: sts.v1.Party.claim_globs:type_name -> sts.v1.Party.ClaimGlobsEntry
-	17, // 18: sts.v1.Allow.ttl:type_name -> google.protobuf.Duration
-	15, // 19: sts.v1.Allow.claims:type_name -> sts.v1.Allow.ClaimsEntry
-	18, // 20: sts.v1.Party.ClaimsEntry.value:type_name -> google.protobuf.Value
-	21, // [21:21] is the sub-list for method output_type
-	21, // [21:21] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	6,  // 1: sts.v1.Resource.issuer:type_name -> sts.v1.Issuer
+	9,  // 2: sts.v1.Resource.audience:type_name -> sts.v1.Audience
+	10, // 3: sts.v1.Resource.rule:type_name -> sts.v1.Rule
+	15, // 4: sts.v1.Client.labels:type_name -> sts.v1.Client.LabelsEntry
+	5,  // 5: sts.v1.Client.secrets:type_name -> sts.v1.ClientSecret
+	2,  // 6: sts.v1.Client.tls:type_name -> sts.v1.ClientTls
+	3,  // 7: sts.v1.ClientTls.spiffe:type_name -> sts.v1.ClientSpiffe
+	4,  // 8: sts.v1.ClientTls.self_signed:type_name -> sts.v1.ClientSelfSigned
+	20, // 9: sts.v1.ClientSecret.not_after:type_name -> google.protobuf.Timestamp
+	21, // 10: sts.v1.Issuer.max_token_lifetime:type_name -> google.protobuf.Duration
+	7,  // 11: sts.v1.Issuer.spiffe_bundle:type_name -> sts.v1.SpiffeBundle
+	8,  // 12: sts.v1.Issuer.token_review:type_name -> sts.v1.TokenReview
+	21, // 13: sts.v1.Audience.max_ttl:type_name -> google.protobuf.Duration
+	12, // 14: sts.v1.Rule.requester:type_name -> sts.v1.Requester
+	13, // 15: sts.v1.Rule.subject:type_name -> sts.v1.Party
+	13, // 16: sts.v1.Rule.actor:type_name -> sts.v1.Party
+	14, // 17: sts.v1.Rule.allow:type_name -> sts.v1.Allow
+	11, // 18: sts.v1.Rule.require:type_name -> sts.v1.Require
+	16, // 19: sts.v1.Requester.labels:type_name -> sts.v1.Requester.LabelsEntry
+	17, // 20: sts.v1.Party.claims:type_name -> sts.v1.Party.ClaimsEntry
+	18, // 21: sts.v1.Party.claim_globs:type_name -> sts.v1.Party.ClaimGlobsEntry
+	21, // 22: sts.v1.Allow.ttl:type_name -> google.protobuf.Duration
+	19, // 23: sts.v1.Allow.claims:type_name -> sts.v1.Allow.ClaimsEntry
+	22, // 24: sts.v1.Party.ClaimsEntry.value:type_name -> google.protobuf.Value
+	25, // [25:25] is the sub-list for method output_type
+	25, // [25:25] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_sts_v1_resources_proto_init() }
@@ -1384,13 +1799,22 @@ func file_sts_v1_resources_proto_init() {
 		(*Resource_Audience)(nil),
 		(*Resource_Rule)(nil),
 	}
+	file_sts_v1_resources_proto_msgTypes[2].OneofWrappers = []any{
+		(*ClientTls_SubjectDn)(nil),
+		(*ClientTls_SanUri)(nil),
+		(*ClientTls_SanDns)(nil),
+		(*ClientTls_SanIp)(nil),
+		(*ClientTls_SanEmail)(nil),
+		(*ClientTls_Spiffe)(nil),
+		(*ClientTls_SelfSigned)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sts_v1_resources_proto_rawDesc), len(file_sts_v1_resources_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   16,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

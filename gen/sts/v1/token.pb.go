@@ -265,7 +265,8 @@ type TokenResponse struct {
 	AccessToken string `protobuf:"bytes,1,opt,name=access_token,json=accessToken,proto3" json:"access_token,omitempty"`
 	// What was issued, as `urn:ietf:params:oauth:token-type:...`.
 	IssuedTokenType string `protobuf:"bytes,2,opt,name=issued_token_type,json=issuedTokenType,proto3" json:"issued_token_type,omitempty"`
-	// How to use it: `Bearer`, or `N_A` for what is not an access token.
+	// How to use it: `Bearer`, `DPoP` if it is bound to the key of a DPoP proof, or
+	// `N_A` for what is not an access token.
 	TokenType string `protobuf:"bytes,3,opt,name=token_type,json=tokenType,proto3" json:"token_type,omitempty"`
 	// Seconds from now until the token expires.
 	ExpiresIn int32 `protobuf:"varint,4,opt,name=expires_in,json=expiresIn,proto3" json:"expires_in,omitempty"`

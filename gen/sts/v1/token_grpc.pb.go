@@ -31,9 +31,18 @@ const (
 // TokenService issues tokens. The same handler serves the OAuth token endpoint
 // (POST /oauth2/token, a form) and these RPCs, so both give the same answer.
 //
-// A client authenticates once, in one of two places: the `authorization`
-// metadata with the Basic scheme [RFC 6749 section 2.3.1], or the members
-// `client_id` and `client_secret` of the request. Using both is refused.
+// A client authenticates once: by the `authorization` metadata with the Basic
+// scheme [RFC 6749 section 2.3.1], or by the members `client_id` and
+// `client_secret` of the request, or by the TLS certificate of its connection
+// beside `client_id` alone [RFC 8705 section 2]. Using two is refused.
+//
+// A DPoP proof [RFC 9449] is sent as `dpop` metadata, once, or as the DPoP header
+// over HTTP, and the token is bound to its key. Its `htm` is POST. Its `htu` is
+// the token endpoint of the discovery document, or the URL of the path under
+// /v1/, or, over gRPC, the URL that the server is configured with for gRPC
+// (`dpop.grpc_url`) with the path of the method behind it:
+// /sts.v1.TokenService/IssueToken. If proofs need a nonce, each answer has the
+// next one as `dpop-nonce` metadata.
 //
 // Every refusal is a gRPC status whose details carry a google.rpc.ErrorInfo:
 // its reason is the OAuth error code (invalid_request, invalid_client,
@@ -59,6 +68,8 @@ type TokenServiceClient interface {
 	// that a new request would get.
 	//
 	// The server ends the stream with UNAVAILABLE when it stops; reconnect then.
+	// A DPoP proof is refused here: each token would need one of its own.
+	//
 	// A watched exchange ends with INVALID_ARGUMENT when its subject token has
 	// expired: a stream does not outlive the subject.
 	WatchToken(ctx context.Context, in *WatchTokenRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[TokenResponse], error)
@@ -118,9 +129,18 @@ type TokenService_WatchTokenClient = grpc.ServerStreamingClient[TokenResponse]
 // TokenService issues tokens. The same handler serves the OAuth token endpoint
 // (POST /oauth2/token, a form) and these RPCs, so both give the same answer.
 //
-// A client authenticates once, in one of two places: the `authorization`
-// metadata with the Basic scheme [RFC 6749 section 2.3.1], or the members
-// `client_id` and `client_secret` of the request. Using both is refused.
+// A client authenticates once: by the `authorization` metadata with the Basic
+// scheme [RFC 6749 section 2.3.1], or by the members `client_id` and
+// `client_secret` of the request, or by the TLS certificate of its connection
+// beside `client_id` alone [RFC 8705 section 2]. Using two is refused.
+//
+// A DPoP proof [RFC 9449] is sent as `dpop` metadata, once, or as the DPoP header
+// over HTTP, and the token is bound to its key. Its `htm` is POST. Its `htu` is
+// the token endpoint of the discovery document, or the URL of the path under
+// /v1/, or, over gRPC, the URL that the server is configured with for gRPC
+// (`dpop.grpc_url`) with the path of the method behind it:
+// /sts.v1.TokenService/IssueToken. If proofs need a nonce, each answer has the
+// next one as `dpop-nonce` metadata.
 //
 // Every refusal is a gRPC status whose details carry a google.rpc.ErrorInfo:
 // its reason is the OAuth error code (invalid_request, invalid_client,
@@ -146,6 +166,8 @@ type TokenServiceServer interface {
 	// that a new request would get.
 	//
 	// The server ends the stream with UNAVAILABLE when it stops; reconnect then.
+	// A DPoP proof is refused here: each token would need one of its own.
+	//
 	// A watched exchange ends with INVALID_ARGUMENT when its subject token has
 	// expired: a stream does not outlive the subject.
 	WatchToken(*WatchTokenRequest, grpc.ServerStreamingServer[TokenResponse]) error

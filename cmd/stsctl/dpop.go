@@ -1,0 +1,137 @@
+package main
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"io/fs"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+
+	stsv1 "github.com/workload-sts/sts/gen/sts/v1"
+	"github.com/workload-sts/sts/jose"
+)
+
+// proofs makes DPoP proofs for calls of the token service [RFC 9449 §4].
+type proofs struct {
+	key crypto.Signer
+	alg jose.Algorithm
+	url string // scheme and address of the server
+	now func() time.Time
+}
+
+// proofFlag adds the flag of commands that can get bound tokens.
+func (c *cli) proofFlag(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&c.conn.dpopKeyFile, "dpop-key", "", "bind the token to the private key in this PEM `FILE` by DPoP; it is made if it is missing")
+}
+
+// intercept sends a proof with a call, and a second one if the server wants its
+// nonce in it.
+func (p *proofs) intercept(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
+	var header metadata.MD
+	opts = append(opts, grpc.Header(&header))
+	call := func(nonce string) error {
+		proof, err := p.proof(method, req, nonce)
+		if err != nil {
+			return err
+		}
+		return invoke(metadata.AppendToOutgoingContext(ctx, "dpop", proof), method, req, reply, conn, opts...)
+	}
+	err := call("")
+	info, _ := detailsOf(status.Convert(err))
+	if nonce := header.Get("dpop-nonce"); info.GetReason() == "use_dpop_nonce" && len(nonce) == 1 {
+		return call(nonce[0])
+	}
+	return err
+}
+
+// proof is for one call of a method. It names the token that is exchanged, which
+// may be bound to the key.
+func (p *proofs) proof(method string, req any, nonce string) (string, error) {
+	claims := struct {
+		ID     string `json:"jti"`
+		Method string `json:"htm"`
+		URL    string `json:"htu"`
+		Time   int64  `json:"iat"`
+		Nonce  string `json:"nonce,omitempty"`
+		Token  string `json:"ath,omitempty"`
+	}{rand.Text(), "POST", p.url + method, p.now().Unix(), nonce, ""}
+	if m, ok := req.(*stsv1.ExchangeTokenRequest); ok {
+		sum := sha256.Sum256([]byte(m.GetSubjectToken()))
+		claims.Token = base64.RawURLEncoding.EncodeToString(sum[:])
+	}
+	encoded, err := json.Marshal(claims)
+	if err != nil {
+		return "", err
+	}
+	return jose.SignProof(p.alg, p.key, encoded)
+}
+
+// readProofKey reads a private key, and makes one if there is no file.
+func readProofKey(file string) (crypto.Signer, jose.Algorithm, error) {
+	data, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		data, err = makeProofKey(file)
+	}
+	if err != nil {
+		return nil, "", badInput("--dpop-key: %v", err)
+	}
+	block, _ := pem.Decode(data)
+	if block == nil || block.Type != "PRIVATE KEY" {
+		return nil, "", badInput("--dpop-key: %s is not a private key in PEM (PKCS #8); name a file that does not exist to have one made", file)
+	}
+	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		return nil, "", badInput("--dpop-key: %s: %v", file, err)
+	}
+	switch k := key.(type) {
+	case *ecdsa.PrivateKey:
+		for _, alg := range []jose.Algorithm{jose.ES256, jose.ES384} {
+			if alg.Fits(k.Public()) == nil {
+				return k, alg, nil
+			}
+		}
+	case ed25519.PrivateKey:
+		return k, jose.EdDSA, nil
+	case *rsa.PrivateKey:
+		if jose.PS256.Fits(k.Public()) == nil {
+			return k, jose.PS256, nil
+		}
+	}
+	return nil, "", badInput("--dpop-key: the key in %s is not of a kind for proofs; use P-256, P-384, Ed25519, or RSA of 2048 bits or more", file)
+}
+
+// makeProofKey writes a new key, which nobody else may read. A file that has come
+// to be in between is left alone.
+func makeProofKey(file string) ([]byte, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	data := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	_, err = f.Write(data)
+	return data, errors.Join(err, f.Close())
+}
