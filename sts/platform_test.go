@@ -1,9 +1,12 @@
 package sts_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -261,4 +264,54 @@ func TestReview(t *testing.T) {
 		f.now = f.now.Add(time.Hour)
 		f.assertRefused(t, r, sts.InvalidRequest)
 	})
+}
+
+// TestDistrust holds I-24: when an Issuer is removed under load, no node issues a
+// token for its tokens a second later, though their keys and signatures are
+// remembered.
+func TestDistrust(t *testing.T) {
+	f := newFixture(t)
+	other, err := sts.New(t.Context(), sts.Config{Issuer: selfIssuer, Store: f.store, Keys: newMemKeys(t), IssuerKeys: f.issuers, Audit: f.audit, Now: func() time.Time { return f.now }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { other.Run(ctx) })
+	defer running.Wait()
+	defer cancel()
+	r := f.selfPresented(t)
+	var deadline atomic.Int64 // of tokens, in ns; 0: there is none yet
+	stop := make(chan struct{})
+	var granted, late atomic.Int64
+	var load sync.WaitGroup
+	for _, s := range []*sts.Service{f.service, other} {
+		load.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				began := time.Now().UnixNano()
+				if _, err := s.Token(t.Context(), r); err == nil {
+					granted.Add(1)
+					if end := deadline.Load(); end != 0 && began > end {
+						late.Add(1)
+					}
+				}
+			}
+		})
+	}
+	for granted.Load() < 10 {
+		time.Sleep(time.Millisecond)
+	}
+	f.apply(t, sts.Change{Delete: []sts.Ref{{Kind: sts.KindRule, Name: "jobs"}, {Kind: sts.KindIssuer, Name: "ci"}}})
+	deadline.Store(time.Now().Add(time.Second).UnixNano())
+	time.Sleep(1200 * time.Millisecond)
+	close(stop)
+	load.Wait()
+	if late.Load() > 0 {
+		t.Errorf("%d tokens were issued a second after the issuer was removed", late.Load())
+	}
 }
