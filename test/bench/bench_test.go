@@ -193,8 +193,12 @@ func (signingKeys) Revoke(context.Context, string) (sts.KeyRevocation, error) {
 
 type noIssuers struct{}
 
-func (noIssuers) Check(*sts.Issuer) error { return nil }
-func (noIssuers) Trust([]*sts.Issuer)     {}
+func (noIssuers) Check(*sts.Issuer) error    { return nil }
+func (noIssuers) Trust([]*sts.Issuer)        {}
+func (noIssuers) Status() []sts.IssuerStatus { return nil }
+func (noIssuers) Review(context.Context, string, string, string) (string, error) {
+	return "", jose.ErrSignature
+}
 func (noIssuers) Key(context.Context, string, string, jose.Algorithm) (jose.Key, error) {
 	return jose.Key{}, jose.ErrUnknownKey
 }
