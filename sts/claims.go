@@ -37,10 +37,7 @@ func (s *Service) checkClaims(field string, p *proven, now time.Time) (*policy.T
 	t := &policy.Token{Issuer: policy.Self, Iss: s.issuer, Claims: p.claims}
 	lifetime := defaultMaxLifetime
 	if p.issuer != nil {
-		t.Issuer, t.Iss = p.issuer.Name, p.issuer.Issuer
-		if p.issuer.MaxTokenLifetime > 0 {
-			lifetime = p.issuer.MaxTokenLifetime
-		}
+		t.Issuer, t.Iss, lifetime = p.issuer.Name, p.issuer.Issuer, p.issuer.maxLifetime()
 	}
 	var f *flaw
 	if t.Expires, f = checkTimes(p.claims, now, lifetime); f != nil {
@@ -87,6 +84,14 @@ func (s *Service) audienceOf(i *Issuer) string {
 		return s.issuer
 	}
 	return i.Audience
+}
+
+// maxLifetime is how long an issuer's tokens can live.
+func (i *Issuer) maxLifetime() time.Duration {
+	if i.MaxTokenLifetime > 0 {
+		return i.MaxTokenLifetime
+	}
+	return defaultMaxLifetime
 }
 
 // flaw is what is wrong with a claim.

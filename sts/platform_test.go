@@ -186,6 +186,43 @@ func TestSPIFFEHeaders(t *testing.T) {
 	f.assertRefused(t, r, sts.InvalidRequest)
 }
 
+// TestSPIFFEAssertion authenticates a client by a JWT-SVID that has no iss, as those
+// of SPIRE have none, and by nothing that only looks like one.
+func TestSPIFFEAssertion(t *testing.T) {
+	const id = "spiffe://example.org/ns/prod/sa/deployer"
+	f := newFixture(t)
+	f.trustPlatform(t, "spiffe")
+	f.apply(t, sts.Change{Put: []sts.Resource{
+		{Client: &sts.Client{Name: "svid", Federated: &sts.FederatedIdentity{Issuer: "platform", Claims: map[string]any{"sub": id}}}},
+		rule("svid", policy.Rule{Requester: policy.Requester{Clients: []string{"svid"}}, Allow: allow("web", "read")}),
+	}})
+	request := func(edits map[string]any) sts.TokenRequest {
+		return sts.TokenRequest{Grant: sts.ClientCredentials, Audiences: []string{"web"}, Credential: sts.Credential{
+			Method: sts.SPIFFEJWT, AssertionType: sts.JWTSPIFFE, Assertion: f.platformRequest(t, "spiffe", edits).Subject.Token,
+		}}
+	}
+	if _, claims := f.token(t, request(nil)); claims["client_id"] != "svid" {
+		t.Errorf("%v", claims)
+	}
+	for name, edits := range map[string]map[string]any{
+		"S-02 without exp":             {"exp": absent},
+		"S-03 for others":              {"aud": "https://other.example.com"},
+		"S-03 for others too":          {"aud": []string{selfIssuer, "https://other.example.com"}},
+		"S-04 another trust domain":    {"sub": "spiffe://evil.org/ns/prod/sa/deployer"},
+		"S-04 another, with our iss":   {"sub": "spiffe://evil.org/ns/prod/sa/deployer", "iss": "spiffe://example.org"},
+		"S-01 not in its one spelling": {"sub": id + "/"},
+		"another workload":             {"sub": id + "x"},
+		"C-15 iss null":                {"iss": nil},
+	} {
+		t.Run(name, func(t *testing.T) { f.assertRefused(t, request(edits), sts.InvalidClient) })
+	}
+	t.Run("as a client's own assertion", func(t *testing.T) { // which must have an iss [RFC 7523 §3]
+		r := request(nil)
+		r.Credential.Method, r.Credential.AssertionType = sts.PrivateKeyJWT, sts.JWTBearer
+		f.assertRefused(t, r, sts.InvalidClient)
+	})
+}
+
 // TestOtherAudiences holds S-03: two audiences are accepted by name.
 func TestOtherAudiences(t *testing.T) {
 	f := newFixture(t)

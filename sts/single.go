@@ -20,14 +20,22 @@ func (s *Service) once(ctx context.Context, d *decision) *Error {
 		token string
 		is    *policy.Token
 	}{{"subject_token", d.req.Subject.Token, d.asked.Subject}, {"actor_token", d.req.Actor.Token, d.asked.Actor}} {
-		if p.is == nil || p.is.Issuer == policy.Self || !d.st.issuers[p.is.Iss].SingleUse {
+		if p.is == nil || p.is.Issuer == policy.Self {
 			continue
 		}
-		var since time.Time // without an iat, any time
-		if iat, ok := jose.Seconds(p.is.Claims["iat"]); ok {
-			since = time.Unix(iat, 0).Add(-Skew)
+		issuer := d.st.issuers[p.is.Iss]
+		if !issuer.SingleUse {
+			continue
 		}
-		fresh, err := s.replay.Use(ctx, ReplayPresented, replayKey(p.is.Issuer, identity(p.is, p.token)), since, p.is.Expires.Add(Skew))
+		// Without iat it can have been accepted since its longest life began.
+		since := p.is.Expires.Add(-issuer.maxLifetime())
+		if iat, ok := jose.Seconds(p.is.Claims["iat"]); ok {
+			since = time.Unix(iat, 0)
+		}
+		fresh, err := s.replay.Use(ctx, ReplayPresented, replayKey(issuer.Name, identity(p.is, p.token)), since.Add(-Skew), p.is.Expires.Add(Skew))
+		if e := ctx.Err(); err != nil && e != nil {
+			return gone(e)
+		}
 		if err != nil {
 			return &Error{
 				Code: Unavailable, Field: p.field, RetryAfter: retryAfter(err), Err: err,

@@ -1,7 +1,6 @@
 package sts_test
 
 import (
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"encoding/base64"
@@ -17,43 +16,12 @@ import (
 	"github.com/workload-sts/sts/sts"
 )
 
-// onceReplay remembers in memory what was used.
-type onceReplay struct {
-	mu           sync.Mutex
-	used         map[string]bool
-	since, until time.Time // of the last use
-	err          error
-}
-
-func (*onceReplay) Err() error { return nil }
-
-func (o *onceReplay) Use(_ context.Context, space sts.ReplaySpace, key string, since, until time.Time) (bool, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.err != nil {
-		return false, o.err
-	}
-	id := string(space) + "|" + key
-	fresh := !o.used[id]
-	o.used[id] = true
-	o.since, o.until = since, until
-	return fresh, nil
-}
-
 // singleFixture has an Issuer ci whose tokens are used once.
-func singleFixture(t *testing.T) (*fixture, *onceReplay) {
+func singleFixture(t *testing.T) *fixture {
 	t.Helper()
 	f := newFixture(t)
-	once := &onceReplay{used: map[string]bool{}}
-	var err error
-	f.service, err = sts.New(t.Context(), sts.Config{
-		Issuer: selfIssuer, Store: f.store, Keys: f.keys, IssuerKeys: f.issuers, ClientKeys: f.clients, Audit: f.audit, Replay: once, Now: func() time.Time { return f.now },
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
 	f.apply(t, sts.Change{Put: []sts.Resource{{Issuer: &sts.Issuer{Name: "ci", Issuer: "https://ci.example.com", SelfPresented: true, SingleUse: true}}}})
-	return f, once
+	return f
 }
 
 // TestSingleUse lets each token be exchanged once: told apart by its jti, or by what
@@ -61,12 +29,12 @@ func singleFixture(t *testing.T) (*fixture, *onceReplay) {
 func TestSingleUse(t *testing.T) {
 	for name, claims := range map[string]map[string]any{"jti": nil, "no jti": {"jti": absent}} {
 		t.Run(name, func(t *testing.T) {
-			f, once := singleFixture(t)
+			f := singleFixture(t)
 			r := f.selfPresented(t)
 			r.Subject.Token = f.foreign(t, "ci", nil, claims)
 			f.token(t, r)
-			if !once.since.Equal(f.now.Add(-sts.Skew)) || !once.until.Equal(f.now.Add(600*time.Second+sts.Skew)) {
-				t.Errorf("to be remembered from %s until %s", once.since, once.until)
+			if last := f.replay.last; !last.since.Equal(f.now.Add(-sts.Skew)) || !last.until.Equal(f.now.Add(600*time.Second+sts.Skew)) {
+				t.Errorf("to be remembered from %s until %s", last.since, last.until)
 			}
 			f.assertRefused(t, r, sts.InvalidRequest)
 			if rec := f.audit.last(); rec.Reasons[0].Predicate != "subject_token.jti" || rec.Subject.Unverified {
@@ -74,11 +42,14 @@ func TestSingleUse(t *testing.T) {
 			}
 			r.Subject.Token = otherSignature(t, f.issuers.signers["ci"], r.Subject.Token)
 			f.assertRefused(t, r, sts.InvalidRequest)
-			if n := len(once.used); n != 1 {
+			if n := len(f.replay.used); n != 1 {
 				t.Errorf("%d things remembered", n)
 			}
-			r.Subject.Token = f.foreign(t, "ci", nil, nil)
+			r.Subject.Token = f.foreign(t, "ci", nil, map[string]any{"iat": absent})
 			f.token(t, r)
+			if last := f.replay.last; !last.since.Equal(f.now.Add(600*time.Second - 24*time.Hour - sts.Skew)) {
+				t.Errorf("without iat to be remembered from %s", last.since)
+			}
 		})
 	}
 }
@@ -99,7 +70,7 @@ func otherSignature(t *testing.T, key *ecdsa.PrivateKey, token string) string {
 
 // TestSingleUseAtOnce presents one token many times at once: one token comes of it.
 func TestSingleUseAtOnce(t *testing.T) {
-	f, _ := singleFixture(t)
+	f := singleFixture(t)
 	r := f.selfPresented(t)
 	var granted atomic.Int64
 	var wg sync.WaitGroup
@@ -119,7 +90,7 @@ func TestSingleUseAtOnce(t *testing.T) {
 // TestSingleUseRefused holds that a token is not used up by a request that is
 // refused, and that one that cannot be remembered is not accepted.
 func TestSingleUseRefused(t *testing.T) {
-	f, once := singleFixture(t)
+	f := singleFixture(t)
 	r := f.selfPresented(t)
 	bad := r
 	bad.Scope = "admin"
@@ -127,21 +98,21 @@ func TestSingleUseRefused(t *testing.T) {
 	bad = r
 	bad.Audiences = []string{"other"}
 	f.assertRefused(t, bad, sts.InvalidTarget)
-	if len(once.used) != 0 {
-		t.Errorf("used up: %v", once.used)
+	if len(f.replay.used) != 0 {
+		t.Errorf("used up: %v", f.replay.used)
 	}
-	once.err = errors.New("disk full")
+	f.replay.err = errors.New("disk full")
 	if e := f.assertRefused(t, r, sts.Unavailable); e.RetryAfter == 0 {
 		t.Errorf("%+v", e)
 	}
-	once.err = nil
+	f.replay.err = nil
 	f.token(t, r)
 }
 
 // TestSingleUseActor holds that actor tokens are used up too, and tokens of Issuers
 // without single_use are not.
 func TestSingleUseActor(t *testing.T) {
-	f, once := singleFixture(t)
+	f := singleFixture(t)
 	f.apply(t, sts.Change{Put: []sts.Resource{rule("ci-acts", policy.Rule{
 		Requester: policy.Requester{Clients: []string{"web"}}, Subject: &policy.Party{Issuer: "idp"}, Actor: &policy.Party{Issuer: "ci"}, Allow: allow("api", "read"),
 	})}})
@@ -152,8 +123,8 @@ func TestSingleUseActor(t *testing.T) {
 	if rec := f.audit.last(); rec.Reasons[len(rec.Reasons)-1].Predicate != "actor_token.jti" {
 		t.Errorf("%+v", rec.Reasons)
 	}
-	if len(once.used) != 1 {
-		t.Errorf("%v", once.used)
+	if len(f.replay.used) != 1 {
+		t.Errorf("%v", f.replay.used)
 	}
 	r.Actor.Token = f.foreign(t, "ci", nil, nil)
 	f.token(t, r)
