@@ -185,6 +185,8 @@ func unsafe(resources map[Ref]Resource, touched func(Ref) bool) []Problem {
 			out = append(out, r.Issuer.unsafe()...)
 		case r.Rule != nil:
 			out = append(out, unsafeRule(r.Rule, resources, touched)...)
+		case r.Client != nil && r.Client.Federated != nil:
+			out = append(out, unsafeClient(r.Client, resources, touched)...)
 		}
 	}
 	return out
@@ -194,14 +196,7 @@ func unsafeRule(r *policy.Rule, resources map[Ref]Resource, touched func(Ref) bo
 	var out []Problem
 	ref := Ref{KindRule, r.Name}
 	if touched(ref) {
-		for i, risk := range r.AcceptRisks {
-			if _, ok := risks[risk]; !ok {
-				out = append(out, Problem{
-					Ref: ref, Index: -1, Field: fmt.Sprintf("accept_risks[%d]", i),
-					Message: fmt.Sprintf("there is no risk %q%s", risk, policy.DidYouMean(risk, risks)),
-				})
-			}
-		}
+		out = unknownRisks(ref, "accept_risks", r.AcceptRisks)
 	}
 	for _, field := range []string{"subject", "actor"} {
 		party := map[string]*policy.Party{"subject": r.Subject, "actor": r.Actor}[field]
@@ -221,9 +216,54 @@ func unsafeRule(r *policy.Rule, resources map[Ref]Resource, touched func(Ref) bo
 		if field == "actor" {
 			c.when = actor
 		}
-		c.types(i.platform().claims)
-		i.platform().rule(c)
+		c.examine()
 		out = append(out, c.found...)
+	}
+	return out
+}
+
+// examine looks for what the platform of the Issuer knows to be dangerous.
+func (c *ruleCheck) examine() {
+	c.types(c.issuer.platform().claims)
+	c.issuer.platform().rule(c)
+}
+
+// unsafeClient examines who a client is by a token of an Issuer with a preset: a
+// name that somebody else can have is no better there than in a rule.
+func unsafeClient(cl *Client, resources map[Ref]Resource, touched func(Ref) bool) []Problem {
+	const field = "federated"
+	f := cl.Federated
+	ref, issuer := Ref{KindClient, cl.Name}, Ref{KindIssuer, f.Issuer}
+	var out []Problem
+	if touched(ref) {
+		out = unknownRisks(ref, field+".accept_risks", f.AcceptRisks)
+	}
+	i := resources[issuer].Issuer
+	if i == nil || i.platform().rule == nil || !touched(ref) && !touched(issuer) {
+		return out
+	}
+	c := &ruleCheck{
+		rule: &policy.Rule{Name: cl.Name, AcceptRisks: f.AcceptRisks}, issuer: i.complete(),
+		party: &policy.Party{Issuer: f.Issuer, Claims: f.Claims}, field: field,
+	}
+	c.examine()
+	for _, p := range c.found {
+		p.Ref = ref
+		out = append(out, p)
+	}
+	return out
+}
+
+// unknownRisks reports names that are not those of risks.
+func unknownRisks(ref Ref, field string, accepted []string) []Problem {
+	var out []Problem
+	for i, risk := range accepted {
+		if _, ok := risks[risk]; !ok {
+			out = append(out, Problem{
+				Ref: ref, Index: -1, Field: fmt.Sprintf("%s[%d]", field, i),
+				Message: fmt.Sprintf("there is no risk %q%s", risk, policy.DidYouMean(risk, risks)),
+			})
+		}
 	}
 	return out
 }

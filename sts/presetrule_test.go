@@ -1,6 +1,7 @@
 package sts_test
 
 import (
+	"errors"
 	"maps"
 	"slices"
 	"strings"
@@ -215,5 +216,38 @@ func TestRiskMeanings(t *testing.T) {
 	}
 	if m := sts.RiskMeanings(); len(m) == 0 || !maps.Equal(m, sts.RiskMeanings()) {
 		t.Error(m)
+	}
+}
+
+// TestFederatedClientOfPreset holds that a client is not known by what somebody else
+// can have either [H-04].
+func TestFederatedClientOfPreset(t *testing.T) {
+	f := newFixture(t)
+	client := func(risks []string, claims map[string]any) sts.Resource {
+		return sts.Resource{Client: &sts.Client{Name: "deploy", Federated: &sts.FederatedIdentity{Issuer: "github", Claims: claims, AcceptRisks: risks}}}
+	}
+	github := sts.Resource{Issuer: &sts.Issuer{Name: "github", Preset: "github-actions", Audience: "https://sts.example.com"}}
+	pinned := map[string]any{
+		"repository_id": "1234", "repository_owner_id": "99", "ref": "refs/heads/main", "event_name": "push", "sub": "repo:octo/app:ref:refs/heads/main",
+	}
+	for name, tc := range map[string]struct {
+		r     sts.Resource
+		field string
+	}{
+		"by names":          {client(nil, map[string]any{"sub": "repo:octo/app:ref:refs/heads/main"}), "federated"},
+		"no such risk":      {client([]string{"github-nmae-only"}, pinned), "federated.accept_risks[0]"},
+		"by ids":            {client(nil, pinned), ""},
+		"by names, knowing": {client([]string{"github-name-only", "github-any-event", "github-any-ref", "github-pull-request-ref"}, map[string]any{"sub": "repo:octo/app:ref:refs/heads/main"}), ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := f.service.Apply(t.Context(), sts.Change{Put: []sts.Resource{github, tc.r}, DryRun: true})
+			e, _ := errors.AsType[*sts.Error](err)
+			switch {
+			case tc.field == "" && err != nil:
+				t.Errorf("%v: %+v", err, e.Problems)
+			case tc.field != "" && (e == nil || e.Problems[0].Ref.Kind != sts.KindClient || !strings.HasPrefix(e.Problems[0].Field, tc.field)):
+				t.Errorf("%v: %+v", err, e)
+			}
+		})
 	}
 }

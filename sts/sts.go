@@ -226,6 +226,8 @@ type FederatedIdentity struct {
 	Issuer    string         `json:"issuer"`           // name of the Issuer
 	Claims    map[string]any `json:"claims,omitempty"` // exact: string, bool, int64 or float64
 	SingleUse bool           `json:"single_use,omitempty"`
+	// AcceptRisks names the dangers of identifying the client so that are meant.
+	AcceptRisks []string `json:"accept_risks,omitempty"`
 }
 
 // Issuer is a trusted issuer of subject and actor tokens.

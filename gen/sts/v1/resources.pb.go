@@ -408,7 +408,10 @@ type FederatedIdentity struct {
 	Claims map[string]*structpb.Value `protobuf:"bytes,2,rep,name=claims,proto3" json:"claims,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Accept each token once, by its `jti`, which it must have. For issuers that
 	// make a token for each request; others hand out the same one for minutes.
-	SingleUse     bool `protobuf:"varint,3,opt,name=single_use,json=singleUse,proto3" json:"single_use,omitempty"`
+	SingleUse bool `protobuf:"varint,3,opt,name=single_use,json=singleUse,proto3" json:"single_use,omitempty"`
+	// Dangers that are meant, by their names, where the Issuer has a preset; see
+	// `accept_risks` of a Rule.
+	AcceptRisks   []string `protobuf:"bytes,4,rep,name=accept_risks,json=acceptRisks,proto3" json:"accept_risks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -462,6 +465,13 @@ func (x *FederatedIdentity) GetSingleUse() bool {
 		return x.SingleUse
 	}
 	return false
+}
+
+func (x *FederatedIdentity) GetAcceptRisks() []string {
+	if x != nil {
+		return x.AcceptRisks
+	}
+	return nil
 }
 
 // ClientTls says by which certificate a client is known. Names are compared
@@ -1814,12 +1824,13 @@ const file_sts_v1_resources_proto_rawDesc = "" +
 	"\x1eaccept_token_endpoint_audience\x18\x05 \x01(\bR\x1bacceptTokenEndpointAudience\x12'\n" +
 	"\x0fca_certificates\x18\x06 \x01(\tR\x0ecaCertificates\x12%\n" +
 	"\x0eallow_networks\x18\a \x03(\tR\rallowNetworks\x12#\n" +
-	"\rinsecure_http\x18\b \x01(\bR\finsecureHttp\"\xdc\x01\n" +
+	"\rinsecure_http\x18\b \x01(\bR\finsecureHttp\"\xff\x01\n" +
 	"\x11FederatedIdentity\x12\x16\n" +
 	"\x06issuer\x18\x01 \x01(\tR\x06issuer\x12=\n" +
 	"\x06claims\x18\x02 \x03(\v2%.sts.v1.FederatedIdentity.ClaimsEntryR\x06claims\x12\x1d\n" +
 	"\n" +
-	"single_use\x18\x03 \x01(\bR\tsingleUse\x1aQ\n" +
+	"single_use\x18\x03 \x01(\bR\tsingleUse\x12!\n" +
+	"\faccept_risks\x18\x04 \x03(\tR\vacceptRisks\x1aQ\n" +
 	"\vClaimsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12,\n" +
 	"\x05value\x18\x02 \x01(\v2\x16.google.protobuf.ValueR\x05value:\x028\x01\"\x90\x02\n" +
