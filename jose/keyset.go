@@ -39,20 +39,33 @@ func NewKeySet(keys ...Key) (KeySet, error) {
 // set still work. Two keys with one kid make the whole set malformed, since it
 // could not be told which of them counts.
 func ParseKeySet(b []byte) (KeySet, []error, error) {
-	if len(b) > maxKeySetSize {
-		return KeySet{}, nil, fmt.Errorf("%w: a key set longer than %d bytes", ErrMalformed, maxKeySetSize)
-	}
-	m, err := ParseObject(b)
+	list, _, err := keyList(b)
 	if err != nil {
 		return KeySet{}, nil, err
 	}
+	return parseKeys(list)
+}
+
+// keyList reads the members of a JWK set, and its list of keys.
+func keyList(b []byte) ([]any, map[string]any, error) {
+	if len(b) > maxKeySetSize {
+		return nil, nil, fmt.Errorf("%w: a key set longer than %d bytes", ErrMalformed, maxKeySetSize)
+	}
+	m, err := ParseObject(b)
+	if err != nil {
+		return nil, nil, err
+	}
 	list, ok := m["keys"].([]any)
 	if !ok {
-		return KeySet{}, nil, fmt.Errorf("%w: no member keys that is a list", ErrMalformed)
+		return nil, nil, fmt.Errorf("%w: no member keys that is a list", ErrMalformed)
 	}
 	if len(list) > maxKeys {
-		return KeySet{}, nil, fmt.Errorf("%w: more than %d keys", ErrMalformed, maxKeys)
+		return nil, nil, fmt.Errorf("%w: more than %d keys", ErrMalformed, maxKeys)
 	}
+	return list, m, nil
+}
+
+func parseKeys(list []any) (KeySet, []error, error) {
 	var keys []Key
 	var left []error
 	ids := map[string]bool{}

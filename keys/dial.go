@@ -61,14 +61,16 @@ const (
 // newHTTPClient returns a client for one source. It looks at the address that a
 // socket really connects to, whatever names and redirects led there, takes no
 // proxy and no cookies, asks for no compression, and follows one redirect within
-// the host.
-func newHTTPClient(s Source) (*http.Client, error) {
+// the host. Looking a name up is part of the time to connect; a nil resolver is
+// the system's.
+func newHTTPClient(s Source, resolver *net.Resolver) (*http.Client, error) {
 	roots, err := s.roots()
 	if err != nil {
 		return nil, err
 	}
 	dialer := &net.Dialer{
-		Timeout: dialWait,
+		Timeout:  dialWait,
+		Resolver: resolver,
 		ControlContext: func(_ context.Context, _, address string, _ syscall.RawConn) error {
 			return checkAddress(address, s.AllowNetworks)
 		},

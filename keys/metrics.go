@@ -1,6 +1,8 @@
 package keys
 
 import (
+	"slices"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/workload-sts/sts/keys/vault"
@@ -34,8 +36,10 @@ var (
 // Collector returns the metrics of the Ring.
 func (r *Ring) Collector() prometheus.Collector { return collector{r} }
 
-// Metrics describes the metrics of a Ring, for their reference.
-func Metrics() []*prometheus.Desc {
+// Metrics describes the metrics of this package, for their reference.
+func Metrics() []*prometheus.Desc { return slices.Concat(ringMetrics(), remoteMetrics()) }
+
+func ringMetrics() []*prometheus.Desc {
 	return []*prometheus.Desc{
 		descKey, descSigns, descVerifiers, descDue, descProblems, descAge, descCalls, descSignatures, descOpened, descRejected,
 	}
@@ -45,7 +49,7 @@ type collector struct{ r *Ring }
 
 // Describe implements prometheus.Collector.
 func (collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range Metrics() {
+	for _, d := range ringMetrics() {
 		ch <- d
 	}
 }

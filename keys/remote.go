@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
+	"net"
 	"sync"
 	"time"
 
@@ -19,6 +19,7 @@ type RemoteConfig struct {
 	Cooldown     time.Duration // between attempts at one issuer; 30s
 	MaxStale     time.Duration // how long keys are used after they should have been refreshed; 1h
 	Now          func() time.Time
+	Resolver     *net.Resolver // nil: the system's
 	// OnFetch is told of every attempt that ends; err is nil if it succeeded, and
 	// skipped says which keys of the set cannot be used.
 	OnFetch func(issuer string, err error, skipped []error)
@@ -26,7 +27,11 @@ type RemoteConfig struct {
 
 // Remote finds the keys of trusted issuers. It asks an issuer only when a token
 // needs its keys, at most once at a time and once in a cool-down, whoever asks
-// and however often. One issuer's trouble is not another's.
+// and however often; keys in use are renewed ahead of their end while tokens are
+// verified with them. One issuer's trouble is not another's.
+//
+// There is no memory of key ids that an issuer does not have, which anybody could
+// fill: the cool-down alone bounds what they cost.
 type Remote struct {
 	c      RemoteConfig
 	ctx    context.Context // of fetches, which belong to no request
@@ -66,27 +71,40 @@ func NewRemote(c RemoteConfig) *Remote {
 // the same keep their keys. It does not wait for the network. Sources must have
 // passed [Source.Check].
 func (r *Remote) Configure(sources map[string]Source) error {
+	fresh, err := r.replace(sources)
+	for _, s := range fresh {
+		s.watch(r)
+	}
+	return err
+}
+
+func (r *Remote) replace(sources map[string]Source) (fresh []*remoteSource, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	next := make(map[string]*remoteSource, len(sources))
 	for name, s := range sources {
-		if old, ok := r.sources[name]; ok && old.equal(s) {
+		old, ok := r.sources[name]
+		if ok && old.equal(s) {
 			next[name] = old
 			continue
 		}
-		client, err := newHTTPClient(s)
+		made, err := newSource(r, name, s)
 		if err != nil {
-			return fmt.Errorf("issuer %q: %w", name, err)
+			return nil, fmt.Errorf("issuer %q: %w", name, err)
 		}
-		next[name] = &remoteSource{Source: s, name: name, client: client}
+		if ok {
+			made.counts = old.counts
+		}
+		next[name] = made
+		fresh = append(fresh, made)
 	}
 	for name, old := range r.sources {
 		if next[name] != old {
-			old.client.CloseIdleConnections()
+			old.close()
 		}
 	}
 	r.sources = next
-	return nil
+	return fresh, nil
 }
 
 // Close ends fetches and waits for them.
@@ -97,7 +115,7 @@ func (r *Remote) Close() {
 	r.cancel()
 	r.wg.Wait()
 	for _, s := range r.sources {
-		s.client.CloseIdleConnections()
+		s.close()
 	}
 }
 
@@ -113,9 +131,7 @@ var (
 // wait, unless it was asked a moment ago. An error that is jose.ErrUnknownKey
 // says that the issuer has no such key; any other, that it could not be asked.
 func (r *Remote) Key(ctx context.Context, issuer, kid string, alg jose.Algorithm) (jose.Key, error) {
-	r.mu.RLock()
-	s, ok := r.sources[issuer]
-	r.mu.RUnlock()
+	s, ok := r.source(issuer)
 	if !ok {
 		return jose.Key{}, errNotConfigured
 	}
@@ -134,104 +150,9 @@ func (r *Remote) Key(ctx context.Context, issuer, kid string, alg jose.Algorithm
 	}
 }
 
-// remoteSource is what is known of one issuer.
-type remoteSource struct {
-	Source
-	name   string
-	client interface {
-		httpDoer
-		CloseIdleConnections()
-	}
-
-	mu        sync.Mutex
-	keys      jose.KeySet
-	etag      string
-	refresh   time.Time     // when to ask again, ahead of the end of the keys' life
-	stale     time.Time     // when the keys are not used any more
-	attempted time.Time     // when the issuer was asked last
-	err       error         // of that attempt
-	fetching  chan struct{} // closed when the attempt under way ends; nil: none
-}
-
-// lookup answers from memory, or returns what to wait for before asking again.
-func (s *remoteSource) lookup(r *Remote, kid string, alg jose.Algorithm) (jose.Key, <-chan struct{}, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	now := r.c.Now()
-	usable := s.keys.Len() > 0 && now.Before(s.stale)
-	if usable {
-		if key, ok := s.find(kid, alg); ok {
-			if !now.Before(s.refresh) {
-				s.start(r, now)
-			}
-			return key, nil, nil
-		}
-		if kid == "" {
-			return jose.Key{}, nil, fmt.Errorf("%w: the token names none", jose.ErrUnknownKey)
-		}
-	}
-	if s.fetching == nil {
-		s.start(r, now)
-	}
-	switch {
-	case s.fetching != nil:
-		return jose.Key{}, s.fetching, nil
-	case usable && s.err == nil:
-		return jose.Key{}, nil, jose.ErrUnknownKey
-	case s.err != nil: // the issuer may have a key that we could not be told of
-		return jose.Key{}, nil, fmt.Errorf("the keys of issuer %q: %w", s.name, s.err)
-	default:
-		return jose.Key{}, nil, errClosed
-	}
-}
-
-// find looks a key up by its id. A token without one is verified only with the
-// one key that fits, and only if the source says so.
-func (s *remoteSource) find(kid string, alg jose.Algorithm) (jose.Key, bool) {
-	if kid != "" {
-		return s.keys.Key(kid)
-	}
-	var found jose.Key
-	n := 0
-	for k := range s.keys.All() {
-		if alg.Fits(k.Public) == nil && (k.Algorithm == "" || k.Algorithm == alg) {
-			found = k
-			n++
-		}
-	}
-	return found, n == 1 && s.AllowMissingKID
-}
-
-// start begins an attempt unless one is under way or the last one was a moment
-// ago. Failed attempts count too: a flood of unknown key ids costs an issuer that
-// is down no more than one that is up.
-func (s *remoteSource) start(r *Remote, now time.Time) {
-	if s.fetching != nil || !s.attempted.IsZero() && now.Before(s.attempted.Add(r.c.Cooldown)) {
-		return
-	}
+func (r *Remote) source(issuer string) (*remoteSource, bool) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	if r.closed {
-		return
-	}
-	done := make(chan struct{})
-	s.fetching, s.attempted = done, now
-	r.wg.Go(func() {
-		defer close(done)
-		got, err := s.fetch(r)
-		r.c.OnFetch(s.name, err, got.skipped)
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.fetching, s.err = nil, err
-		if err != nil {
-			return // the keys from before are used until they are stale
-		}
-		if !got.notModified {
-			s.keys, s.etag = got.keys, got.etag
-		}
-		at := r.c.Now()
-		// Ahead of the end, and not all nodes at once.
-		s.refresh = at.Add(got.maxAge*3/4 - rand.N(got.maxAge/8))
-		s.stale = at.Add(got.maxAge + r.c.MaxStale)
-	})
+	s, ok := r.sources[issuer]
+	return s, ok
 }

@@ -348,7 +348,7 @@ func TestOneFetch(t *testing.T) {
 }
 
 // TestUnknownKeys floods an issuer with key ids that it does not have, up and
-// down [I-18, I-19, I-20, F15, F16].
+// down, and has it rotate [I-18, I-19, I-20, K-09, F15, F16].
 func TestUnknownKeys(t *testing.T) {
 	e := newEvilIssuer(t, false)
 	r, c := newRemote(t, map[string]Source{"x": e.source()})

@@ -6,42 +6,165 @@ import (
 	"fmt"
 	"net/netip"
 	"net/url"
-	"slices"
-	"strconv"
+	"path/filepath"
+	"reflect"
 	"strings"
+
+	"github.com/workload-sts/sts/jose"
 )
 
-// Source says where the keys of an issuer are.
+// Source says where the keys of an issuer are: in one of the ways that its Kind
+// names.
 type Source struct {
-	Issuer          string         // exact iss of its tokens
-	JWKSURI         string         // empty: as its discovery document says
+	Issuer string // exact iss of its tokens
+
+	DiscoveryURI    string   // of its discovery document; empty: below Issuer
+	DiscoveryIssuer string   // issuer that the document must name; empty: Issuer
+	JWKSHosts       []string // hosts besides that of the document that it may point to
+	JWKSURI         string
+	JWKS            string // the key set itself
+	JWKSFile        string
+	BundleFile      string // SPIFFE bundle
+	BundleURL       string
+	Review          Review
+
+	TokenFile       string         // of a token to fetch keys with; it goes to the host that is configured, no other
 	CACertificates  string         // PEM; empty: the system's
 	AllowNetworks   []netip.Prefix // private networks that may be dialled
 	InsecureHTTP    bool           // fetch without TLS
 	AllowMissingKID bool           // tokens without kid, if there is one key
 }
 
-func (s Source) equal(o Source) bool {
-	a, b := s, o
-	a.AllowNetworks, b.AllowNetworks = nil, nil
-	return fmt.Sprint(a) == fmt.Sprint(b) && slices.Equal(s.AllowNetworks, o.AllowNetworks)
+// Review is a Kubernetes API server that is asked about each token.
+type Review struct {
+	APIServer string
+	TokenFile string // of the token that this service calls it with
+	CAFile    string // PEM; empty: as of the Source
 }
 
-// Check tells what is wrong with a source, without asking there.
-func (s Source) Check() error {
-	if err := CheckURL(s.Issuer, s.InsecureHTTP); err != nil {
-		return fmt.Errorf("the issuer identifier %w", err)
+// Kind is a way to find keys, by the name of the field that says it.
+type Kind string
+
+// The ways to find keys.
+const (
+	ByDiscovery Kind = "discovery"
+	ByURI       Kind = "jwks_uri"
+	Inline      Kind = "jwks"
+	ByFile      Kind = "jwks_file"
+	ByBundle    Kind = "spiffe_bundle"
+	ByReview    Kind = "token_review"
+)
+
+// Kind is the way that the Source says; ByDiscovery if it says none.
+func (s Source) Kind() Kind {
+	if k := s.kinds(); len(k) > 0 {
+		return k[0]
 	}
-	if s.JWKSURI != "" {
-		if err := CheckURL(s.JWKSURI, s.InsecureHTTP); err != nil {
-			return fmt.Errorf("jwks_uri %w", err)
+	return ByDiscovery
+}
+
+// kinds are all ways that the Source says, of which one can count.
+func (s Source) kinds() []Kind {
+	var out []Kind
+	for _, k := range []struct {
+		kind Kind
+		said bool
+	}{
+		{ByURI, s.JWKSURI != ""}, {Inline, s.JWKS != ""}, {ByFile, s.JWKSFile != ""},
+		{ByBundle, s.BundleFile != "" || s.BundleURL != ""}, {ByReview, s.Review != Review{}},
+		{ByDiscovery, s.DiscoveryURI != "" || s.DiscoveryIssuer != "" || len(s.JWKSHosts) > 0},
+	} {
+		if k.said {
+			out = append(out, k.kind)
+		}
+	}
+	return out
+}
+
+// file is the path of the file with the keys, empty if they are not in one.
+func (s Source) file() string { return s.JWKSFile + s.BundleFile }
+
+func (s Source) equal(o Source) bool { return reflect.DeepEqual(s, o) }
+
+// SourceError is what is wrong with a field of a Source. The text reads with the
+// field before it.
+type SourceError struct {
+	field string
+	err   error
+}
+
+func (e *SourceError) Error() string { return e.err.Error() }
+
+func (e *SourceError) Unwrap() error { return e.err }
+
+// Field is the name of the field in the configuration.
+func (e *SourceError) Field() string { return e.field }
+
+// Check tells what is wrong with a source, without asking there. The error is a
+// [*SourceError].
+func (s Source) Check() error {
+	bad := func(field, format string, args ...any) error { return &SourceError{field, fmt.Errorf(format, args...)} }
+	if k := s.kinds(); len(k) > 1 {
+		return bad(string(k[1]), "cannot be given together with %s; keep one, since keys come from one place", k[0])
+	}
+	if err := CheckURL(s.Issuer, s.InsecureHTTP); err != nil && (s.Kind() != ByBundle || !strings.HasPrefix(s.Issuer, "spiffe://")) {
+		return &SourceError{"issuer", err}
+	}
+	for _, u := range []struct{ field, value string }{
+		{"jwks_uri", s.JWKSURI}, {"discovery_uri", s.DiscoveryURI}, {"spiffe_bundle.url", s.BundleURL}, {"token_review.api_server", s.Review.APIServer},
+	} {
+		if u.value == "" {
+			continue
+		}
+		if err := CheckURL(u.value, s.InsecureHTTP); err != nil {
+			return &SourceError{u.field, err}
+		}
+	}
+	for i, host := range s.JWKSHosts {
+		if u, err := url.Parse("https://" + host); CheckURL("https://"+host, false) != nil || err != nil || u.Host != host {
+			return bad(fmt.Sprintf("jwks_hosts[%d]", i), "is not a host, or a host and port, such as keys.example.com")
+		}
+	}
+	for _, f := range []struct{ field, path string }{
+		{"jwks_file", s.JWKSFile}, {"spiffe_bundle.file", s.BundleFile}, {"token_file", s.TokenFile},
+		{"token_review.token_file", s.Review.TokenFile}, {"token_review.ca_file", s.Review.CAFile},
+	} {
+		if f.path != "" && !filepath.IsAbs(f.path) {
+			return bad(f.field, "is not an absolute path on the machine of the server")
+		}
+	}
+	return s.checkKind()
+}
+
+// checkKind is what Check looks at for one way to find keys.
+func (s Source) checkKind() error {
+	bad := func(field, format string, args ...any) error { return &SourceError{field, fmt.Errorf(format, args...)} }
+	kind := s.Kind()
+	switch {
+	case s.BundleFile != "" && s.BundleURL != "":
+		return bad("spiffe_bundle.url", "cannot be given together with file; keep one")
+	case kind == ByReview && s.Review.APIServer == "":
+		return bad("token_review.api_server", "is missing: the URL of the API server, such as https://kubernetes.default.svc")
+	case kind == ByReview && s.Review.TokenFile == "":
+		return bad("token_review.token_file", "is missing: the file with the token that this service calls the API server with, such as /var/run/secrets/kubernetes.io/serviceaccount/token")
+	case s.TokenFile != "" && kind != ByDiscovery && kind != ByURI:
+		return bad("token_file", "is for keys that are fetched by discovery or from jwks_uri")
+	case s.InsecureHTTP && len(s.AllowNetworks) == 0 && kind != Inline && s.file() == "":
+		return bad("insecure_http", "also needs allow_networks to say which private addresses are meant")
+	case kind == Inline:
+		set, skipped, err := jose.ParseKeySet([]byte(s.JWKS))
+		if err == nil && len(skipped) > 0 {
+			err = skipped[0]
+		}
+		if err == nil && set.Len() == 0 {
+			err = errors.New("no keys")
+		}
+		if err != nil {
+			return bad("jwks", "is not a JWK set whose keys can all be used: %w", err)
 		}
 	}
 	if _, err := s.roots(); err != nil {
-		return err
-	}
-	if s.InsecureHTTP && len(s.AllowNetworks) == 0 {
-		return errors.New("insecure_http also needs allow_networks to say which private addresses are meant")
+		return &SourceError{"ca_certificates", err}
 	}
 	return nil
 }
@@ -52,57 +175,7 @@ func (s Source) roots() (*x509.CertPool, error) {
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM([]byte(s.CACertificates)) {
-		return nil, errors.New("ca_certificates holds no certificate in PEM")
+		return nil, errors.New("holds no certificate in PEM")
 	}
 	return pool, nil
-}
-
-const maxURL = 255
-
-// CheckURL tells what is wrong with a URL that keys are fetched from. It is
-// stricter than a URL parser, because issuer identifiers are compared by their
-// bytes and what can be written in two ways is an attack.
-func CheckURL(s string, insecureHTTP bool) error {
-	if len(s) > maxURL {
-		return fmt.Errorf("is longer than %d characters", maxURL)
-	}
-	// Characters that the cases below have a better sentence for are let through.
-	if strings.ContainsFunc(s, func(r rune) bool {
-		return (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && !strings.ContainsRune("-._~:/[]+=?#@%", r)
-	}) {
-		return errors.New("has a character that does not belong into it")
-	}
-	u, err := url.Parse(s)
-	switch {
-	case err != nil:
-		return errors.New("is not a URL")
-	case u.Scheme != "https" && (u.Scheme != "http" || !insecureHTTP):
-		return errors.New("must be an https URL")
-	case !strings.HasPrefix(s, u.Scheme+"://"):
-		return errors.New("must have its scheme in lower case and a host")
-	case u.Host == "" || u.Hostname() == "" || u.Opaque != "":
-		return errors.New("has no host")
-	case u.User != nil || strings.Contains(s, "@"):
-		return errors.New("must not have user information")
-	case strings.ContainsAny(s, "?#"):
-		return errors.New("must not have a query or fragment")
-	case strings.Contains(s, "%"):
-		return errors.New("must not have percent encoding; write the characters themselves")
-	case u.Host != strings.ToLower(u.Host):
-		return errors.New("must have its host in lower case")
-	case strings.Contains(u.Path, "//") || strings.Contains(u.Path, "/./") || strings.Contains(u.Path, "..") ||
-		strings.HasSuffix(u.Path, "/.") || strings.Contains(s, "~~"):
-		return errors.New("must have a plain path, without empty or dot segments")
-	case strings.HasSuffix(u.Host, ".") || strings.HasSuffix(u.Host, ":"):
-		return errors.New("must have a plain host")
-	case !validPort(u.Port()):
-		return errors.New("must have a port between 1 and 65535, or none")
-	}
-	return nil
-}
-
-// validPort takes a port in digits, or none. It has one spelling: no zeros lead.
-func validPort(port string) bool {
-	n, err := strconv.ParseUint(port, 10, 16)
-	return port == "" || err == nil && n > 0 && port[0] != '0'
 }

@@ -56,6 +56,10 @@ type Rule struct {
 	Require     Require   `json:"require,omitzero"`
 	When        string    `json:"when,omitempty"` // CEL that yields a bool
 	Allow       Allow     `json:"allow"`
+
+	// AcceptRisks are what its author knows and takes. They change no decision: they
+	// are for who checks rules before they are here.
+	AcceptRisks []string `json:"accept_risks,omitempty"`
 }
 
 // Requester says who may ask; zero is the workload itself.

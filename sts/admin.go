@@ -47,6 +47,11 @@ func (s *Service) tryApply(ctx context.Context, c Change) (Changed, error) {
 		return done, nil
 	}
 	replacement, problems := s.newState(next, st.revision)
+	changed := map[Ref]bool{}
+	for _, ref := range slices.Concat(done.Created, done.Updated) {
+		changed[ref] = true
+	}
+	problems = append(problems, unsafe(next, func(r Ref) bool { return changed[r] })...)
 	if len(problems) > 0 {
 		return Changed{}, invalidResources(locate(problems, c))
 	}

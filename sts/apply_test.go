@@ -242,7 +242,6 @@ func TestFailedForGood(t *testing.T) {
 			f := newFixture(t)
 			ended := make(chan error)
 			tc.fail(f)
-			go func() { ended <- f.service.Run(t.Context()) }()
 			for range 3 {
 				for c, why := range f.service.Ready(t.Context()) {
 					if (why != nil) != (c == tc.lost) {
@@ -251,6 +250,7 @@ func TestFailedForGood(t *testing.T) {
 				}
 				f.now = f.now.Add(time.Hour)
 			}
+			go func() { ended <- f.service.Run(t.Context()) }()
 			select {
 			case err := <-ended:
 				if !errors.Is(err, broken) {

@@ -38,8 +38,9 @@ const (
 // the signature, the claims. That it was not used before is asked last, so that
 // nobody can use up an id for its owner.
 func (s *Service) authenticateAssertion(ctx context.Context, d *decision) (*client, *Error) {
-	iss, _ := d.assertion.claims["iss"].(string)
-	if issuer, ok := d.st.issuers[iss]; ok {
+	iss, named := d.assertion.claims["iss"].(string)
+	// Only a JWT-SVID may do without an iss [RFC 7523 §3].
+	if issuer, ok := d.st.issuerOf(d.assertion.claims); ok && (named || d.req.Credential.Method == SPIFFEJWT) {
 		return s.authenticateFederated(ctx, d, issuer)
 	}
 	if d.req.Credential.Method == SPIFFEJWT {

@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"errors"
+	"sync"
 	"testing"
 
 	"github.com/workload-sts/sts/jose"
@@ -18,6 +19,7 @@ import (
 // in its resource, publisher at a URL.
 type memClients struct {
 	signers map[string]*ecdsa.PrivateKey
+	mu      sync.Mutex
 	trusted map[string]*sts.ClientKey
 	asked   int
 	err     error
@@ -43,9 +45,15 @@ func (m *memClients) Check(k *sts.ClientKey) error {
 	return nil
 }
 
-func (m *memClients) Trust(clients map[string]*sts.ClientKey) { m.trusted = clients }
+func (m *memClients) Trust(clients map[string]*sts.ClientKey) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.trusted = clients
+}
 
 func (m *memClients) Key(_ context.Context, client, kid string, _ jose.Algorithm) (jose.Key, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.asked++
 	if m.err != nil {
 		return jose.Key{}, m.err

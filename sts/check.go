@@ -1,6 +1,7 @@
 package sts
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -115,8 +116,12 @@ var apiServers = []string{
 	"https://kubernetes.default", "kubernetes/serviceaccount",
 }
 
-// issuer is told of another Issuer with the same iss, if there is one: which of
-// the two a token belongs to could not be told.
+// knownAlgorithms are those that an Issuer can be allowed.
+var knownAlgorithms = []string{"ES256", "ES384", "ES512", "EdDSA", "RS256", "RS384", "RS512", "PS256", "PS384", "PS512"}
+
+// issuer checks an Issuer as its preset completes it. It is told of another one
+// with the same iss, if there is one: which of the two a token belongs to could not
+// be told.
 func (c *checker) issuer(i, twin *Issuer) {
 	ref := Ref{KindIssuer, i.Name}
 	c.common(ref, i.Description)
@@ -132,12 +137,10 @@ func (c *checker) issuer(i, twin *Issuer) {
 	if i.Audience != "" && (i.Audience == i.Issuer || slices.Contains(apiServers, i.Audience)) {
 		c.problem(ref, "audience", "tokens with this audience are meant for the issuer's own API, so everyone who may call that could present them here; let workloads ask for tokens with an audience of this service alone")
 	}
-	if err := c.service.issuerKeys.Check(i); err != nil {
-		c.problem(ref, "issuer", "%s", err)
-	}
+	c.keySource(ref, i)
 	for n, alg := range i.Algorithms {
-		if !slices.Contains(DefaultAlgorithms, alg) {
-			c.problem(ref, fmt.Sprintf("algorithms[%d]", n), "%q is not one of %s", alg, strings.Join(DefaultAlgorithms, ", "))
+		if !slices.Contains(knownAlgorithms, alg) {
+			c.problem(ref, fmt.Sprintf("algorithms[%d]", n), "%q is not one of %s", alg, strings.Join(knownAlgorithms, ", "))
 		}
 	}
 	for n, t := range i.TokenTypes {
@@ -147,5 +150,48 @@ func (c *checker) issuer(i, twin *Issuer) {
 	}
 	if i.MaxTokenLifetime < 0 {
 		c.problem(ref, "max_token_lifetime", "must be positive")
+	}
+}
+
+// keySource checks what belongs to the preset and the keys of an Issuer, and what
+// the two have to do with each other.
+func (c *checker) keySource(ref Ref, i *Issuer) {
+	if _, known := presets[i.Preset]; i.Preset != "" && !known {
+		c.problem(ref, "preset", "there is no preset %q%s; known: %s", i.Preset, policy.DidYouMean(i.Preset, presets), strings.Join(Presets(), ", "))
+		return
+	}
+	if b := i.SPIFFEBundle; b != nil {
+		if err := checkTrustDomain(b.TrustDomain); err != nil {
+			c.problem(ref, "spiffe_bundle.trust_domain", "is not a trust domain such as example.org: %s", err)
+		}
+		if (b.File == "") == (b.URL == "") {
+			c.problem(ref, "spiffe_bundle", "needs either file or url")
+		}
+		if strings.HasPrefix(i.Issuer, spiffeScheme) && i.Issuer != spiffeScheme+b.TrustDomain {
+			c.problem(ref, "issuer", "is another trust domain than spiffe_bundle has")
+		}
+	}
+	switch {
+	case i.spiffe() != (i.SPIFFEBundle != nil):
+		c.problem(ref, "spiffe_bundle", "goes with preset: spiffe, and the other way round; tokens of a trust domain need both")
+		return
+	case i.TokenReview != nil && i.Preset != presetKubernetes:
+		c.problem(ref, "token_review", "goes with preset: kubernetes")
+	case i.AllowOtherAudiences && !i.spiffe():
+		c.problem(ref, "allow_other_audiences", "goes with preset: spiffe; of other Issuers it is enough that this service is among the audiences")
+	}
+	if i.Issuer == "" {
+		c.problem(ref, "issuer", "is missing: the exact iss of its tokens")
+		return
+	}
+	if err := c.service.issuerKeys.Check(i); err != nil {
+		field, message := "issuer", err.Error()
+		if e, ok := errors.AsType[interface {
+			error
+			Field() string
+		}](err); ok {
+			field = e.Field()
+		}
+		c.problem(ref, field, "%s", message)
 	}
 }

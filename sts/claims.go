@@ -37,17 +37,14 @@ func (s *Service) checkClaims(field string, p *proven, now time.Time) (*policy.T
 	t := &policy.Token{Issuer: policy.Self, Iss: s.issuer, Claims: p.claims}
 	lifetime := defaultMaxLifetime
 	if p.issuer != nil {
-		t.Issuer, t.Iss = p.issuer.Name, p.issuer.Issuer
-		if p.issuer.MaxTokenLifetime > 0 {
-			lifetime = p.issuer.MaxTokenLifetime
-		}
+		t.Issuer, t.Iss, lifetime = p.issuer.Name, p.issuer.Issuer, p.issuer.maxLifetime()
 	}
 	var f *flaw
 	if t.Expires, f = checkTimes(p.claims, now, lifetime); f != nil {
 		return nil, bad(f)
 	}
 	var ok bool
-	if t.Subject, ok = p.claims["sub"].(string); !ok || !validSubject(t.Subject) {
+	if t.Subject, ok = p.claims["sub"].(string); !ok || !validSubject(p.plainSubject(t.Subject)) {
 		return nil, bad(&flaw{
 			"sub", fmt.Sprintf("has no usable sub claim: it must be a string of 1 to %d characters without spaces, control characters and quotes, brackets or shell characters", maxSubject),
 			"a string of such characters",
@@ -66,6 +63,11 @@ func (s *Service) checkClaims(field string, p *proven, now time.Time) (*policy.T
 			"aud", "is not addressed to this service: its aud claim does not contain the value that its Issuer expects", show(s.audienceOf(p.issuer), true),
 		})
 	}
+	if p.issuer != nil && p.issuer.platform().token != nil {
+		if f = p.issuer.platform().token(p.issuer, t); f != nil {
+			return nil, bad(f)
+		}
+	}
 	if f = delegation(p, t); f != nil {
 		return nil, bad(f)
 	}
@@ -82,6 +84,14 @@ func (s *Service) audienceOf(i *Issuer) string {
 		return s.issuer
 	}
 	return i.Audience
+}
+
+// maxLifetime is how long an issuer's tokens can live.
+func (i *Issuer) maxLifetime() time.Duration {
+	if i.MaxTokenLifetime > 0 {
+		return i.MaxTokenLifetime
+	}
+	return defaultMaxLifetime
 }
 
 // flaw is what is wrong with a claim.
@@ -131,6 +141,14 @@ func checkTimes(claims map[string]any, now time.Time, lifetime time.Duration) (e
 		}
 	}
 	return exp, nil
+}
+
+// plainSubject is a sub without what the platform of its issuer has in it.
+func (p *proven) plainSubject(sub string) string {
+	if p.issuer != nil && p.issuer.platform().spaces {
+		return strings.ReplaceAll(sub, " ", "_")
+	}
+	return sub
 }
 
 // validSubject refuses subjects that are known to confuse what reads them later.

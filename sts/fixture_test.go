@@ -310,10 +310,17 @@ func (m *memStore) SetAdminHash(_ context.Context, old, hash string) error {
 
 // memIssuers has a key for each issuer.
 type memIssuers struct {
+	mu      sync.Mutex
 	signers map[string]*ecdsa.PrivateKey
 	removed map[string]bool // kids that are not published any more
 	asked   int
 	err     error
+
+	subject   string // what Review says, with reviewErr
+	reviews   int
+	reviewErr error
+	status    []sts.IssuerStatus
+	checked   []sts.Issuer
 }
 
 func newMemIssuers(t testing.TB) *memIssuers {
@@ -329,11 +336,25 @@ func newMemIssuers(t testing.TB) *memIssuers {
 	return m
 }
 
-func (m *memIssuers) Check(*sts.Issuer) error { return nil }
-func (m *memIssuers) Trust([]*sts.Issuer)     {}
+func (m *memIssuers) Check(i *sts.Issuer) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.checked = append(m.checked, *i)
+	return nil
+}
+
+func (m *memIssuers) Trust([]*sts.Issuer)        {}
+func (m *memIssuers) Status() []sts.IssuerStatus { return m.status }
+
+func (m *memIssuers) Review(context.Context, string, string, string) (string, error) {
+	m.reviews++
+	return m.subject, m.reviewErr
+}
 
 func (m *memIssuers) Key(_ context.Context, issuer, kid string, _ jose.Algorithm) (jose.Key, error) {
+	m.mu.Lock()
 	m.asked++
+	m.mu.Unlock()
 	if m.err != nil {
 		return jose.Key{}, m.err
 	}

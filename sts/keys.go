@@ -54,3 +54,6 @@ func keysError(err error, message string) *Error {
 	}
 	return &Error{Code: Unavailable, RetryAfter: retryAfter(err), Message: message, Err: err}
 }
+
+// IssuerStatus returns what is known about the keys of each trusted issuer.
+func (s *Service) IssuerStatus() []IssuerStatus { return s.issuerKeys.Status() }

@@ -134,10 +134,9 @@ func (d *decision) selfPresented(self string) *Error {
 	if err != nil {
 		return errToken("subject_token", "the claims of the subject_token are not a well-formed JSON object", err)
 	}
-	iss, _ := claims["iss"].(string)
-	issuer, ok := d.st.issuers[iss]
+	issuer, ok := d.st.issuerOf(claims)
 	switch {
-	case iss == self:
+	case claims["iss"] == self:
 		d.rec.Subject = &RecordParty{Unverified: true, Issuer: policy.Self}
 	case !ok:
 		return d.untrusted("subject_token", claims)

@@ -24,7 +24,7 @@ type state struct {
 	resources map[Ref]Resource
 	order     []Ref // sorted by kind and name
 	clients   map[string]*client
-	issuers   map[string]*Issuer   // by iss
+	issuers   map[string]*Issuer   // by iss, as their presets complete them
 	federated map[string][]*client // by Issuer, by name
 	rules     *policy.Set
 
@@ -110,8 +110,9 @@ func (s *Service) newState(resources map[Ref]Resource, revision int64) (*state, 
 			}
 			world.Clients = append(world.Clients, ref.Name)
 		case KindIssuer:
-			c.issuer(r.Issuer, st.issuers[r.Issuer.Issuer])
-			st.issuers[r.Issuer.Issuer] = r.Issuer
+			i := r.Issuer.complete()
+			c.issuer(i, st.issuers[i.Issuer])
+			st.issuers[i.Issuer] = i
 			world.Issuers = append(world.Issuers, ref.Name)
 		case KindRule:
 			c.common(ref, r.Rule.Description)
@@ -128,6 +129,20 @@ func (s *Service) newState(resources map[Ref]Resource, revision int64) (*state, 
 	st.rules = set
 	st.proven, _ = lru.New[[sha256.Size]byte, *proven](provenTokens) // errs only for a size below 1
 	return st, nil
+}
+
+// issuerOf returns the Issuer that a token says to be of, by its iss. A JWT-SVID
+// need not have one [JWT-SVID §3]; then the trust domain in its sub says it.
+func (st *state) issuerOf(claims map[string]any) (*Issuer, bool) {
+	iss, _ := claims["iss"].(string)
+	if _, present := claims["iss"]; !present {
+		sub, _ := claims["sub"].(string)
+		if id, err := ParseSPIFFEID(sub); err == nil {
+			iss = spiffeScheme + id.TrustDomain()
+		}
+	}
+	i, ok := st.issuers[iss]
+	return i, ok
 }
 
 // Limits of the lifetime of tokens that an Audience sets.

@@ -226,16 +226,21 @@ type FederatedIdentity struct {
 	Issuer    string         `json:"issuer"`           // name of the Issuer
 	Claims    map[string]any `json:"claims,omitempty"` // exact: string, bool, int64 or float64
 	SingleUse bool           `json:"single_use,omitempty"`
+	// AcceptRisks names the dangers of identifying the client so that are meant.
+	AcceptRisks []string `json:"accept_risks,omitempty"`
 }
 
 // Issuer is a trusted issuer of subject and actor tokens.
+//
+// Its keys come from one place: where its discovery document says, unless one of
+// JWKSURI, JWKS, JWKSFile, SPIFFEBundle and TokenReview is there.
 type Issuer struct {
 	Name             string        `json:"name"`
 	Description      string        `json:"description,omitempty"`
-	Issuer           string        `json:"issuer"`                       // exact iss of its tokens
+	Issuer           string        `json:"issuer"`                       // exact iss of its tokens; empty: what Preset says
 	Audience         string        `json:"audience,omitempty"`           // empty: our own issuer identifier
 	JWKSURI          string        `json:"jwks_uri,omitempty"`           // empty: by discovery
-	Algorithms       []string      `json:"algorithms,omitempty"`         // empty: DefaultAlgorithms
+	Algorithms       []string      `json:"algorithms,omitempty"`         // empty: those of Preset, or DefaultAlgorithms
 	TokenTypes       []string      `json:"token_types,omitempty"`        // empty: jwt, id_token
 	SelfPresented    bool          `json:"self_presented,omitempty"`     // the workload may be its own requester
 	MaxTokenLifetime time.Duration `json:"max_token_lifetime,omitempty"` // 0: 24h
@@ -244,6 +249,32 @@ type Issuer struct {
 	CACertificates   string        `json:"ca_certificates,omitempty"`
 	AllowNetworks    []string      `json:"allow_networks,omitempty"`
 	InsecureHTTP     bool          `json:"insecure_http,omitempty"`
+
+	Preset              string        `json:"preset,omitempty"`           // what platform it is, see [Presets]
+	DiscoveryURI        string        `json:"discovery_uri,omitempty"`    // empty: below Issuer
+	DiscoveryIssuer     string        `json:"discovery_issuer,omitempty"` // what the document says; empty: Issuer
+	JWKSHosts           []string      `json:"jwks_hosts,omitempty"`       // besides the host of the document
+	JWKS                string        `json:"jwks,omitempty"`             // the JWK set itself
+	JWKSFile            string        `json:"jwks_file,omitempty"`
+	SPIFFEBundle        *SPIFFEBundle `json:"spiffe_bundle,omitempty"`
+	TokenReview         *TokenReview  `json:"token_review,omitempty"`
+	TokenFile           string        `json:"token_file,omitempty"` // of a token to fetch its keys with
+	SingleUse           bool          `json:"single_use,omitempty"` // a token is exchanged once
+	AllowOtherAudiences bool          `json:"allow_other_audiences,omitempty"`
+}
+
+// SPIFFEBundle is where the keys of a trust domain are: in one of File and URL.
+type SPIFFEBundle struct {
+	TrustDomain string `json:"trust_domain"`
+	File        string `json:"file,omitempty"`
+	URL         string `json:"url,omitempty"`
+}
+
+// TokenReview is a Kubernetes API server that is asked about each token.
+type TokenReview struct {
+	APIServer string `json:"api_server"`
+	TokenFile string `json:"token_file"`
+	CAFile    string `json:"ca_file,omitempty"`
 }
 
 // Audience is a target of tokens.
@@ -386,10 +417,12 @@ type KeyRevocation struct {
 	AcceptedUntil time.Time // until then verifiers that cached the key set may accept the revoked key
 }
 
-// IssuerKeys finds the keys of trusted issuers.
+// IssuerKeys finds the keys of trusted issuers. The Issuers that it is given are
+// as their presets complete them.
 type IssuerKeys interface {
 	// Check tells what is wrong with where an issuer's keys are said to be,
-	// without asking there. It is called before Trust.
+	// without asking there. It is called before Trust. The error may have a method
+	// Field() string, which names the field that it is about.
 	Check(*Issuer) error
 	// Trust replaces the issuers whose keys can be asked for. It does not wait
 	// for the network.
@@ -398,6 +431,33 @@ type IssuerKeys interface {
 	// is jose.ErrUnknownKey says that there is no such key, any other that the
 	// keys cannot be had now.
 	Key(ctx context.Context, issuer, kid string, alg jose.Algorithm) (jose.Key, error)
+	// Review asks an issuer that has a TokenReview whether it issued a token for an
+	// audience, and returns the sub that it should have. What it says may be some
+	// seconds old. An error that is jose.ErrSignature says that it did not, any other
+	// that it cannot be asked now.
+	Review(ctx context.Context, issuer, token, audience string) (subject string, err error)
+	// Status returns what is known about the keys of each issuer, by name. It does
+	// not wait for the network.
+	Status() []IssuerStatus
+}
+
+// IssuerStatus is what is known about the keys of a trusted issuer. Times that are
+// not known are zero.
+type IssuerStatus struct {
+	Name    string
+	Source  string // the field that says where its keys are, or discovery
+	Keys    []IssuerKey
+	Fetched time.Time // when its keys were fetched, or a token was reviewed, last
+	Asked   time.Time // when that was tried last
+	Refresh time.Time // when they are asked for again, if a token needs them
+	Stale   time.Time // when they are not used any more, if they cannot be had until then
+	Problem string    // why the last attempt failed; empty: it did not
+}
+
+// IssuerKey is a key of a trusted issuer.
+type IssuerKey struct {
+	ID        string // empty: it has none
+	Algorithm string // or, if the issuer does not say, the type of the key
 }
 
 // ClientKeys finds the keys of clients that publish them. They are kept apart
@@ -424,6 +484,7 @@ const (
 	ReplayClientAssertion ReplaySpace = "client_assertion" // client, jti
 	ReplayFederated       ReplaySpace = "federated"        // Issuer, jti
 	ReplayDPoP            ReplaySpace = "dpop"             // thumbprint of the key, jti
+	ReplayPresented       ReplaySpace = "presented_token"  // Issuer, what identifies a subject or actor token
 )
 
 // ErrForgotten is what Replay.Use returns if it is not known any more whether

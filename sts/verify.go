@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -18,10 +19,12 @@ import (
 var DefaultAlgorithms = []string{"ES256", "ES384", "EdDSA", "RS256", "PS256"}
 
 // typAccessToken is the typ header of an access token [RFC 9068 §2.1], as
-// package jose normalises it; typJWT that of other tokens.
+// package jose normalises it; typJWT that of other tokens. A JWT-SVID may have
+// typJOSE [JWT-SVID §2.3].
 const (
 	typAccessToken = "at+jwt"
 	typJWT         = "jwt"
+	typJOSE        = "jose"
 )
 
 // proven is a token whose signature was verified: claims are what the key of
@@ -31,7 +34,7 @@ type proven struct {
 	kid    string
 	alg    jose.Algorithm
 	typ    string
-	key    crypto.PublicKey
+	key    crypto.PublicKey // nil: its issuer was asked
 	claims map[string]any
 }
 
@@ -50,7 +53,7 @@ func errToken(field, message string, cause error) *Error {
 func (s *Service) prove(ctx context.Context, d *decision, field string, p Presented, party *RecordParty) (*proven, *Error) {
 	sum := sha256.Sum256([]byte(p.Token))
 	if seen, ok := d.st.proven.Get(sum); ok {
-		if s.stillProven(ctx, d, seen) {
+		if s.stillProven(ctx, d, seen, p.Token) {
 			party.Unverified, party.Issuer = false, seen.issuerName()
 			return seen, d.checkType(field, p.Type, seen)
 		}
@@ -64,10 +67,9 @@ func (s *Service) prove(ctx context.Context, d *decision, field string, p Presen
 	if err != nil {
 		return nil, errToken(field, "the claims of the "+field+" are not a well-formed JSON object", err)
 	}
-	iss, _ := claims["iss"].(string)
 	out := &proven{kid: jws.Header.KeyID, alg: jws.Header.Algorithm, typ: jws.Header.Type, claims: claims}
-	if iss != s.issuer {
-		i, ok := d.st.issuers[iss]
+	if claims["iss"] != s.issuer {
+		i, ok := d.st.issuerOf(claims)
 		if !ok {
 			return nil, d.untrusted(field, claims)
 		}
@@ -77,22 +79,36 @@ func (s *Service) prove(ctx context.Context, d *decision, field string, p Presen
 	if d.authenticated() {
 		party.says(claims)
 	}
-	if e := d.checkType(field, p.Type, out); e != nil {
-		return nil, e
-	}
-	key, e := s.keyFor(ctx, d, field, out)
+	e := d.checkType(field, p.Type, out)
 	if e != nil {
 		return nil, e
 	}
-	if err := jws.Verify(key); err != nil {
-		return nil, errToken(field, "the signature of the "+field+" does not verify with the key of its issuer", &mismatch{
-			RecordReason{Predicate: field + ".signature", Presented: "not of key " + d.showUnverified(out.kid, visible(out.kid)), Expected: "of that key of " + party.Issuer}, err,
-		})
+	if out.issuer != nil && out.issuer.TokenReview != nil {
+		e = s.review(ctx, d, field, p.Token, out)
+	} else {
+		e = s.verify(ctx, d, field, jws, out)
+	}
+	if e != nil {
+		return nil, e
 	}
 	party.Unverified = false
-	out.key = key.Public
 	d.st.proven.Add(sum, out)
 	return out, nil
+}
+
+// verify checks the signature with the key that the header names.
+func (s *Service) verify(ctx context.Context, d *decision, field string, jws *jose.JWS, out *proven) *Error {
+	key, e := s.keyFor(ctx, d, field, out)
+	if e != nil {
+		return e
+	}
+	if err := jws.Verify(key); err != nil {
+		return errToken(field, "the signature of the "+field+" does not verify with the key of its issuer", &mismatch{
+			RecordReason{Predicate: field + ".signature", Presented: "not of key " + d.showUnverified(out.kid, visible(out.kid)), Expected: "of that key of " + out.issuerName()}, err,
+		})
+	}
+	out.key = key.Public
+	return nil
 }
 
 // issuerName is the name of the Issuer, or self.
@@ -113,8 +129,11 @@ func (d *decision) untrusted(field string, claims map[string]any) *Error {
 }
 
 // stillProven tells whether the key that verified a token is still the one that
-// its issuer publishes.
-func (s *Service) stillProven(ctx context.Context, d *decision, p *proven) bool {
+// its issuer publishes, or whether its issuer still says that it is good.
+func (s *Service) stillProven(ctx context.Context, d *decision, p *proven, token string) bool {
+	if p.issuer != nil && p.issuer.TokenReview != nil {
+		return s.review(ctx, d, "", token, p) == nil
+	}
 	key, e := s.keyFor(ctx, d, "", p)
 	if e != nil {
 		return false
@@ -143,7 +162,7 @@ func (d *decision) checkType(field string, declared TokenType, p *proven) *Error
 		return nil
 	}
 	is := p.typ == typAccessToken && declared == AccessToken ||
-		(p.typ == typJWT || p.typ == "") && (declared == JWT || declared == IDToken)
+		(p.typ == typJWT || p.typ == "" || p.typ == typJOSE && p.issuer.spiffe()) && (declared == JWT || declared == IDToken)
 	if !is {
 		return bad("the "+field+" is not of the type that "+field+"_type declares", access+", or "+typJWT+" or none declared as jwt or id_token")
 	}
@@ -168,10 +187,8 @@ func (s *Service) keyFor(ctx context.Context, d *decision, field string, p *prov
 		}
 		return key, nil
 	}
-	if !slices.Contains(p.issuer.algorithms(), string(p.alg)) {
-		return jose.Key{}, errToken(field, "the signature algorithm of the "+field+" is not allowed for its issuer", &mismatch{
-			RecordReason{Predicate: field + ".alg", Presented: string(p.alg), Expected: strings.Join(p.issuer.algorithms(), " or ")}, jose.ErrAlgorithm,
-		})
+	if e := s.checkAlgorithm(field, p); e != nil {
+		return jose.Key{}, e
 	}
 	key, err := s.issuerKeys.Key(ctx, p.issuer.Name, p.kid, p.alg)
 	switch {
@@ -185,6 +202,47 @@ func (s *Service) keyFor(ctx context.Context, d *decision, field string, p *prov
 			Message: "the keys of the issuer of the " + field + " cannot be fetched now; try again later",
 		}
 	}
+}
+
+// review asks the issuer itself whether it signed a token. Since that costs the
+// issuer a call for each token, whatever is wrong with the claims is found before.
+func (s *Service) review(ctx context.Context, d *decision, field, token string, p *proven) *Error {
+	if e := s.checkAlgorithm(field, p); e != nil {
+		return e
+	}
+	if _, e := s.checkClaims(field, p, d.now); e != nil {
+		if m, ok := errors.AsType[*mismatch](e.Err); ok && !d.authenticated() {
+			m.Presented = unknown(m.Presented) // anybody can have written it
+		}
+		return e
+	}
+	subject, err := s.issuerKeys.Review(ctx, p.issuer.Name, token, s.audienceOf(p.issuer))
+	if err == nil && p.claims["sub"] != subject {
+		err = fmt.Errorf("%w: the issuer says that it is of another subject", jose.ErrSignature)
+	}
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, jose.ErrSignature):
+		return errToken(field, "the issuer of the "+field+" does not vouch for it: it is not of that issuer, not for this service, or has been invalidated", &mismatch{
+			RecordReason{Predicate: field + ".signature", Presented: "not confirmed", Expected: "confirmed by TokenReview of " + p.issuer.Name}, err,
+		})
+	default:
+		return &Error{
+			Code: Unavailable, Field: field, RetryAfter: retryIssuer, Err: err,
+			Message: "the issuer of the " + field + " cannot be asked about it now; try again later",
+		}
+	}
+}
+
+// checkAlgorithm refuses an algorithm that the issuer of a token may not use.
+func (s *Service) checkAlgorithm(field string, p *proven) *Error {
+	if slices.Contains(p.issuer.algorithms(), string(p.alg)) {
+		return nil
+	}
+	return errToken(field, "the signature algorithm of the "+field+" is not allowed for its issuer", &mismatch{
+		RecordReason{Predicate: field + ".alg", Presented: string(p.alg), Expected: strings.Join(p.issuer.algorithms(), " or ")}, jose.ErrAlgorithm,
+	})
 }
 
 // retryIssuer is when to try again if an issuer's keys could not be had.

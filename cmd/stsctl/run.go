@@ -60,7 +60,7 @@ func newRoot(c *cli) *cobra.Command {
 		Short: "Operate a security token service, get and inspect tokens",
 		Long: `stsctl talks to a security token service over gRPC: it applies and shows
 resources, gets and exchanges tokens, looks into tokens and key sets, and looks
-after the signing keys.
+after the signing keys and those of trusted issuers.
 
 Where the server is and who you are comes from the environment, so that no
 secret is ever on a command line; see ` + "`stsctl help environment`" + `.`,
@@ -70,7 +70,7 @@ secret is ever on a command line; see ` + "`stsctl help environment`" + `.`,
 	root.AddCommand(
 		newApply(c), newGet(c), newDelete(c),
 		newToken(c), newExchange(c), newInspect(c),
-		newClient(c), newKeys(c), newSecret(c), newVersion(c),
+		newClient(c), newIssuer(c), newKeys(c), newSecret(c), newVersion(c),
 		environmentTopic(), exitCodesTopic(),
 	)
 	codeErrors(root)

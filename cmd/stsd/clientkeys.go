@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/workload-sts/sts/jose"
@@ -47,6 +48,9 @@ func clientSource(c *sts.ClientKey) (keys.Source, error) {
 		Issuer: c.JWKSURI, JWKSURI: c.JWKSURI, CACertificates: c.CACertificates, AllowNetworks: c.AllowNetworks, InsecureHTTP: c.InsecureHTTP,
 	})
 	src.AllowMissingKID = true // if there is one key, there is no doubt whose it is
+	if e, ok := errors.AsType[*keys.SourceError](err); ok {
+		err = fmt.Errorf("%s %w", e.Field(), err)
+	}
 	return src, err
 }
 

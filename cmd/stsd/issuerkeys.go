@@ -37,10 +37,36 @@ func (k issuerKeys) Key(ctx context.Context, issuer, kid string, alg jose.Algori
 	return k.remote.Key(ctx, issuer, kid, alg)
 }
 
+func (k issuerKeys) Review(ctx context.Context, issuer, token, audience string) (string, error) {
+	return k.remote.Review(ctx, issuer, token, audience)
+}
+
+func (k issuerKeys) Status() []sts.IssuerStatus {
+	var out []sts.IssuerStatus
+	for _, s := range k.remote.Status() {
+		status := sts.IssuerStatus{Name: s.Issuer, Source: string(s.Kind), Fetched: s.Fetched, Asked: s.Asked, Refresh: s.Refresh, Stale: s.Stale}
+		for _, key := range s.Keys {
+			status.Keys = append(status.Keys, sts.IssuerKey{ID: key.ID, Algorithm: key.Algorithm})
+		}
+		if s.Err != nil {
+			status.Problem = s.Err.Error()
+		}
+		out = append(out, status)
+	}
+	return out
+}
+
 func source(i *sts.Issuer) (keys.Source, error) {
 	src := keys.Source{
-		Issuer: i.Issuer, JWKSURI: i.JWKSURI, CACertificates: i.CACertificates,
-		InsecureHTTP: i.InsecureHTTP, AllowMissingKID: i.AllowMissingKID,
+		Issuer: i.Issuer, DiscoveryURI: i.DiscoveryURI, DiscoveryIssuer: i.DiscoveryIssuer, JWKSHosts: i.JWKSHosts,
+		JWKSURI: i.JWKSURI, JWKS: i.JWKS, JWKSFile: i.JWKSFile, TokenFile: i.TokenFile,
+		CACertificates: i.CACertificates, InsecureHTTP: i.InsecureHTTP, AllowMissingKID: i.AllowMissingKID,
+	}
+	if b := i.SPIFFEBundle; b != nil {
+		src.BundleFile, src.BundleURL = b.File, b.URL
+	}
+	if r := i.TokenReview; r != nil {
+		src.Review = keys.Review{APIServer: r.APIServer, TokenFile: r.TokenFile, CAFile: r.CAFile}
 	}
 	for _, n := range i.AllowNetworks {
 		prefix, err := netip.ParsePrefix(n)

@@ -125,6 +125,9 @@ func (n *node) wire(ctx context.Context, c *stsv1.ServerConfig, store *storage.S
 	if err != nil {
 		return err
 	}
+	for _, p := range n.service.Unsafe() {
+		n.log.Warn("a resource that was applied before would be refused now", "resource", p.Ref.String(), "field", p.Field, "problem", p.Message)
+	}
 	httpTLS, err := n.tls(c.Http.Tls)
 	if err != nil {
 		return fmt.Errorf("http.tls: %w", err)
@@ -142,7 +145,7 @@ func (n *node) wire(ctx context.Context, c *stsv1.ServerConfig, store *storage.S
 		return fmt.Errorf("grpc.tls.client_certificates: %w", err)
 	}
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), n.ring.Collector())
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), n.ring.Collector(), remote.Collector())
 	n.server, err = server.New(server.Config{
 		Service: n.service, Logger: n.log, Registry: registry, HTTPTLS: httpTLS, GRPCTLS: grpcTLS,
 		GRPCURL:     c.Dpop.GrpcUrl,

@@ -41,7 +41,7 @@ func TestProblemsOfResources(t *testing.T) {
 
 		{"unknown key", "audiences:", "audience:", `f.yaml:6:3: allow: unknown key "audience"; did you mean "audiences"? known: audiences, scopes, ttl, claims, impersonate, multiple_audiences, token_types`},
 		{"camel case", "impersonate: true", "multipleAudiences: true", `f.yaml:8:3: allow: unknown key "multipleAudiences"; did you mean "multiple_audiences"? known: audiences, scopes, ttl, claims, impersonate, multiple_audiences, token_types`},
-		{"two letters swapped", "subject:", "subjetc:", `f.yaml:3:1: unknown key "subjetc"; did you mean "subject"? known: kind, name, description, requester, subject, actor, when, allow, require`},
+		{"two letters swapped", "subject:", "subjetc:", `f.yaml:3:1: unknown key "subjetc"; did you mean "subject"? known: kind, name, description, requester, subject, actor, when, allow, require, accept_risks`},
 		{"repeated key", "ttl: 5m", "ttl: 5m\n  ttl: 6m", `f.yaml:8:3: allow.ttl: given twice, first in line 7; keep one`},
 		{"repeated claim", "{ref: main}", `{ref: main, "ref": main}`, `f.yaml:4:23: subject.claims.ref: given twice, first in line 4; keep one`},
 		{"empty key", "{ref: main}", `{"": main}`, `f.yaml:4:12: subject.claims: a key must not be empty`},

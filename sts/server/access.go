@@ -50,6 +50,8 @@ var accessTo = map[string]access{
 	stsv1.AdminService_RotateKey_FullMethodName: {who: admins},
 	stsv1.AdminService_RevokeKey_FullMethodName: {who: admins},
 
+	stsv1.AdminService_ListIssuerStatus_FullMethodName: {who: admins},
+
 	healthpb.Health_Check_FullMethodName: {who: anyone, quiet: true},
 	healthpb.Health_List_FullMethodName:  {who: anyone, quiet: true},
 	healthpb.Health_Watch_FullMethodName: {who: anyone, quiet: true},

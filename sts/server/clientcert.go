@@ -2,7 +2,6 @@ package server
 
 import (
 	"bytes"
-	"context"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -11,7 +10,6 @@ import (
 	"maps"
 	"os"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -28,13 +26,12 @@ type ClientCertificateFiles struct {
 
 // ClientCertificates says whose certificates count on a listener.
 type ClientCertificates struct {
-	files    ClientCertificateFiles
-	proxies  []TrustedProxy
-	log      *slog.Logger
-	read     map[string]file // contents as of the last look; used by one goroutine
-	current  atomic.Pointer[authorities]
-	cancel   context.CancelFunc
-	watching sync.WaitGroup
+	files   ClientCertificateFiles
+	proxies []TrustedProxy
+	log     *slog.Logger
+	read    map[string]file // contents as of the last look; used by one goroutine
+	current atomic.Pointer[authorities]
+	*looking
 }
 
 // ReloadingClientCertificates returns the authorities in files, which are looked
@@ -45,9 +42,7 @@ func ReloadingClientCertificates(files ClientCertificateFiles, proxies []Trusted
 	if err := c.load(); err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	c.cancel = cancel
-	c.watching.Go(func() { c.watch(ctx, every) })
+	c.looking = lookEvery(every, c.reload)
 	return c, nil
 }
 
@@ -57,25 +52,9 @@ func CheckClientCertificates(files ClientCertificateFiles) error {
 	return err
 }
 
-// Close ends the looking.
-func (c *ClientCertificates) Close() error {
-	c.cancel()
-	c.watching.Wait()
-	return nil
-}
-
-func (c *ClientCertificates) watch(ctx context.Context, every time.Duration) {
-	tick := time.NewTicker(every)
-	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return
-		}
-		if err := c.load(); err != nil {
-			c.log.Error("the changed authorities of client certificates cannot be used; the last good ones stay", "error", err)
-		}
+func (c *ClientCertificates) reload() {
+	if err := c.load(); err != nil {
+		c.log.Error("the changed authorities of client certificates cannot be used; the last good ones stay", "error", err)
 	}
 }
 

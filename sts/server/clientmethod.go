@@ -21,7 +21,7 @@ func (c *converter) clientMethods(m *stsv1.Client, out *sts.Client) {
 		}
 	}
 	if f := m.GetFederated(); f != nil {
-		out.Federated = &sts.FederatedIdentity{Issuer: f.GetIssuer(), SingleUse: f.GetSingleUse()}
+		out.Federated = &sts.FederatedIdentity{Issuer: f.GetIssuer(), SingleUse: f.GetSingleUse(), AcceptRisks: f.GetAcceptRisks()}
 		for name, v := range f.GetClaims() {
 			if out.Federated.Claims == nil {
 				out.Federated.Claims = make(map[string]any, len(f.GetClaims()))
@@ -44,7 +44,7 @@ func clientMethodsToProto(c *sts.Client, out *stsv1.Client) {
 		}
 	}
 	if f := c.Federated; f != nil {
-		out.Federated = &stsv1.FederatedIdentity{Issuer: f.Issuer, SingleUse: f.SingleUse}
+		out.Federated = &stsv1.FederatedIdentity{Issuer: f.Issuer, SingleUse: f.SingleUse, AcceptRisks: f.AcceptRisks}
 		for name, v := range f.Claims {
 			if out.Federated.Claims == nil {
 				out.Federated.Claims = make(map[string]*structpb.Value, len(f.Claims))

@@ -80,7 +80,7 @@ func (j *jsonAPI) read(w http.ResponseWriter, r *http.Request) *refusal {
 	body := &jsonBody{Reader: bytes.NewReader(nil), call: k}
 	r.Body = body
 	most := int64(maxForm)
-	if resources := strings.HasPrefix(r.URL.Path, "/v1/resources"); resources || strings.HasPrefix(r.URL.Path, "/v1/keys") {
+	if resources := strings.HasPrefix(r.URL.Path, "/v1/resources"); resources || strings.HasPrefix(r.URL.Path, "/v1/keys") || strings.HasPrefix(r.URL.Path, "/v1/issuers") {
 		if resources {
 			most = maxApply
 		}
@@ -281,7 +281,7 @@ func (j *jsonAPI) routingError(ctx context.Context, _ *runtime.ServeMux, _ runti
 // allowed lists the methods of a path under /v1/ [RFC 9110 §15.5.6].
 func allowed(path string) string {
 	switch {
-	case path == "/v1/resources", path == "/v1/keys":
+	case path == "/v1/resources", path == "/v1/keys", path == "/v1/issuers:status":
 		return "GET"
 	case strings.HasPrefix(path, "/v1/clients/") && !strings.HasSuffix(path, ":rotateSecret"):
 		return "GET"

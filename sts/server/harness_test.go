@@ -98,8 +98,21 @@ type noIssuers struct{}
 
 func (noIssuers) Trust([]*sts.Issuer)     {}
 func (noIssuers) Check(*sts.Issuer) error { return nil }
+func (noIssuers) Review(context.Context, string, string, string) (string, error) {
+	return "", jose.ErrSignature
+}
+func (noIssuers) Status() []sts.IssuerStatus { return issuerStatus }
 func (noIssuers) Key(context.Context, string, string, jose.Algorithm) (jose.Key, error) {
 	return jose.Key{}, jose.ErrUnknownKey
+}
+
+// issuerStatus is what noIssuers says of issuers.
+var issuerStatus = []sts.IssuerStatus{
+	{Name: "new", Source: "discovery"},
+	{
+		Name: "used", Source: "jwks_uri", Keys: []sts.IssuerKey{{ID: "k1", Algorithm: "RS256"}, {Algorithm: "EC P-256"}}, Problem: "status 500",
+		Fetched: time.Unix(1_795_521_600, 0), Asked: time.Unix(1_795_521_660, 0), Refresh: time.Unix(1_795_522_000, 0), Stale: time.Unix(1_795_525_800, 0),
+	},
 }
 
 // memAudit is a sts.Audit in memory. It can fail.

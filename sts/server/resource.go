@@ -83,6 +83,18 @@ func (c *converter) issuer(m *stsv1.Issuer) *sts.Issuer {
 		CACertificates:   m.GetCaCertificates(),
 		AllowNetworks:    m.GetAllowNetworks(),
 		InsecureHTTP:     m.GetInsecureHttp(),
+
+		Preset:              m.GetPreset(),
+		DiscoveryURI:        m.GetDiscoveryUri(),
+		DiscoveryIssuer:     m.GetDiscoveryIssuer(),
+		JWKSHosts:           m.GetJwksHosts(),
+		JWKS:                m.GetJwks(),
+		JWKSFile:            m.GetJwksFile(),
+		SPIFFEBundle:        bundle(m.GetSpiffeBundle()),
+		TokenReview:         review(m.GetTokenReview()),
+		TokenFile:           m.GetTokenFile(),
+		SingleUse:           m.GetSingleUse(),
+		AllowOtherAudiences: m.GetAllowOtherAudiences(),
 	}
 }
 
@@ -121,6 +133,7 @@ func (c *converter) rule(m *stsv1.Rule) *policy.Rule {
 			MultipleAudiences: a.GetMultipleAudiences(),
 			TokenTypes:        a.GetTokenTypes(),
 		},
+		AcceptRisks: m.GetAcceptRisks(),
 	}
 }
 
@@ -270,6 +283,18 @@ func issuerToProto(i *sts.Issuer) *stsv1.Issuer {
 		CaCertificates:   i.CACertificates,
 		AllowNetworks:    i.AllowNetworks,
 		InsecureHttp:     i.InsecureHTTP,
+
+		Preset:              i.Preset,
+		DiscoveryUri:        i.DiscoveryURI,
+		DiscoveryIssuer:     i.DiscoveryIssuer,
+		JwksHosts:           i.JWKSHosts,
+		Jwks:                i.JWKS,
+		JwksFile:            i.JWKSFile,
+		SpiffeBundle:        bundleToProto(i.SPIFFEBundle),
+		TokenReview:         reviewToProto(i.TokenReview),
+		TokenFile:           i.TokenFile,
+		SingleUse:           i.SingleUse,
+		AllowOtherAudiences: i.AllowOtherAudiences,
 	}
 }
 
@@ -289,6 +314,7 @@ func ruleToProto(r *policy.Rule) *stsv1.Rule {
 			MultipleAudiences: r.Allow.MultipleAudiences,
 			TokenTypes:        r.Allow.TokenTypes,
 		},
+		AcceptRisks: r.AcceptRisks,
 	}
 	if r.Require.Binding != "" {
 		out.Require = &stsv1.Require{Binding: string(r.Require.Binding)}

@@ -2,13 +2,11 @@ package server
 
 import (
 	"bytes"
-	"context"
 	"crypto/tls"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
-	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -42,16 +40,13 @@ func ReloadingTLS(certFile, keyFile string, every time.Duration, log *slog.Logge
 	if err := r.load(); err != nil {
 		return nil, nil, err
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	r.cancel = cancel
-	r.watching.Go(func() { r.watch(ctx, every) })
 	config := &tls.Config{
 		MinVersion: tls.VersionTLS12,
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 			return r.current.Load(), nil
 		},
 	}
-	return config, r, nil
+	return config, lookEvery(every, r.reload), nil
 }
 
 // certificate is a certificate that follows its files.
@@ -60,8 +55,6 @@ type certificate struct {
 	log               *slog.Logger
 	certPEM, keyPEM   []byte // as of the last look; used by one goroutine
 	current           atomic.Pointer[tls.Certificate]
-	cancel            context.CancelFunc
-	watching          sync.WaitGroup
 }
 
 // load takes over the files if they have changed. A pair that was looked at is
@@ -89,24 +82,8 @@ func (r *certificate) load() error {
 	return nil
 }
 
-func (r *certificate) watch(ctx context.Context, every time.Duration) {
-	tick := time.NewTicker(every)
-	defer tick.Stop()
-	for {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return
-		}
-		if err := r.load(); err != nil {
-			r.log.Error("the changed certificate cannot be used; the last good one stays", "error", err)
-		}
+func (r *certificate) reload() {
+	if err := r.load(); err != nil {
+		r.log.Error("the changed certificate cannot be used; the last good one stays", "error", err)
 	}
-}
-
-// Close ends the looking.
-func (r *certificate) Close() error {
-	r.cancel()
-	r.watching.Wait()
-	return nil
 }

@@ -193,8 +193,12 @@ func (signingKeys) Revoke(context.Context, string) (sts.KeyRevocation, error) {
 
 type noIssuers struct{}
 
-func (noIssuers) Check(*sts.Issuer) error { return nil }
-func (noIssuers) Trust([]*sts.Issuer)     {}
+func (noIssuers) Check(*sts.Issuer) error    { return nil }
+func (noIssuers) Trust([]*sts.Issuer)        {}
+func (noIssuers) Status() []sts.IssuerStatus { return nil }
+func (noIssuers) Review(context.Context, string, string, string) (string, error) {
+	return "", jose.ErrSignature
+}
 func (noIssuers) Key(context.Context, string, string, jose.Algorithm) (jose.Key, error) {
 	return jose.Key{}, jose.ErrUnknownKey
 }
@@ -342,6 +346,11 @@ func post(ctx context.Context, c *http.Client, to, secret string, form url.Value
 	}
 	req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
 	req.SetBasicAuth("demo", secret)
+	return send(c, req)
+}
+
+// send sends a request and reads the answer without looking at it.
+func send(c *http.Client, req *http.Request) error {
 	res, err := c.Do(req)
 	if err != nil {
 		return err

@@ -1428,6 +1428,257 @@ func (x *RevokeKeyResponse) GetAcceptedUntil() *timestamppb.Timestamp {
 	return nil
 }
 
+// ListIssuerStatusRequest has no parameters.
+type ListIssuerStatusRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListIssuerStatusRequest) Reset() {
+	*x = ListIssuerStatusRequest{}
+	mi := &file_sts_v1_admin_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListIssuerStatusRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListIssuerStatusRequest) ProtoMessage() {}
+
+func (x *ListIssuerStatusRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListIssuerStatusRequest.ProtoReflect.Descriptor instead.
+func (*ListIssuerStatusRequest) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{22}
+}
+
+// ListIssuerStatusResponse carries every Issuer.
+type ListIssuerStatusResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The Issuers by name.
+	Issuers       []*IssuerStatus `protobuf:"bytes,1,rep,name=issuers,proto3" json:"issuers,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListIssuerStatusResponse) Reset() {
+	*x = ListIssuerStatusResponse{}
+	mi := &file_sts_v1_admin_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListIssuerStatusResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListIssuerStatusResponse) ProtoMessage() {}
+
+func (x *ListIssuerStatusResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListIssuerStatusResponse.ProtoReflect.Descriptor instead.
+func (*ListIssuerStatusResponse) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *ListIssuerStatusResponse) GetIssuers() []*IssuerStatus {
+	if x != nil {
+		return x.Issuers
+	}
+	return nil
+}
+
+// IssuerStatus is what a node knows of the keys of an Issuer. Times that are not
+// known are not set.
+type IssuerStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the Issuer.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Where its keys come from: discovery, jwks_uri, jwks, jwks_file, spiffe_bundle
+	// or token_review.
+	Source string `protobuf:"bytes,2,opt,name=source,proto3" json:"source,omitempty"`
+	// Its keys that can be used now. An issuer is asked when a token needs its keys,
+	// so there are none before.
+	Keys []*IssuerKey `protobuf:"bytes,3,rep,name=keys,proto3" json:"keys,omitempty"`
+	// When its keys were fetched or confirmed, or a token was reviewed, last.
+	Fetched *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=fetched,proto3" json:"fetched,omitempty"`
+	// When that was tried last.
+	Asked *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=asked,proto3" json:"asked,omitempty"`
+	// When its keys are asked for again, if a token needs them.
+	Refresh *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=refresh,proto3" json:"refresh,omitempty"`
+	// When its keys are not used any more, if they cannot be had until then.
+	Stale *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=stale,proto3" json:"stale,omitempty"`
+	// Why the last attempt failed; empty if it did not.
+	Problem       string `protobuf:"bytes,8,opt,name=problem,proto3" json:"problem,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IssuerStatus) Reset() {
+	*x = IssuerStatus{}
+	mi := &file_sts_v1_admin_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IssuerStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IssuerStatus) ProtoMessage() {}
+
+func (x *IssuerStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IssuerStatus.ProtoReflect.Descriptor instead.
+func (*IssuerStatus) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *IssuerStatus) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *IssuerStatus) GetSource() string {
+	if x != nil {
+		return x.Source
+	}
+	return ""
+}
+
+func (x *IssuerStatus) GetKeys() []*IssuerKey {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
+func (x *IssuerStatus) GetFetched() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Fetched
+	}
+	return nil
+}
+
+func (x *IssuerStatus) GetAsked() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Asked
+	}
+	return nil
+}
+
+func (x *IssuerStatus) GetRefresh() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Refresh
+	}
+	return nil
+}
+
+func (x *IssuerStatus) GetStale() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Stale
+	}
+	return nil
+}
+
+func (x *IssuerStatus) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
+// IssuerKey is a key of an Issuer.
+type IssuerKey struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Key id; empty if it has none.
+	Kid string `protobuf:"bytes,1,opt,name=kid,proto3" json:"kid,omitempty"`
+	// The one algorithm that it is for, or its type, such as `EC P-256`, if the issuer
+	// does not say.
+	Algorithm     string `protobuf:"bytes,2,opt,name=algorithm,proto3" json:"algorithm,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IssuerKey) Reset() {
+	*x = IssuerKey{}
+	mi := &file_sts_v1_admin_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IssuerKey) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IssuerKey) ProtoMessage() {}
+
+func (x *IssuerKey) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IssuerKey.ProtoReflect.Descriptor instead.
+func (*IssuerKey) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *IssuerKey) GetKid() string {
+	if x != nil {
+		return x.Kid
+	}
+	return ""
+}
+
+func (x *IssuerKey) GetAlgorithm() string {
+	if x != nil {
+		return x.Algorithm
+	}
+	return ""
+}
+
 var File_sts_v1_admin_proto protoreflect.FileDescriptor
 
 const file_sts_v1_admin_proto_rawDesc = "" +
@@ -1521,7 +1772,22 @@ const file_sts_v1_admin_proto_rawDesc = "" +
 	"\x11RevokeKeyResponse\x12+\n" +
 	"\arevoked\x18\x01 \x01(\v2\x11.sts.v1.KeyStatusR\arevoked\x12/\n" +
 	"\tsuccessor\x18\x02 \x01(\v2\x11.sts.v1.KeyStatusR\tsuccessor\x12A\n" +
-	"\x0eaccepted_until\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\racceptedUntil2\x81\b\n" +
+	"\x0eaccepted_until\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\racceptedUntil\"\x19\n" +
+	"\x17ListIssuerStatusRequest\"J\n" +
+	"\x18ListIssuerStatusResponse\x12.\n" +
+	"\aissuers\x18\x01 \x03(\v2\x14.sts.v1.IssuerStatusR\aissuers\"\xcb\x02\n" +
+	"\fIssuerStatus\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06source\x18\x02 \x01(\tR\x06source\x12%\n" +
+	"\x04keys\x18\x03 \x03(\v2\x11.sts.v1.IssuerKeyR\x04keys\x124\n" +
+	"\afetched\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\afetched\x120\n" +
+	"\x05asked\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05asked\x124\n" +
+	"\arefresh\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\arefresh\x120\n" +
+	"\x05stale\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\x05stale\x12\x18\n" +
+	"\aproblem\x18\b \x01(\tR\aproblem\";\n" +
+	"\tIssuerKey\x12\x10\n" +
+	"\x03kid\x18\x01 \x01(\tR\x03kid\x12\x1c\n" +
+	"\talgorithm\x18\x02 \x01(\tR\talgorithm2\xf4\b\n" +
 	"\fAdminService\x12T\n" +
 	"\x05Apply\x12\x14.sts.v1.ApplyRequest\x1a\x15.sts.v1.ApplyResponse\"\x1e\x82\xd3\xe4\x93\x02\x18:\x01*\"\x13/v1/resources:apply\x12:\n" +
 	"\tApplyMany\x12\x14.sts.v1.ApplyRequest\x1a\x15.sts.v1.ApplyResponse(\x01\x12n\n" +
@@ -1533,7 +1799,8 @@ const file_sts_v1_admin_proto_rawDesc = "" +
 	"\bListKeys\x12\x17.sts.v1.ListKeysRequest\x1a\x18.sts.v1.ListKeysResponse\"\x10\x82\xd3\xe4\x93\x02\n" +
 	"\x12\b/v1/keys\x12b\n" +
 	"\tRotateKey\x12\x18.sts.v1.RotateKeyRequest\x1a\x19.sts.v1.RotateKeyResponse\" \x82\xd3\xe4\x93\x02\x1a:\x01*\"\x15/v1/keys/{set}:rotate\x12\\\n" +
-	"\tRevokeKey\x12\x18.sts.v1.RevokeKeyRequest\x1a\x19.sts.v1.RevokeKeyResponse\"\x1a\x82\xd3\xe4\x93\x02\x14:\x01*\"\x0f/v1/keys:revokeB.Z,github.com/workload-sts/sts/gen/sts/v1;stsv1b\x06proto3"
+	"\tRevokeKey\x12\x18.sts.v1.RevokeKeyRequest\x1a\x19.sts.v1.RevokeKeyResponse\"\x1a\x82\xd3\xe4\x93\x02\x14:\x01*\"\x0f/v1/keys:revoke\x12q\n" +
+	"\x10ListIssuerStatus\x12\x1f.sts.v1.ListIssuerStatusRequest\x1a .sts.v1.ListIssuerStatusResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/issuers:statusB.Z,github.com/workload-sts/sts/gen/sts/v1;stsv1b\x06proto3"
 
 var (
 	file_sts_v1_admin_proto_rawDescOnce sync.Once
@@ -1547,7 +1814,7 @@ func file_sts_v1_admin_proto_rawDescGZIP() []byte {
 	return file_sts_v1_admin_proto_rawDescData
 }
 
-var file_sts_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_sts_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_sts_v1_admin_proto_goTypes = []any{
 	(*ApplyRequest)(nil),               // 0: sts.v1.ApplyRequest
 	(*ResourceRef)(nil),                // 1: sts.v1.ResourceRef
@@ -1571,60 +1838,72 @@ var file_sts_v1_admin_proto_goTypes = []any{
 	(*RotateKeyResponse)(nil),          // 19: sts.v1.RotateKeyResponse
 	(*RevokeKeyRequest)(nil),           // 20: sts.v1.RevokeKeyRequest
 	(*RevokeKeyResponse)(nil),          // 21: sts.v1.RevokeKeyResponse
-	(*Resource)(nil),                   // 22: sts.v1.Resource
-	(*durationpb.Duration)(nil),        // 23: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),      // 24: google.protobuf.Timestamp
+	(*ListIssuerStatusRequest)(nil),    // 22: sts.v1.ListIssuerStatusRequest
+	(*ListIssuerStatusResponse)(nil),   // 23: sts.v1.ListIssuerStatusResponse
+	(*IssuerStatus)(nil),               // 24: sts.v1.IssuerStatus
+	(*IssuerKey)(nil),                  // 25: sts.v1.IssuerKey
+	(*Resource)(nil),                   // 26: sts.v1.Resource
+	(*durationpb.Duration)(nil),        // 27: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),      // 28: google.protobuf.Timestamp
 }
 var file_sts_v1_admin_proto_depIdxs = []int32{
-	22, // 0: sts.v1.ApplyRequest.resources:type_name -> sts.v1.Resource
+	26, // 0: sts.v1.ApplyRequest.resources:type_name -> sts.v1.Resource
 	1,  // 1: sts.v1.ApplyRequest.delete:type_name -> sts.v1.ResourceRef
 	1,  // 2: sts.v1.ApplyResponse.created:type_name -> sts.v1.ResourceRef
 	1,  // 3: sts.v1.ApplyResponse.updated:type_name -> sts.v1.ResourceRef
 	1,  // 4: sts.v1.ApplyResponse.deleted:type_name -> sts.v1.ResourceRef
-	22, // 5: sts.v1.GetResourceResponse.resource:type_name -> sts.v1.Resource
-	22, // 6: sts.v1.ListResourcesResponse.resources:type_name -> sts.v1.Resource
-	23, // 7: sts.v1.RotateClientSecretRequest.overlap:type_name -> google.protobuf.Duration
-	24, // 8: sts.v1.RotateClientSecretResponse.previous_not_after:type_name -> google.protobuf.Timestamp
+	26, // 5: sts.v1.GetResourceResponse.resource:type_name -> sts.v1.Resource
+	26, // 6: sts.v1.ListResourcesResponse.resources:type_name -> sts.v1.Resource
+	27, // 7: sts.v1.RotateClientSecretRequest.overlap:type_name -> google.protobuf.Duration
+	28, // 8: sts.v1.RotateClientSecretResponse.previous_not_after:type_name -> google.protobuf.Timestamp
 	13, // 9: sts.v1.GetClientStatusResponse.credentials:type_name -> sts.v1.CredentialStatus
-	24, // 10: sts.v1.CredentialStatus.not_after:type_name -> google.protobuf.Timestamp
-	24, // 11: sts.v1.CredentialStatus.last_used:type_name -> google.protobuf.Timestamp
+	28, // 10: sts.v1.CredentialStatus.not_after:type_name -> google.protobuf.Timestamp
+	28, // 11: sts.v1.CredentialStatus.last_used:type_name -> google.protobuf.Timestamp
 	16, // 12: sts.v1.ListKeysResponse.key_sets:type_name -> sts.v1.KeySetStatus
 	17, // 13: sts.v1.KeySetStatus.keys:type_name -> sts.v1.KeyStatus
-	24, // 14: sts.v1.KeySetStatus.rotation_due:type_name -> google.protobuf.Timestamp
-	24, // 15: sts.v1.KeyStatus.published:type_name -> google.protobuf.Timestamp
-	24, // 16: sts.v1.KeyStatus.signs:type_name -> google.protobuf.Timestamp
-	24, // 17: sts.v1.KeyStatus.ends:type_name -> google.protobuf.Timestamp
-	24, // 18: sts.v1.KeyStatus.revoked:type_name -> google.protobuf.Timestamp
-	24, // 19: sts.v1.KeyStatus.last_fetch:type_name -> google.protobuf.Timestamp
+	28, // 14: sts.v1.KeySetStatus.rotation_due:type_name -> google.protobuf.Timestamp
+	28, // 15: sts.v1.KeyStatus.published:type_name -> google.protobuf.Timestamp
+	28, // 16: sts.v1.KeyStatus.signs:type_name -> google.protobuf.Timestamp
+	28, // 17: sts.v1.KeyStatus.ends:type_name -> google.protobuf.Timestamp
+	28, // 18: sts.v1.KeyStatus.revoked:type_name -> google.protobuf.Timestamp
+	28, // 19: sts.v1.KeyStatus.last_fetch:type_name -> google.protobuf.Timestamp
 	17, // 20: sts.v1.RotateKeyResponse.key:type_name -> sts.v1.KeyStatus
 	17, // 21: sts.v1.RevokeKeyResponse.revoked:type_name -> sts.v1.KeyStatus
 	17, // 22: sts.v1.RevokeKeyResponse.successor:type_name -> sts.v1.KeyStatus
-	24, // 23: sts.v1.RevokeKeyResponse.accepted_until:type_name -> google.protobuf.Timestamp
-	0,  // 24: sts.v1.AdminService.Apply:input_type -> sts.v1.ApplyRequest
-	0,  // 25: sts.v1.AdminService.ApplyMany:input_type -> sts.v1.ApplyRequest
-	3,  // 26: sts.v1.AdminService.GetResource:input_type -> sts.v1.GetResourceRequest
-	5,  // 27: sts.v1.AdminService.ListResources:input_type -> sts.v1.ListResourcesRequest
-	7,  // 28: sts.v1.AdminService.DeleteResource:input_type -> sts.v1.DeleteResourceRequest
-	9,  // 29: sts.v1.AdminService.RotateClientSecret:input_type -> sts.v1.RotateClientSecretRequest
-	11, // 30: sts.v1.AdminService.GetClientStatus:input_type -> sts.v1.GetClientStatusRequest
-	14, // 31: sts.v1.AdminService.ListKeys:input_type -> sts.v1.ListKeysRequest
-	18, // 32: sts.v1.AdminService.RotateKey:input_type -> sts.v1.RotateKeyRequest
-	20, // 33: sts.v1.AdminService.RevokeKey:input_type -> sts.v1.RevokeKeyRequest
-	2,  // 34: sts.v1.AdminService.Apply:output_type -> sts.v1.ApplyResponse
-	2,  // 35: sts.v1.AdminService.ApplyMany:output_type -> sts.v1.ApplyResponse
-	4,  // 36: sts.v1.AdminService.GetResource:output_type -> sts.v1.GetResourceResponse
-	6,  // 37: sts.v1.AdminService.ListResources:output_type -> sts.v1.ListResourcesResponse
-	8,  // 38: sts.v1.AdminService.DeleteResource:output_type -> sts.v1.DeleteResourceResponse
-	10, // 39: sts.v1.AdminService.RotateClientSecret:output_type -> sts.v1.RotateClientSecretResponse
-	12, // 40: sts.v1.AdminService.GetClientStatus:output_type -> sts.v1.GetClientStatusResponse
-	15, // 41: sts.v1.AdminService.ListKeys:output_type -> sts.v1.ListKeysResponse
-	19, // 42: sts.v1.AdminService.RotateKey:output_type -> sts.v1.RotateKeyResponse
-	21, // 43: sts.v1.AdminService.RevokeKey:output_type -> sts.v1.RevokeKeyResponse
-	34, // [34:44] is the sub-list for method output_type
-	24, // [24:34] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	28, // 23: sts.v1.RevokeKeyResponse.accepted_until:type_name -> google.protobuf.Timestamp
+	24, // 24: sts.v1.ListIssuerStatusResponse.issuers:type_name -> sts.v1.IssuerStatus
+	25, // 25: sts.v1.IssuerStatus.keys:type_name -> sts.v1.IssuerKey
+	28, // 26: sts.v1.IssuerStatus.fetched:type_name -> google.protobuf.Timestamp
+	28, // 27: sts.v1.IssuerStatus.asked:type_name -> google.protobuf.Timestamp
+	28, // 28: sts.v1.IssuerStatus.refresh:type_name -> google.protobuf.Timestamp
+	28, // 29: sts.v1.IssuerStatus.stale:type_name -> google.protobuf.Timestamp
+	0,  // 30: sts.v1.AdminService.Apply:input_type -> sts.v1.ApplyRequest
+	0,  // 31: sts.v1.AdminService.ApplyMany:input_type -> sts.v1.ApplyRequest
+	3,  // 32: sts.v1.AdminService.GetResource:input_type -> sts.v1.GetResourceRequest
+	5,  // 33: sts.v1.AdminService.ListResources:input_type -> sts.v1.ListResourcesRequest
+	7,  // 34: sts.v1.AdminService.DeleteResource:input_type -> sts.v1.DeleteResourceRequest
+	9,  // 35: sts.v1.AdminService.RotateClientSecret:input_type -> sts.v1.RotateClientSecretRequest
+	11, // 36: sts.v1.AdminService.GetClientStatus:input_type -> sts.v1.GetClientStatusRequest
+	14, // 37: sts.v1.AdminService.ListKeys:input_type -> sts.v1.ListKeysRequest
+	18, // 38: sts.v1.AdminService.RotateKey:input_type -> sts.v1.RotateKeyRequest
+	20, // 39: sts.v1.AdminService.RevokeKey:input_type -> sts.v1.RevokeKeyRequest
+	22, // 40: sts.v1.AdminService.ListIssuerStatus:input_type -> sts.v1.ListIssuerStatusRequest
+	2,  // 41: sts.v1.AdminService.Apply:output_type -> sts.v1.ApplyResponse
+	2,  // 42: sts.v1.AdminService.ApplyMany:output_type -> sts.v1.ApplyResponse
+	4,  // 43: sts.v1.AdminService.GetResource:output_type -> sts.v1.GetResourceResponse
+	6,  // 44: sts.v1.AdminService.ListResources:output_type -> sts.v1.ListResourcesResponse
+	8,  // 45: sts.v1.AdminService.DeleteResource:output_type -> sts.v1.DeleteResourceResponse
+	10, // 46: sts.v1.AdminService.RotateClientSecret:output_type -> sts.v1.RotateClientSecretResponse
+	12, // 47: sts.v1.AdminService.GetClientStatus:output_type -> sts.v1.GetClientStatusResponse
+	15, // 48: sts.v1.AdminService.ListKeys:output_type -> sts.v1.ListKeysResponse
+	19, // 49: sts.v1.AdminService.RotateKey:output_type -> sts.v1.RotateKeyResponse
+	21, // 50: sts.v1.AdminService.RevokeKey:output_type -> sts.v1.RevokeKeyResponse
+	23, // 51: sts.v1.AdminService.ListIssuerStatus:output_type -> sts.v1.ListIssuerStatusResponse
+	41, // [41:52] is the sub-list for method output_type
+	30, // [30:41] is the sub-list for method input_type
+	30, // [30:30] is the sub-list for extension type_name
+	30, // [30:30] is the sub-list for extension extendee
+	0,  // [0:30] is the sub-list for field type_name
 }
 
 func init() { file_sts_v1_admin_proto_init() }
@@ -1639,7 +1918,7 @@ func file_sts_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sts_v1_admin_proto_rawDesc), len(file_sts_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   22,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -29,6 +29,7 @@ const (
 	AdminService_ListKeys_FullMethodName           = "/sts.v1.AdminService/ListKeys"
 	AdminService_RotateKey_FullMethodName          = "/sts.v1.AdminService/RotateKey"
 	AdminService_RevokeKey_FullMethodName          = "/sts.v1.AdminService/RevokeKey"
+	AdminService_ListIssuerStatus_FullMethodName   = "/sts.v1.AdminService/ListIssuerStatus"
 )
 
 // AdminServiceClient is the client API for AdminService service.
@@ -93,6 +94,9 @@ type AdminServiceClient interface {
 	// Verifiers elsewhere accept the revoked key until they fetch the key set anew;
 	// `accepted_until` says by when they must have, if they do as they are told.
 	RevokeKey(ctx context.Context, in *RevokeKeyRequest, opts ...grpc.CallOption) (*RevokeKeyResponse, error)
+	// ListIssuerStatus returns what this node knows of the keys of each Issuer: which
+	// there are, how old they are, and why they could not be had. It asks no issuer.
+	ListIssuerStatus(ctx context.Context, in *ListIssuerStatusRequest, opts ...grpc.CallOption) (*ListIssuerStatusResponse, error)
 }
 
 type adminServiceClient struct {
@@ -206,6 +210,16 @@ func (c *adminServiceClient) RevokeKey(ctx context.Context, in *RevokeKeyRequest
 	return out, nil
 }
 
+func (c *adminServiceClient) ListIssuerStatus(ctx context.Context, in *ListIssuerStatusRequest, opts ...grpc.CallOption) (*ListIssuerStatusResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListIssuerStatusResponse)
+	err := c.cc.Invoke(ctx, AdminService_ListIssuerStatus_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AdminServiceServer is the server API for AdminService service.
 // All implementations must embed UnimplementedAdminServiceServer
 // for forward compatibility.
@@ -268,6 +282,9 @@ type AdminServiceServer interface {
 	// Verifiers elsewhere accept the revoked key until they fetch the key set anew;
 	// `accepted_until` says by when they must have, if they do as they are told.
 	RevokeKey(context.Context, *RevokeKeyRequest) (*RevokeKeyResponse, error)
+	// ListIssuerStatus returns what this node knows of the keys of each Issuer: which
+	// there are, how old they are, and why they could not be had. It asks no issuer.
+	ListIssuerStatus(context.Context, *ListIssuerStatusRequest) (*ListIssuerStatusResponse, error)
 	mustEmbedUnimplementedAdminServiceServer()
 }
 
@@ -307,6 +324,9 @@ func (UnimplementedAdminServiceServer) RotateKey(context.Context, *RotateKeyRequ
 }
 func (UnimplementedAdminServiceServer) RevokeKey(context.Context, *RevokeKeyRequest) (*RevokeKeyResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RevokeKey not implemented")
+}
+func (UnimplementedAdminServiceServer) ListIssuerStatus(context.Context, *ListIssuerStatusRequest) (*ListIssuerStatusResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListIssuerStatus not implemented")
 }
 func (UnimplementedAdminServiceServer) mustEmbedUnimplementedAdminServiceServer() {}
 func (UnimplementedAdminServiceServer) testEmbeddedByValue()                      {}
@@ -498,6 +518,24 @@ func _AdminService_RevokeKey_Handler(srv interface{}, ctx context.Context, dec f
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AdminService_ListIssuerStatus_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListIssuerStatusRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).ListIssuerStatus(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_ListIssuerStatus_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).ListIssuerStatus(ctx, req.(*ListIssuerStatusRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // AdminService_ServiceDesc is the grpc.ServiceDesc for AdminService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -540,6 +578,10 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RevokeKey",
 			Handler:    _AdminService_RevokeKey_Handler,
+		},
+		{
+			MethodName: "ListIssuerStatus",
+			Handler:    _AdminService_ListIssuerStatus_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -408,7 +408,10 @@ type FederatedIdentity struct {
 	Claims map[string]*structpb.Value `protobuf:"bytes,2,rep,name=claims,proto3" json:"claims,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Accept each token once, by its `jti`, which it must have. For issuers that
 	// make a token for each request; others hand out the same one for minutes.
-	SingleUse     bool `protobuf:"varint,3,opt,name=single_use,json=singleUse,proto3" json:"single_use,omitempty"`
+	SingleUse bool `protobuf:"varint,3,opt,name=single_use,json=singleUse,proto3" json:"single_use,omitempty"`
+	// Dangers that are meant, by their names, where the Issuer has a preset; see
+	// `accept_risks` of a Rule.
+	AcceptRisks   []string `protobuf:"bytes,4,rep,name=accept_risks,json=acceptRisks,proto3" json:"accept_risks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -462,6 +465,13 @@ func (x *FederatedIdentity) GetSingleUse() bool {
 		return x.SingleUse
 	}
 	return false
+}
+
+func (x *FederatedIdentity) GetAcceptRisks() []string {
+	if x != nil {
+		return x.AcceptRisks
+	}
+	return nil
 }
 
 // ClientTls says by which certificate a client is known. Names are compared
@@ -822,17 +832,20 @@ type Issuer struct {
 	// For people.
 	Description string `protobuf:"bytes,2,opt,name=description,proto3" json:"description,omitempty"`
 	// The issuer identifier, exactly as in the `iss` claim of its tokens: an https
-	// URL without query or fragment.
+	// URL without query or fragment. Default: what the preset says. Of a trust
+	// domain: `spiffe://TRUST-DOMAIN`, which stands for tokens without `iss` too.
 	Issuer string `protobuf:"bytes,3,opt,name=issuer,proto3" json:"issuer,omitempty"`
 	// The value that `aud` of its tokens must contain, compared exactly. Default:
 	// the issuer identifier of this service. Choose one that no other service
 	// accepts.
 	Audience string `protobuf:"bytes,4,opt,name=audience,proto3" json:"audience,omitempty"`
 	// Where its keys are. Default: `jwks_uri` of its discovery document
-	// (ISSUER/.well-known/openid-configuration).
+	// (ISSUER/.well-known/openid-configuration). Keys come from one place:
+	// discovery, or one of `jwks_uri`, `jwks`, `jwks_file`, `spiffe_bundle` and
+	// `token_review`.
 	JwksUri string `protobuf:"bytes,5,opt,name=jwks_uri,json=jwksUri,proto3" json:"jwks_uri,omitempty"`
-	// Signature algorithms accepted, by their exact JOSE names. Default: ES256,
-	// ES384, EdDSA, RS256, PS256.
+	// Signature algorithms accepted, by their exact JOSE names. Default: those of
+	// the preset; without one ES256, ES384, EdDSA, RS256, PS256.
 	Algorithms []string `protobuf:"bytes,6,rep,name=algorithms,proto3" json:"algorithms,omitempty"`
 	// Which types its tokens may be presented as: `jwt`, `id_token`,
 	// `access_token`. An access token must carry the `typ` header `at+jwt`, the
@@ -856,9 +869,44 @@ type Issuer struct {
 	AllowNetworks []string `protobuf:"bytes,13,rep,name=allow_networks,json=allowNetworks,proto3" json:"allow_networks,omitempty"`
 	// Fetch over plain http. Only for a development issuer on loopback: the
 	// address must also be within `allow_networks`.
-	InsecureHttp  bool `protobuf:"varint,14,opt,name=insecure_http,json=insecureHttp,proto3" json:"insecure_http,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	InsecureHttp bool `protobuf:"varint,14,opt,name=insecure_http,json=insecureHttp,proto3" json:"insecure_http,omitempty"`
+	// The platform that it is: `github-actions`, `gitlab`, `kubernetes`, `spiffe`,
+	// `buildkite`, `circleci`, `terraform-cloud`, `google`, `aws`, `azure`. A preset
+	// knows the issuer identifier where there is one for all, the algorithms and the
+	// claims, and refuses a Rule that is not safe when it is applied.
+	Preset string `protobuf:"bytes,15,opt,name=preset,proto3" json:"preset,omitempty"`
+	// URL of its discovery document, for an issuer that does not have it below its
+	// identifier. Default: ISSUER/.well-known/openid-configuration.
+	DiscoveryUri string `protobuf:"bytes,16,opt,name=discovery_uri,json=discoveryUri,proto3" json:"discovery_uri,omitempty"`
+	// The issuer that its discovery document names, if that is not `issuer`.
+	DiscoveryIssuer string `protobuf:"bytes,17,opt,name=discovery_issuer,json=discoveryIssuer,proto3" json:"discovery_issuer,omitempty"`
+	// Hosts, besides that of the discovery document, that the document may say the
+	// keys are on: `keys.example.com` or `keys.example.com:8443`. Default: none.
+	JwksHosts []string `protobuf:"bytes,18,rep,name=jwks_hosts,json=jwksHosts,proto3" json:"jwks_hosts,omitempty"`
+	// The keys themselves: a JWK set, as JSON text.
+	Jwks string `protobuf:"bytes,19,opt,name=jwks,proto3" json:"jwks,omitempty"`
+	// File with a JWK set on the machine of the server, an absolute path. It is read
+	// again when it changes; while it cannot be read, the keys from before are used
+	// for an hour.
+	JwksFile string `protobuf:"bytes,20,opt,name=jwks_file,json=jwksFile,proto3" json:"jwks_file,omitempty"`
+	// The bundle of a SPIFFE trust domain, for `preset: spiffe`.
+	SpiffeBundle *SpiffeBundle `protobuf:"bytes,21,opt,name=spiffe_bundle,json=spiffeBundle,proto3" json:"spiffe_bundle,omitempty"`
+	// Have the cluster's API server check each token, for `preset: kubernetes`: so a
+	// token counts no more when its pod is gone.
+	TokenReview *TokenReview `protobuf:"bytes,22,opt,name=token_review,json=tokenReview,proto3" json:"token_review,omitempty"`
+	// File with a service account token that is sent as a bearer token to where the
+	// keys or the discovery document are configured to be, and nowhere else; for API
+	// servers that do not show their keys to everybody. A file that holds no JWT is
+	// not sent.
+	TokenFile string `protobuf:"bytes,23,opt,name=token_file,json=tokenFile,proto3" json:"token_file,omitempty"`
+	// Let each of its tokens be exchanged once only, told apart by `jti`, or by its
+	// hash if it has none. A token is used up when a request for it is granted.
+	SingleUse bool `protobuf:"varint,24,opt,name=single_use,json=singleUse,proto3" json:"single_use,omitempty"`
+	// Accept tokens of a trust domain that are addressed to others as well. Default:
+	// refused, because each of those could present the token here.
+	AllowOtherAudiences bool `protobuf:"varint,25,opt,name=allow_other_audiences,json=allowOtherAudiences,proto3" json:"allow_other_audiences,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *Issuer) Reset() {
@@ -989,6 +1037,222 @@ func (x *Issuer) GetInsecureHttp() bool {
 	return false
 }
 
+func (x *Issuer) GetPreset() string {
+	if x != nil {
+		return x.Preset
+	}
+	return ""
+}
+
+func (x *Issuer) GetDiscoveryUri() string {
+	if x != nil {
+		return x.DiscoveryUri
+	}
+	return ""
+}
+
+func (x *Issuer) GetDiscoveryIssuer() string {
+	if x != nil {
+		return x.DiscoveryIssuer
+	}
+	return ""
+}
+
+func (x *Issuer) GetJwksHosts() []string {
+	if x != nil {
+		return x.JwksHosts
+	}
+	return nil
+}
+
+func (x *Issuer) GetJwks() string {
+	if x != nil {
+		return x.Jwks
+	}
+	return ""
+}
+
+func (x *Issuer) GetJwksFile() string {
+	if x != nil {
+		return x.JwksFile
+	}
+	return ""
+}
+
+func (x *Issuer) GetSpiffeBundle() *SpiffeBundle {
+	if x != nil {
+		return x.SpiffeBundle
+	}
+	return nil
+}
+
+func (x *Issuer) GetTokenReview() *TokenReview {
+	if x != nil {
+		return x.TokenReview
+	}
+	return nil
+}
+
+func (x *Issuer) GetTokenFile() string {
+	if x != nil {
+		return x.TokenFile
+	}
+	return ""
+}
+
+func (x *Issuer) GetSingleUse() bool {
+	if x != nil {
+		return x.SingleUse
+	}
+	return false
+}
+
+func (x *Issuer) GetAllowOtherAudiences() bool {
+	if x != nil {
+		return x.AllowOtherAudiences
+	}
+	return false
+}
+
+// SpiffeBundle is where the keys of a SPIFFE trust domain are: in one of `file` and
+// `url`. Keys for X.509-SVIDs in it are left alone, its refresh hint is followed
+// between one minute and one hour, and a bundle with a lower sequence number than
+// the one in use is not taken.
+type SpiffeBundle struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The trust domain, such as `example.org`. Tokens of others are refused,
+	// whichever keys the bundle holds.
+	TrustDomain string `protobuf:"bytes,1,opt,name=trust_domain,json=trustDomain,proto3" json:"trust_domain,omitempty"`
+	// File with the bundle on the machine of the server, an absolute path. It is read
+	// again when it changes.
+	File string `protobuf:"bytes,2,opt,name=file,proto3" json:"file,omitempty"`
+	// URL of the bundle endpoint, with a certificate of the web (profile https_web).
+	Url           string `protobuf:"bytes,3,opt,name=url,proto3" json:"url,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SpiffeBundle) Reset() {
+	*x = SpiffeBundle{}
+	mi := &file_sts_v1_resources_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SpiffeBundle) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SpiffeBundle) ProtoMessage() {}
+
+func (x *SpiffeBundle) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_resources_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SpiffeBundle.ProtoReflect.Descriptor instead.
+func (*SpiffeBundle) Descriptor() ([]byte, []int) {
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *SpiffeBundle) GetTrustDomain() string {
+	if x != nil {
+		return x.TrustDomain
+	}
+	return ""
+}
+
+func (x *SpiffeBundle) GetFile() string {
+	if x != nil {
+		return x.File
+	}
+	return ""
+}
+
+func (x *SpiffeBundle) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+// TokenReview is a Kubernetes API server that is asked about each token. Answers
+// are remembered for 10 seconds.
+type TokenReview struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// URL of the API server, such as `https://kubernetes.default.svc`. Its address
+	// must be within `allow_networks`, if it is a private one.
+	ApiServer string `protobuf:"bytes,1,opt,name=api_server,json=apiServer,proto3" json:"api_server,omitempty"`
+	// File with the certificates of the authority that signed the API server's, such
+	// as `/var/run/secrets/kubernetes.io/serviceaccount/ca.crt`. Default:
+	// `ca_certificates`.
+	CaFile string `protobuf:"bytes,2,opt,name=ca_file,json=caFile,proto3" json:"ca_file,omitempty"`
+	// File with the token that this service calls the API server with, such as
+	// `/var/run/secrets/kubernetes.io/serviceaccount/token`. Its service account
+	// needs the ClusterRole `system:auth-delegator`.
+	TokenFile     string `protobuf:"bytes,3,opt,name=token_file,json=tokenFile,proto3" json:"token_file,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TokenReview) Reset() {
+	*x = TokenReview{}
+	mi := &file_sts_v1_resources_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TokenReview) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TokenReview) ProtoMessage() {}
+
+func (x *TokenReview) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_resources_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TokenReview.ProtoReflect.Descriptor instead.
+func (*TokenReview) Descriptor() ([]byte, []int) {
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *TokenReview) GetApiServer() string {
+	if x != nil {
+		return x.ApiServer
+	}
+	return ""
+}
+
+func (x *TokenReview) GetCaFile() string {
+	if x != nil {
+		return x.CaFile
+	}
+	return ""
+}
+
+func (x *TokenReview) GetTokenFile() string {
+	if x != nil {
+		return x.TokenFile
+	}
+	return ""
+}
+
 // Audience is a target: a service that accepts tokens of this service.
 type Audience struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1022,7 +1286,7 @@ type Audience struct {
 
 func (x *Audience) Reset() {
 	*x = Audience{}
-	mi := &file_sts_v1_resources_proto_msgTypes[9]
+	mi := &file_sts_v1_resources_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1034,7 +1298,7 @@ func (x *Audience) String() string {
 func (*Audience) ProtoMessage() {}
 
 func (x *Audience) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[9]
+	mi := &file_sts_v1_resources_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1047,7 +1311,7 @@ func (x *Audience) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Audience.ProtoReflect.Descriptor instead.
 func (*Audience) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{9}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Audience) GetName() string {
@@ -1125,14 +1389,17 @@ type Rule struct {
 	// What is granted.
 	Allow *Allow `protobuf:"bytes,7,opt,name=allow,proto3" json:"allow,omitempty"`
 	// What the request must have besides.
-	Require       *Require `protobuf:"bytes,8,opt,name=require,proto3" json:"require,omitempty"`
+	Require *Require `protobuf:"bytes,8,opt,name=require,proto3" json:"require,omitempty"`
+	// Dangers that are known and accepted, by the names with which a rule is refused
+	// for them, such as `github-name-only`. See docs/presets.md.
+	AcceptRisks   []string `protobuf:"bytes,9,rep,name=accept_risks,json=acceptRisks,proto3" json:"accept_risks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Rule) Reset() {
 	*x = Rule{}
-	mi := &file_sts_v1_resources_proto_msgTypes[10]
+	mi := &file_sts_v1_resources_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1144,7 +1411,7 @@ func (x *Rule) String() string {
 func (*Rule) ProtoMessage() {}
 
 func (x *Rule) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[10]
+	mi := &file_sts_v1_resources_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1157,7 +1424,7 @@ func (x *Rule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rule.ProtoReflect.Descriptor instead.
 func (*Rule) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{10}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Rule) GetName() string {
@@ -1216,6 +1483,13 @@ func (x *Rule) GetRequire() *Require {
 	return nil
 }
 
+func (x *Rule) GetAcceptRisks() []string {
+	if x != nil {
+		return x.AcceptRisks
+	}
+	return nil
+}
+
 // Require is what a Rule asks of a request besides who makes it and for what.
 type Require struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1229,7 +1503,7 @@ type Require struct {
 
 func (x *Require) Reset() {
 	*x = Require{}
-	mi := &file_sts_v1_resources_proto_msgTypes[11]
+	mi := &file_sts_v1_resources_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1241,7 +1515,7 @@ func (x *Require) String() string {
 func (*Require) ProtoMessage() {}
 
 func (x *Require) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[11]
+	mi := &file_sts_v1_resources_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1254,7 +1528,7 @@ func (x *Require) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Require.ProtoReflect.Descriptor instead.
 func (*Require) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{11}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Require) GetBinding() string {
@@ -1280,7 +1554,7 @@ type Requester struct {
 
 func (x *Requester) Reset() {
 	*x = Requester{}
-	mi := &file_sts_v1_resources_proto_msgTypes[12]
+	mi := &file_sts_v1_resources_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1292,7 +1566,7 @@ func (x *Requester) String() string {
 func (*Requester) ProtoMessage() {}
 
 func (x *Requester) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[12]
+	mi := &file_sts_v1_resources_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1305,7 +1579,7 @@ func (x *Requester) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Requester.ProtoReflect.Descriptor instead.
 func (*Requester) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{12}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Requester) GetClients() []string {
@@ -1352,7 +1626,7 @@ type Party struct {
 
 func (x *Party) Reset() {
 	*x = Party{}
-	mi := &file_sts_v1_resources_proto_msgTypes[13]
+	mi := &file_sts_v1_resources_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1364,7 +1638,7 @@ func (x *Party) String() string {
 func (*Party) ProtoMessage() {}
 
 func (x *Party) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[13]
+	mi := &file_sts_v1_resources_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1377,7 +1651,7 @@ func (x *Party) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Party.ProtoReflect.Descriptor instead.
 func (*Party) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{13}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Party) GetIssuer() string {
@@ -1438,7 +1712,7 @@ type Allow struct {
 
 func (x *Allow) Reset() {
 	*x = Allow{}
-	mi := &file_sts_v1_resources_proto_msgTypes[14]
+	mi := &file_sts_v1_resources_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1450,7 +1724,7 @@ func (x *Allow) String() string {
 func (*Allow) ProtoMessage() {}
 
 func (x *Allow) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[14]
+	mi := &file_sts_v1_resources_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1463,7 +1737,7 @@ func (x *Allow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Allow.ProtoReflect.Descriptor instead.
 func (*Allow) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{14}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Allow) GetAudiences() []string {
@@ -1550,12 +1824,13 @@ const file_sts_v1_resources_proto_rawDesc = "" +
 	"\x1eaccept_token_endpoint_audience\x18\x05 \x01(\bR\x1bacceptTokenEndpointAudience\x12'\n" +
 	"\x0fca_certificates\x18\x06 \x01(\tR\x0ecaCertificates\x12%\n" +
 	"\x0eallow_networks\x18\a \x03(\tR\rallowNetworks\x12#\n" +
-	"\rinsecure_http\x18\b \x01(\bR\finsecureHttp\"\xdc\x01\n" +
+	"\rinsecure_http\x18\b \x01(\bR\finsecureHttp\"\xff\x01\n" +
 	"\x11FederatedIdentity\x12\x16\n" +
 	"\x06issuer\x18\x01 \x01(\tR\x06issuer\x12=\n" +
 	"\x06claims\x18\x02 \x03(\v2%.sts.v1.FederatedIdentity.ClaimsEntryR\x06claims\x12\x1d\n" +
 	"\n" +
-	"single_use\x18\x03 \x01(\bR\tsingleUse\x1aQ\n" +
+	"single_use\x18\x03 \x01(\bR\tsingleUse\x12!\n" +
+	"\faccept_risks\x18\x04 \x03(\tR\vacceptRisks\x1aQ\n" +
 	"\vClaimsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12,\n" +
 	"\x05value\x18\x02 \x01(\v2\x16.google.protobuf.ValueR\x05value:\x028\x01\"\x90\x02\n" +
@@ -1578,7 +1853,7 @@ const file_sts_v1_resources_proto_rawDesc = "" +
 	"\x04jwks\x18\x01 \x01(\tR\x04jwks\"[\n" +
 	"\fClientSecret\x12\x12\n" +
 	"\x04hash\x18\x01 \x01(\tR\x04hash\x127\n" +
-	"\tnot_after\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfter\"\xfc\x03\n" +
+	"\tnot_after\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfter\"\x99\a\n" +
 	"\x06Issuer\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\x12\x16\n" +
@@ -1597,7 +1872,31 @@ const file_sts_v1_resources_proto_rawDesc = "" +
 	"\tallow_act\x18\v \x01(\bR\ballowAct\x12'\n" +
 	"\x0fca_certificates\x18\f \x01(\tR\x0ecaCertificates\x12%\n" +
 	"\x0eallow_networks\x18\r \x03(\tR\rallowNetworks\x12#\n" +
-	"\rinsecure_http\x18\x0e \x01(\bR\finsecureHttp\"\xe1\x01\n" +
+	"\rinsecure_http\x18\x0e \x01(\bR\finsecureHttp\x12\x16\n" +
+	"\x06preset\x18\x0f \x01(\tR\x06preset\x12#\n" +
+	"\rdiscovery_uri\x18\x10 \x01(\tR\fdiscoveryUri\x12)\n" +
+	"\x10discovery_issuer\x18\x11 \x01(\tR\x0fdiscoveryIssuer\x12\x1d\n" +
+	"\n" +
+	"jwks_hosts\x18\x12 \x03(\tR\tjwksHosts\x12\x12\n" +
+	"\x04jwks\x18\x13 \x01(\tR\x04jwks\x12\x1b\n" +
+	"\tjwks_file\x18\x14 \x01(\tR\bjwksFile\x129\n" +
+	"\rspiffe_bundle\x18\x15 \x01(\v2\x14.sts.v1.SpiffeBundleR\fspiffeBundle\x126\n" +
+	"\ftoken_review\x18\x16 \x01(\v2\x13.sts.v1.TokenReviewR\vtokenReview\x12\x1d\n" +
+	"\n" +
+	"token_file\x18\x17 \x01(\tR\ttokenFile\x12\x1d\n" +
+	"\n" +
+	"single_use\x18\x18 \x01(\bR\tsingleUse\x122\n" +
+	"\x15allow_other_audiences\x18\x19 \x01(\bR\x13allowOtherAudiences\"W\n" +
+	"\fSpiffeBundle\x12!\n" +
+	"\ftrust_domain\x18\x01 \x01(\tR\vtrustDomain\x12\x12\n" +
+	"\x04file\x18\x02 \x01(\tR\x04file\x12\x10\n" +
+	"\x03url\x18\x03 \x01(\tR\x03url\"d\n" +
+	"\vTokenReview\x12\x1d\n" +
+	"\n" +
+	"api_server\x18\x01 \x01(\tR\tapiServer\x12\x17\n" +
+	"\aca_file\x18\x02 \x01(\tR\x06caFile\x12\x1d\n" +
+	"\n" +
+	"token_file\x18\x03 \x01(\tR\ttokenFile\"\xe1\x01\n" +
 	"\bAudience\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\x12 \n" +
@@ -1605,7 +1904,7 @@ const file_sts_v1_resources_proto_rawDesc = "" +
 	"\x06scopes\x18\x04 \x03(\tR\x06scopes\x122\n" +
 	"\amax_ttl\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x06maxTtl\x12\x17\n" +
 	"\akey_set\x18\x06 \x01(\tR\x06keySet\x12\x18\n" +
-	"\abinding\x18\a \x01(\tR\abinding\"\x9f\x02\n" +
+	"\abinding\x18\a \x01(\tR\abinding\"\xc2\x02\n" +
 	"\x04Rule\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\x12/\n" +
@@ -1614,7 +1913,8 @@ const file_sts_v1_resources_proto_rawDesc = "" +
 	"\x05actor\x18\x05 \x01(\v2\r.sts.v1.PartyR\x05actor\x12\x12\n" +
 	"\x04when\x18\x06 \x01(\tR\x04when\x12#\n" +
 	"\x05allow\x18\a \x01(\v2\r.sts.v1.AllowR\x05allow\x12)\n" +
-	"\arequire\x18\b \x01(\v2\x0f.sts.v1.RequireR\arequire\"#\n" +
+	"\arequire\x18\b \x01(\v2\x0f.sts.v1.RequireR\arequire\x12!\n" +
+	"\faccept_risks\x18\t \x03(\tR\vacceptRisks\"#\n" +
 	"\aRequire\x12\x18\n" +
 	"\abinding\x18\x01 \x01(\tR\abinding\"\xb3\x01\n" +
 	"\tRequester\x12\x18\n" +
@@ -1661,7 +1961,7 @@ func file_sts_v1_resources_proto_rawDescGZIP() []byte {
 	return file_sts_v1_resources_proto_rawDescData
 }
 
-var file_sts_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
+var file_sts_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
 var file_sts_v1_resources_proto_goTypes = []any{
 	(*Resource)(nil),              // 0: sts.v1.Resource
 	(*Client)(nil),                // 1: sts.v1.Client
@@ -1672,55 +1972,59 @@ var file_sts_v1_resources_proto_goTypes = []any{
 	(*ClientSelfSigned)(nil),      // 6: sts.v1.ClientSelfSigned
 	(*ClientSecret)(nil),          // 7: sts.v1.ClientSecret
 	(*Issuer)(nil),                // 8: sts.v1.Issuer
-	(*Audience)(nil),              // 9: sts.v1.Audience
-	(*Rule)(nil),                  // 10: sts.v1.Rule
-	(*Require)(nil),               // 11: sts.v1.Require
-	(*Requester)(nil),             // 12: sts.v1.Requester
-	(*Party)(nil),                 // 13: sts.v1.Party
-	(*Allow)(nil),                 // 14: sts.v1.Allow
-	nil,                           // 15: sts.v1.Client.LabelsEntry
-	nil,                           // 16: sts.v1.FederatedIdentity.ClaimsEntry
-	nil,                           // 17: sts.v1.Requester.LabelsEntry
-	nil,                           // 18: sts.v1.Party.ClaimsEntry
-	nil,                           // 19: sts.v1.Party.ClaimGlobsEntry
-	nil,                           // 20: sts.v1.Allow.ClaimsEntry
-	(*timestamppb.Timestamp)(nil), // 21: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 22: google.protobuf.Duration
-	(*structpb.Value)(nil),        // 23: google.protobuf.Value
+	(*SpiffeBundle)(nil),          // 9: sts.v1.SpiffeBundle
+	(*TokenReview)(nil),           // 10: sts.v1.TokenReview
+	(*Audience)(nil),              // 11: sts.v1.Audience
+	(*Rule)(nil),                  // 12: sts.v1.Rule
+	(*Require)(nil),               // 13: sts.v1.Require
+	(*Requester)(nil),             // 14: sts.v1.Requester
+	(*Party)(nil),                 // 15: sts.v1.Party
+	(*Allow)(nil),                 // 16: sts.v1.Allow
+	nil,                           // 17: sts.v1.Client.LabelsEntry
+	nil,                           // 18: sts.v1.FederatedIdentity.ClaimsEntry
+	nil,                           // 19: sts.v1.Requester.LabelsEntry
+	nil,                           // 20: sts.v1.Party.ClaimsEntry
+	nil,                           // 21: sts.v1.Party.ClaimGlobsEntry
+	nil,                           // 22: sts.v1.Allow.ClaimsEntry
+	(*timestamppb.Timestamp)(nil), // 23: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 24: google.protobuf.Duration
+	(*structpb.Value)(nil),        // 25: google.protobuf.Value
 }
 var file_sts_v1_resources_proto_depIdxs = []int32{
 	1,  // 0: sts.v1.Resource.client:type_name -> sts.v1.Client
 	8,  // 1: sts.v1.Resource.issuer:type_name -> sts.v1.Issuer
-	9,  // 2: sts.v1.Resource.audience:type_name -> sts.v1.Audience
-	10, // 3: sts.v1.Resource.rule:type_name -> sts.v1.Rule
-	15, // 4: sts.v1.Client.labels:type_name -> sts.v1.Client.LabelsEntry
+	11, // 2: sts.v1.Resource.audience:type_name -> sts.v1.Audience
+	12, // 3: sts.v1.Resource.rule:type_name -> sts.v1.Rule
+	17, // 4: sts.v1.Client.labels:type_name -> sts.v1.Client.LabelsEntry
 	7,  // 5: sts.v1.Client.secrets:type_name -> sts.v1.ClientSecret
 	4,  // 6: sts.v1.Client.tls:type_name -> sts.v1.ClientTls
 	2,  // 7: sts.v1.Client.private_key_jwt:type_name -> sts.v1.PrivateKeyJwt
 	3,  // 8: sts.v1.Client.federated:type_name -> sts.v1.FederatedIdentity
-	16, // 9: sts.v1.FederatedIdentity.claims:type_name -> sts.v1.FederatedIdentity.ClaimsEntry
+	18, // 9: sts.v1.FederatedIdentity.claims:type_name -> sts.v1.FederatedIdentity.ClaimsEntry
 	5,  // 10: sts.v1.ClientTls.spiffe:type_name -> sts.v1.ClientSpiffe
 	6,  // 11: sts.v1.ClientTls.self_signed:type_name -> sts.v1.ClientSelfSigned
-	21, // 12: sts.v1.ClientSecret.not_after:type_name -> google.protobuf.Timestamp
-	22, // 13: sts.v1.Issuer.max_token_lifetime:type_name -> google.protobuf.Duration
-	22, // 14: sts.v1.Audience.max_ttl:type_name -> google.protobuf.Duration
-	12, // 15: sts.v1.Rule.requester:type_name -> sts.v1.Requester
-	13, // 16: sts.v1.Rule.subject:type_name -> sts.v1.Party
-	13, // 17: sts.v1.Rule.actor:type_name -> sts.v1.Party
-	14, // 18: sts.v1.Rule.allow:type_name -> sts.v1.Allow
-	11, // 19: sts.v1.Rule.require:type_name -> sts.v1.Require
-	17, // 20: sts.v1.Requester.labels:type_name -> sts.v1.Requester.LabelsEntry
-	18, // 21: sts.v1.Party.claims:type_name -> sts.v1.Party.ClaimsEntry
-	19, // 22: sts.v1.Party.claim_globs:type_name -> sts.v1.Party.ClaimGlobsEntry
-	22, // 23: sts.v1.Allow.ttl:type_name -> google.protobuf.Duration
-	20, // 24: sts.v1.Allow.claims:type_name -> sts.v1.Allow.ClaimsEntry
-	23, // 25: sts.v1.FederatedIdentity.ClaimsEntry.value:type_name -> google.protobuf.Value
-	23, // 26: sts.v1.Party.ClaimsEntry.value:type_name -> google.protobuf.Value
-	27, // [27:27] is the sub-list for method output_type
-	27, // [27:27] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	23, // 12: sts.v1.ClientSecret.not_after:type_name -> google.protobuf.Timestamp
+	24, // 13: sts.v1.Issuer.max_token_lifetime:type_name -> google.protobuf.Duration
+	9,  // 14: sts.v1.Issuer.spiffe_bundle:type_name -> sts.v1.SpiffeBundle
+	10, // 15: sts.v1.Issuer.token_review:type_name -> sts.v1.TokenReview
+	24, // 16: sts.v1.Audience.max_ttl:type_name -> google.protobuf.Duration
+	14, // 17: sts.v1.Rule.requester:type_name -> sts.v1.Requester
+	15, // 18: sts.v1.Rule.subject:type_name -> sts.v1.Party
+	15, // 19: sts.v1.Rule.actor:type_name -> sts.v1.Party
+	16, // 20: sts.v1.Rule.allow:type_name -> sts.v1.Allow
+	13, // 21: sts.v1.Rule.require:type_name -> sts.v1.Require
+	19, // 22: sts.v1.Requester.labels:type_name -> sts.v1.Requester.LabelsEntry
+	20, // 23: sts.v1.Party.claims:type_name -> sts.v1.Party.ClaimsEntry
+	21, // 24: sts.v1.Party.claim_globs:type_name -> sts.v1.Party.ClaimGlobsEntry
+	24, // 25: sts.v1.Allow.ttl:type_name -> google.protobuf.Duration
+	22, // 26: sts.v1.Allow.claims:type_name -> sts.v1.Allow.ClaimsEntry
+	25, // 27: sts.v1.FederatedIdentity.ClaimsEntry.value:type_name -> google.protobuf.Value
+	25, // 28: sts.v1.Party.ClaimsEntry.value:type_name -> google.protobuf.Value
+	29, // [29:29] is the sub-list for method output_type
+	29, // [29:29] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_sts_v1_resources_proto_init() }
@@ -1749,7 +2053,7 @@ func file_sts_v1_resources_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sts_v1_resources_proto_rawDesc), len(file_sts_v1_resources_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   21,
+			NumMessages:   23,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

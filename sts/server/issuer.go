@@ -1,0 +1,59 @@
+package server
+
+import (
+	"context"
+
+	stsv1 "github.com/workload-sts/sts/gen/sts/v1"
+	"github.com/workload-sts/sts/sts"
+)
+
+// ListIssuerStatus implements stsv1.AdminServiceServer.
+func (a *adminService) ListIssuerStatus(context.Context, *stsv1.ListIssuerStatusRequest) (*stsv1.ListIssuerStatusResponse, error) {
+	out := &stsv1.ListIssuerStatusResponse{}
+	for _, s := range a.service.IssuerStatus() {
+		m := &stsv1.IssuerStatus{
+			Name:    s.Name,
+			Source:  s.Source,
+			Fetched: timeToProto(s.Fetched),
+			Asked:   timeToProto(s.Asked),
+			Refresh: timeToProto(s.Refresh),
+			Stale:   timeToProto(s.Stale),
+			Problem: s.Problem,
+		}
+		for _, k := range s.Keys {
+			m.Keys = append(m.Keys, &stsv1.IssuerKey{Kid: k.ID, Algorithm: k.Algorithm})
+		}
+		out.Issuers = append(out.Issuers, m)
+	}
+	return out, nil
+}
+
+// bundle returns nil for what is not there, which says something else than what is
+// empty.
+func bundle(m *stsv1.SpiffeBundle) *sts.SPIFFEBundle {
+	if m == nil {
+		return nil
+	}
+	return &sts.SPIFFEBundle{TrustDomain: m.GetTrustDomain(), File: m.GetFile(), URL: m.GetUrl()}
+}
+
+func bundleToProto(b *sts.SPIFFEBundle) *stsv1.SpiffeBundle {
+	if b == nil {
+		return nil
+	}
+	return &stsv1.SpiffeBundle{TrustDomain: b.TrustDomain, File: b.File, Url: b.URL}
+}
+
+func review(m *stsv1.TokenReview) *sts.TokenReview {
+	if m == nil {
+		return nil
+	}
+	return &sts.TokenReview{APIServer: m.GetApiServer(), CAFile: m.GetCaFile(), TokenFile: m.GetTokenFile()}
+}
+
+func reviewToProto(r *sts.TokenReview) *stsv1.TokenReview {
+	if r == nil {
+		return nil
+	}
+	return &stsv1.TokenReview{ApiServer: r.APIServer, CaFile: r.CAFile, TokenFile: r.TokenFile}
+}

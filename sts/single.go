@@ -1,0 +1,63 @@
+package sts
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"strings"
+	"time"
+
+	"github.com/workload-sts/sts/jose"
+	"github.com/workload-sts/sts/policy"
+)
+
+// once uses up the presented tokens whose Issuers let a token be used once. It comes
+// when everything else is decided, so that a request that is refused costs nobody a
+// token; from then on the tokens are gone, even if signing fails.
+func (s *Service) once(ctx context.Context, d *decision) *Error {
+	for _, p := range []struct {
+		field string
+		token string
+		is    *policy.Token
+	}{{"subject_token", d.req.Subject.Token, d.asked.Subject}, {"actor_token", d.req.Actor.Token, d.asked.Actor}} {
+		if p.is == nil || p.is.Issuer == policy.Self {
+			continue
+		}
+		issuer := d.st.issuers[p.is.Iss]
+		if !issuer.SingleUse {
+			continue
+		}
+		// Without iat it can have been accepted since its longest life began.
+		since := p.is.Expires.Add(-issuer.maxLifetime())
+		if iat, ok := jose.Seconds(p.is.Claims["iat"]); ok {
+			since = time.Unix(iat, 0)
+		}
+		fresh, err := s.replay.Use(ctx, ReplayPresented, replayKey(issuer.Name, identity(p.is, p.token)), since.Add(-Skew), p.is.Expires.Add(Skew))
+		if e := ctx.Err(); err != nil && e != nil {
+			return gone(e)
+		}
+		if err != nil {
+			return &Error{
+				Code: Unavailable, Field: p.field, RetryAfter: retryAfter(err), Err: err,
+				Message: "it cannot be told now whether the " + p.field + " has been used before; try again later, with a fresh one",
+			}
+		}
+		if !fresh {
+			return errToken(p.field, "the "+p.field+" has been used before, and its Issuer allows one use; present a fresh one", &mismatch{
+				RecordReason: RecordReason{Predicate: p.field + ".jti", Presented: "used before", Expected: "a token that was not, as single_use of the Issuer has it"},
+			})
+		}
+	}
+	return nil
+}
+
+// identity is what tells a token from every other of its issuer: its jti, or else
+// the hash of what is signed. Not of the whole text: a signature can be written in
+// more than one way and verify.
+func identity(t *policy.Token, token string) string {
+	if jti, ok := t.Claims["jti"].(string); ok {
+		return "jti " + jti
+	}
+	sum := sha256.Sum256([]byte(token[:strings.LastIndexByte(token, '.')]))
+	return "sha256 " + base64.RawURLEncoding.EncodeToString(sum[:])
+}
