@@ -69,19 +69,25 @@ func (c *checker) clientKey(ref Ref, k *ClientKey) {
 			c.problem(ref, fmt.Sprintf("%s.algorithms[%d]", field, n), "%q is not one of %s", alg, strings.Join(DefaultAlgorithms, ", "))
 		}
 	}
+	var given []string
+	for _, g := range [...]struct{ name, value string }{{"jwks", k.JWKS}, {"jwks_file", k.JWKSFile}, {"jwks_uri", k.JWKSURI}} {
+		if g.value != "" {
+			given = append(given, g.name)
+		}
+	}
 	switch {
-	case k.JWKS != "" && k.JWKSURI != "":
-		c.problem(ref, field+".jwks_uri", "keys are in jwks or at jwks_uri; keep one")
+	case len(given) > 1:
+		c.problem(ref, field+"."+given[1], "cannot be given together with %s; keep one, since keys come from one place", given[0])
 	case k.JWKS != "":
 		if _, err := parseClientKeys(k.JWKS); err != nil {
 			c.problem(ref, field+".jwks", "%s", err)
 		}
-	case k.JWKSURI != "":
+	case len(given) == 1:
 		if err := c.service.clientKeys.Check(k); err != nil {
 			c.problem(ref, field, "%s", err)
 		}
 	default:
-		c.problem(ref, field, "says no keys; set jwks or jwks_uri")
+		c.problem(ref, field, "says no keys; set jwks, jwks_file or jwks_uri")
 	}
 }
 

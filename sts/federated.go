@@ -5,9 +5,6 @@ import (
 	"errors"
 	"slices"
 	"strings"
-	"time"
-
-	"github.com/workload-sts/sts/jose"
 )
 
 // authenticateFederated returns the client that a token of a trusted issuer is
@@ -49,20 +46,11 @@ func (s *Service) authenticateFederated(ctx context.Context, d *decision, issuer
 	if e != nil {
 		return nil, e
 	}
-	if !c.Federated.SingleUse {
+	if !c.Federated.SingleUse && !issuer.SingleUse {
 		return c, nil
 	}
-	// 3. That it is the first use.
-	jti, f := assertionID(proven.claims)
-	if f != nil {
-		return nil, flawedAssertion(proven.claims, f)
-	}
-	iat, ok := jose.Seconds(proven.claims["iat"])
-	if !ok {
-		return nil, flawedAssertion(proven.claims, &flaw{"iat", "has no iat claim, which a token that is used once must have", "when it was made"})
-	}
-	e = s.useOnce(ctx, use{ReplayFederated, replayKey(issuer.Name, jti), time.Unix(iat, 0).Add(-Skew), token.Expires.Add(Skew)})
-	if e != nil {
+	// 3. That it is the first use, whatever it was used for.
+	if e := s.useOnce(ctx, useOf(issuer, token, cred.Assertion)); e != nil {
 		return nil, e
 	}
 	return c, nil

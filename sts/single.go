@@ -27,12 +27,8 @@ func (s *Service) once(ctx context.Context, d *decision) *Error {
 		if !issuer.SingleUse {
 			continue
 		}
-		// Without iat it can have been accepted since its longest life began.
-		since := p.is.Expires.Add(-issuer.maxLifetime())
-		if iat, ok := jose.Seconds(p.is.Claims["iat"]); ok {
-			since = time.Unix(iat, 0)
-		}
-		fresh, err := s.replay.Use(ctx, ReplayPresented, replayKey(issuer.Name, identity(p.is, p.token)), since.Add(-Skew), p.is.Expires.Add(Skew))
+		u := useOf(issuer, p.is, p.token)
+		fresh, err := s.replay.Use(ctx, u.space, u.key, u.since, u.until)
 		if e := ctx.Err(); err != nil && e != nil {
 			return gone(e)
 		}
@@ -49,6 +45,16 @@ func (s *Service) once(ctx context.Context, d *decision) *Error {
 		}
 	}
 	return nil
+}
+
+// useOf is one use of a token of an issuer.
+func useOf(issuer *Issuer, t *policy.Token, token string) use {
+	// Without iat it can have been accepted since its longest life began.
+	since := t.Expires.Add(-issuer.maxLifetime())
+	if iat, ok := jose.Seconds(t.Claims["iat"]); ok {
+		since = time.Unix(iat, 0)
+	}
+	return use{ReplayPresented, replayKey(issuer.Name, identity(t, token)), since.Add(-Skew), t.Expires.Add(Skew)}
 }
 
 // identity is what tells a token from every other of its issuer: its jti, or else

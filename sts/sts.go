@@ -210,9 +210,11 @@ type ClientSecret struct {
 	NotAfter time.Time `json:"not_after,omitzero"` // zero: never expires
 }
 
-// ClientKey says which keys sign a client's own assertions: JWKS or JWKSURI.
+// ClientKey says which keys sign a client's own assertions: JWKS, JWKSFile or
+// JWKSURI.
 type ClientKey struct {
 	JWKS                        string   `json:"jwks,omitempty"` // a JWK set in JSON
+	JWKSFile                    string   `json:"jwks_file,omitempty"`
 	JWKSURI                     string   `json:"jwks_uri,omitempty"`
 	Algorithms                  []string `json:"algorithms,omitempty"` // empty: DefaultAlgorithms
 	AcceptTokenEndpointAudience bool     `json:"accept_token_endpoint_audience,omitempty"`
@@ -482,9 +484,8 @@ type ReplaySpace string
 // The spaces, and what their keys are. See [replayKey].
 const (
 	ReplayClientAssertion ReplaySpace = "client_assertion" // client, jti
-	ReplayFederated       ReplaySpace = "federated"        // Issuer, jti
 	ReplayDPoP            ReplaySpace = "dpop"             // thumbprint of the key, jti
-	ReplayPresented       ReplaySpace = "presented_token"  // Issuer, what identifies a subject or actor token
+	ReplayPresented       ReplaySpace = "presented_token"  // Issuer, what identifies a token of it
 )
 
 // ErrForgotten is what Replay.Use returns if it is not known any more whether

@@ -38,14 +38,15 @@ func (k clientKeys) Key(ctx context.Context, client, kid string, alg jose.Algori
 	return k.remote.Key(ctx, client, kid, alg)
 }
 
+// noIssuer stands where a Source has an issuer identifier. Nothing is compared
+// with it and nobody is asked by it.
+const noIssuer = "https://client.invalid"
+
 // clientSource says where the keys of a client are. Its tokens have no issuer
 // identifier, and nothing is discovered.
 func clientSource(c *sts.ClientKey) (keys.Source, error) {
-	if err := keys.CheckURL(c.JWKSURI, c.InsecureHTTP); err != nil {
-		return keys.Source{}, fmt.Errorf("jwks_uri %w", err)
-	}
 	src, err := source(&sts.Issuer{
-		Issuer: c.JWKSURI, JWKSURI: c.JWKSURI, CACertificates: c.CACertificates, AllowNetworks: c.AllowNetworks, InsecureHTTP: c.InsecureHTTP,
+		Issuer: noIssuer, JWKSURI: c.JWKSURI, JWKSFile: c.JWKSFile, CACertificates: c.CACertificates, AllowNetworks: c.AllowNetworks, InsecureHTTP: c.InsecureHTTP,
 	})
 	src.AllowMissingKID = true // if there is one key, there is no doubt whose it is
 	if e, ok := errors.AsType[*keys.SourceError](err); ok {

@@ -12,6 +12,7 @@ func (c *converter) clientMethods(m *stsv1.Client, out *sts.Client) {
 	if k := m.GetPrivateKeyJwt(); k != nil {
 		out.PrivateKeyJWT = &sts.ClientKey{
 			JWKS:                        k.GetJwks(),
+			JWKSFile:                    k.GetJwksFile(),
 			JWKSURI:                     k.GetJwksUri(),
 			Algorithms:                  k.GetAlgorithms(),
 			AcceptTokenEndpointAudience: k.GetAcceptTokenEndpointAudience(),
@@ -35,6 +36,7 @@ func clientMethodsToProto(c *sts.Client, out *stsv1.Client) {
 	if k := c.PrivateKeyJWT; k != nil {
 		out.PrivateKeyJwt = &stsv1.PrivateKeyJwt{
 			Jwks:                        k.JWKS,
+			JwksFile:                    k.JWKSFile,
 			JwksUri:                     k.JWKSURI,
 			Algorithms:                  k.Algorithms,
 			AcceptTokenEndpointAudience: k.AcceptTokenEndpointAudience,

@@ -285,7 +285,8 @@ func (x *Client) GetFederated() *FederatedIdentity {
 // PrivateKeyJwt says which keys sign a client's assertions [RFC 7523 section 2.2]:
 // JWTs whose `iss` and `sub` are the client's name, whose `aud` is the issuer
 // identifier of this service as a string, with a `jti` that is used once, and
-// that live 5 minutes at most. Exactly one of `jwks` and `jwks_uri` is given.
+// that live 5 minutes at most. Exactly one of `jwks`, `jwks_file` and `jwks_uri` is
+// given.
 type PrivateKeyJwt struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The public keys, as a JWK set in JSON [RFC 7517 section 5]. Private members
@@ -295,6 +296,9 @@ type PrivateKeyJwt struct {
 	// assertion needs them, and again when one names a key that is not there, at
 	// most once in 30 seconds.
 	JwksUri string `protobuf:"bytes,2,opt,name=jwks_uri,json=jwksUri,proto3" json:"jwks_uri,omitempty"`
+	// A file with the public keys on the machine of the server, by its absolute
+	// path. It is read again when it has changed.
+	JwksFile string `protobuf:"bytes,3,opt,name=jwks_file,json=jwksFile,proto3" json:"jwks_file,omitempty"`
 	// Signature algorithms accepted, by their exact JOSE names. Default: ES256,
 	// ES384, EdDSA, RS256, PS256.
 	Algorithms []string `protobuf:"bytes,4,rep,name=algorithms,proto3" json:"algorithms,omitempty"`
@@ -360,6 +364,13 @@ func (x *PrivateKeyJwt) GetJwksUri() string {
 	return ""
 }
 
+func (x *PrivateKeyJwt) GetJwksFile() string {
+	if x != nil {
+		return x.JwksFile
+	}
+	return ""
+}
+
 func (x *PrivateKeyJwt) GetAlgorithms() []string {
 	if x != nil {
 		return x.Algorithms
@@ -406,8 +417,9 @@ type FederatedIdentity struct {
 	// or a boolean. One of them must name the workload: `sub`, `azp`, `client_id`,
 	// `oid`, `repository_id` or `project_id`.
 	Claims map[string]*structpb.Value `protobuf:"bytes,2,rep,name=claims,proto3" json:"claims,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	// Accept each token once, by its `jti`, which it must have. For issuers that
-	// make a token for each request; others hand out the same one for minutes.
+	// Accept each token once, by its `jti`, or its hash if it has none; so it is
+	// anyway if the Issuer has `single_use`. For issuers that make a token for each
+	// request. Default: no, since most platforms hand out the same one for minutes.
 	SingleUse bool `protobuf:"varint,3,opt,name=single_use,json=singleUse,proto3" json:"single_use,omitempty"`
 	// Dangers that are meant, by their names, where the Issuer has a preset; see
 	// `accept_risks` of a Rule.
@@ -900,7 +912,8 @@ type Issuer struct {
 	// not sent.
 	TokenFile string `protobuf:"bytes,23,opt,name=token_file,json=tokenFile,proto3" json:"token_file,omitempty"`
 	// Let each of its tokens be exchanged once only, told apart by `jti`, or by its
-	// hash if it has none. A token is used up when a request for it is granted.
+	// hash if it has none. A token is used up when a request for it is granted, or
+	// when it authenticates a client.
 	SingleUse bool `protobuf:"varint,24,opt,name=single_use,json=singleUse,proto3" json:"single_use,omitempty"`
 	// Accept tokens of a trust domain that are addressed to others as well. Default:
 	// refused, because each of those could present the token here.
@@ -1814,10 +1827,11 @@ const file_sts_v1_resources_proto_rawDesc = "" +
 	"\tfederated\x18\x16 \x01(\v2\x19.sts.v1.FederatedIdentityR\tfederated\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x98\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb5\x02\n" +
 	"\rPrivateKeyJwt\x12\x12\n" +
 	"\x04jwks\x18\x01 \x01(\tR\x04jwks\x12\x19\n" +
-	"\bjwks_uri\x18\x02 \x01(\tR\ajwksUri\x12\x1e\n" +
+	"\bjwks_uri\x18\x02 \x01(\tR\ajwksUri\x12\x1b\n" +
+	"\tjwks_file\x18\x03 \x01(\tR\bjwksFile\x12\x1e\n" +
 	"\n" +
 	"algorithms\x18\x04 \x03(\tR\n" +
 	"algorithms\x12C\n" +
