@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -497,8 +498,10 @@ func FuzzAssertion(f *testing.F) {
 		f.Add(token+"x", "")
 		f.Add(token+"A", "signer")
 	}
+	var peers atomic.Int64
 	f.Fuzz(func(t *testing.T, token, id string) {
 		r := by(token)
+		r.Source.Peer = fmt.Sprint(peers.Add(1)) // so that nothing is refused without a look
 		r.Credential.ClientID = id
 		_, err := fx.service.Token(t.Context(), r)
 		if err == nil {

@@ -29,8 +29,8 @@ func TestReadme(t *testing.T) {
 		n.apply(t, strings.ReplaceAll(block, "hmac-sha256:...", made.Hash))
 		blocks++
 	}
-	if blocks != 2 {
-		t.Errorf("%d blocks of resources in the README, want 2", blocks)
+	if blocks != 3 {
+		t.Errorf("%d blocks of resources in the README, want 3", blocks)
 	}
 	r := n.token(t, url.Values{"grant_type": {"client_credentials"}, "audience": {"payments"}})
 	if r.str("error") != "unauthorized_client" && r.str("error") != "invalid_target" {
