@@ -142,7 +142,6 @@ var foreignAudiences = map[string]string{
 	"vault.workload.identity":                "Vault",
 	"sigstore":                               "Sigstore",
 	"pypi":                                   "PyPI",
-	"npm:registry.npmjs.org":                 "npm",
 	"rubygems.org":                           "RubyGems",
 }
 
@@ -154,6 +153,9 @@ func (i *Issuer) meantFor(audience string) string {
 	}
 	if strings.HasPrefix(audience, "https://iam.googleapis.com/") || strings.HasPrefix(audience, "//iam.googleapis.com/") {
 		return "Google Cloud"
+	}
+	if strings.HasPrefix(audience, "npm:") {
+		return "npm"
 	}
 	if p := i.platform(); p.foreign != nil {
 		return p.foreign(i, audience)
