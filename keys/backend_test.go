@@ -17,14 +17,11 @@ type backend struct {
 	provider func(t testing.TB, alg jose.Algorithm) Provider
 	// rotate makes a new key behind our back; nil if nobody can.
 	rotate func(t testing.TB, alg jose.Algorithm)
-	// quick is whether private keys are in this process, so that signing costs
-	// nothing to speak of.
-	quick bool
 }
 
 func localBackend(t testing.TB) backend {
 	file := filepath.Join(t.TempDir(), "key")
-	return backend{quick: true, provider: func(testing.TB, jose.Algorithm) Provider { return Local(file, true) }}
+	return backend{provider: func(testing.TB, jose.Algorithm) Provider { return Local(file, true) }}
 }
 
 // fakeClock is a time that a test moves.

@@ -145,7 +145,7 @@ func (r *Ring) advance(ctx context.Context, s *keySet, newer *storedKey) error {
 // asked for one.
 func (r *Ring) due(set string) time.Time {
 	now := r.c.Now()
-	line := timeline(r.stateNow().of(set), r.c.Schedule.Retain, now)
+	line := r.at(now).lines[set]
 	if _, waits := next(line); waits {
 		return time.Time{}
 	}

@@ -71,7 +71,7 @@ func (s *keySet) inspectAgain() {
 // it has and the set has not.
 func (r *Ring) inspect(ctx context.Context, s *keySet) (*storedKey, error) {
 	now := r.c.Now()
-	found, err := s.Provider.inspect(ctx, s.SetConfig, timeline(r.stateNow().of(s.Name), r.c.Schedule.Retain, now))
+	found, err := s.Provider.inspect(ctx, s.SetConfig, r.at(now).lines[s.Name])
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.inspected = now
@@ -98,7 +98,7 @@ func (r *Ring) openSigners(ctx context.Context, s *keySet) error {
 	now := r.c.Now()
 	wanted := map[string]bool{}
 	var errs []error
-	for _, p := range timeline(r.stateNow().of(s.Name), r.c.Schedule.Retain, now) {
+	for _, p := range r.at(now).lines[s.Name] {
 		switch p.role {
 		case Next, Current:
 			wanted[p.ID] = true

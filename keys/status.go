@@ -112,7 +112,7 @@ func (r *Ring) Rotate(ctx context.Context, set string) (KeyStatus, error) {
 	}
 	before := r.stateNow()
 	for {
-		line := timeline(r.stateNow().of(set), r.c.Schedule.Retain, r.c.Now())
+		line := r.at(r.c.Now()).lines[set]
 		n, waits := next(line)
 		if waits && n.Signs.IsZero() {
 			if err := r.schedule(ctx, set); err != nil {

@@ -140,9 +140,9 @@ var transitTypes = map[jose.Algorithm]string{
 func (p transit) missing(s SetConfig, known []placed) (report, error) {
 	r := report{unusable: map[string]error{}}
 	if len(known) == 0 {
-		typ := strings.TrimSuffix(transitTypes[s.Algorithm]+"2048", "2048")
+		typ := transitTypes[s.Algorithm]
 		if typ == "rsa-" {
-			typ = "rsa-2048"
+			typ += "2048"
 		}
 		return r, fmt.Errorf("vault has no key %s: make it with `vault write -f %s type=%s`", p.key, p.key, typ)
 	}

@@ -81,7 +81,7 @@ func TestVault(t *testing.T) {
 
 func TestWrapped(t *testing.T) {
 	v := startVault(t)
-	testContract(t, backend{quick: true, provider: func(testing.TB, jose.Algorithm) Provider {
+	testContract(t, backend{provider: func(testing.TB, jose.Algorithm) Provider {
 		return Wrapped(v.client.Key("transit", "wrap"))
 	}})
 }
