@@ -99,7 +99,7 @@ func (n *node) wire(ctx context.Context, c *stsv1.ServerConfig, store *storage.S
 	n.closers = append(n.closers, func() error { remote.Close(); return nil })
 	clients := keys.NewRemote(keys.RemoteConfig{OnFetch: n.fetchedOfClient})
 	n.closers = append(n.closers, func() error { clients.Close(); return nil })
-	audit, torn, err := storage.OpenAudit(c.Audit.File)
+	audit, torn, err := storage.OpenAudit(storage.AuditOptions{File: c.Audit.File, Signer: n.ring, Log: n.log})
 	if err != nil {
 		return err
 	}

@@ -28,11 +28,11 @@ var allowed = map[string][]string{
 	"keys":               {"jose", "keys/vault"},
 	"keys/vault":         {"jose"},
 	"sts":                {"jose", "policy"},
-	"storage":            {"sts", "policy"},
+	"storage":            {"sts", "policy", "jose"},
 	"sts/resource":       {"gen/sts/v1"},
 	"sts/server":         {"sts", "policy", "jose", "gen/sts/v1", "sts/resource"},
 	"cmd/stsd":           {"sts/server", "sts/resource", "sts", "policy", "jose", "keys", "keys/vault", "storage", "gen/sts/v1"},
-	"cmd/stsctl":         {"sts/resource", "sts", "jose", "gen/sts/v1"},
+	"cmd/stsctl":         {"sts/resource", "sts", "jose", "storage", "gen/sts/v1"},
 	"docs/generate":      {"sts/server", "sts", "keys", "gen/sts/v1"},
 	"internal/layering":  {},
 	"internal/vaulttest": {}, // a Vault for the tests of several packages
