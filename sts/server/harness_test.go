@@ -11,6 +11,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -41,7 +43,6 @@ type memStore struct {
 	mu        sync.Mutex
 	resources map[sts.Ref]sts.Resource
 	revision  int64
-	hash      string
 }
 
 func (s *memStore) Load(context.Context) ([]sts.Resource, int64, error) {
@@ -76,22 +77,6 @@ func (s *memStore) Changed(ctx context.Context, _ int64) error {
 }
 
 func (s *memStore) Err() error { return nil }
-
-func (s *memStore) AdminHash(context.Context) (string, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.hash, nil
-}
-
-func (s *memStore) SetAdminHash(_ context.Context, old, hash string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.hash != old {
-		return sts.ErrConflict
-	}
-	s.hash = hash
-	return nil
-}
 
 // noIssuers is a sts.IssuerKeys of a world without other issuers.
 type noIssuers struct{}
@@ -239,9 +224,7 @@ func newService(tb testing.TB, f *fixture) *sts.Service {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	if f.admin, err = s.EnsureAdmin(tb.Context()); err != nil {
-		tb.Fatal(err)
-	}
+	f.admin = secretOf("admin")
 	return s
 }
 
@@ -258,6 +241,10 @@ func (f *fixture) start(tb testing.TB, edit ...func(*Config)) *fixture {
 	c := Config{
 		Service: f.service, Registry: f.registry, ShutdownGrace: 5 * time.Second, Version: "v0.0.0-test",
 		Logger: slog.New(slog.NewJSONHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+	}
+	c.Admin.TokenFile = filepath.Join(tb.TempDir(), "admin.token")
+	if err := os.WriteFile(c.Admin.TokenFile, []byte(f.admin+"\n"), 0o600); err != nil {
+		tb.Fatal(err)
 	}
 	for _, e := range edit {
 		e(&c)
