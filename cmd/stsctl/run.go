@@ -165,9 +165,9 @@ func environmentTopic() *cobra.Command {
 Commands for administrators use the admin socket if STS_ADMIN_SOCKET names one,
 or if STS_GRPC is not set and there is one at ` + defaultSocket + `. The flags
 --addr, --admin-token-file and --tls-cert say otherwise. Over the socket the
-server knows you by your user. Elsewhere it takes a token, which is what
-` + "`stsctl token --audience ISSUER/v1 -o token`" + ` prints for a client that may, or the
-secret of admin.token_file; or a client certificate that admin.clients names.
+server knows you by your user. Elsewhere it takes a token, such as
+` + "`stsctl token --audience ISSUER/v1 -o token`" + ` prints for a client that may,
+the secret of admin.token_file, or a certificate that admin.clients names.
 
 A development server writes such a file; use it with ` + "`--env-file DIR/dev.env`" + `
 or, in a shell, ` + "`set -a; . DIR/dev.env; set +a`" + `.

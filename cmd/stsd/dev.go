@@ -54,6 +54,9 @@ func serveDev(ctx context.Context, o devOptions, stdout, stderr io.Writer) error
 		return errors.Join(err, ls.close())
 	}
 	defer n.close()
+	if err := ls.listenAdmin(c.Admin.Socket); err != nil {
+		return errors.Join(err, ls.close())
+	}
 	if err := env.prepare(ctx, n.service); err != nil {
 		return errors.Join(err, ls.close())
 	}

@@ -41,6 +41,9 @@ func serveConfig(ctx context.Context, file string, stdout, stderr io.Writer) err
 		return errors.Join(err, ls.close())
 	}
 	defer n.close()
+	if err := ls.listenAdmin(c.Admin.Socket); err != nil {
+		return errors.Join(err, ls.close())
+	}
 	if !n.administrable(c) {
 		n.log.Warn("nobody can administer this server yet: there is no admin socket, no administrator in the configuration, and no Audience for the admin interface", "audience", n.service.AdminAudience())
 	}
@@ -60,16 +63,20 @@ func listen(c *stsv1.ServerConfig) (ls listeners, err error) {
 	if ls.grpc, err = net.Listen("tcp", c.Grpc.Listen); err != nil {
 		return ls, errors.Join(fmt.Errorf("listening for gRPC: %w", err), ls.close())
 	}
-	s := c.Admin.Socket
+	return ls, nil
+}
+
+// listenAdmin adds the admin socket, if there is to be one. It comes when the store
+// is open, whose lock says better that another process runs.
+func (ls *listeners) listenAdmin(s *stsv1.AdminSocketConfig) error {
 	if s.Path == "" {
-		return ls, nil
+		return nil
 	}
 	ln, err := server.ListenAdmin(s.Path, len(s.Uids)+len(s.Gids) > 0)
-	if err != nil {
-		return ls, errors.Join(err, ls.close())
+	if err == nil {
+		ls.socket = []net.Listener{ln}
 	}
-	ls.socket = []net.Listener{ln}
-	return ls, nil
+	return err
 }
 
 // close closes what is open.

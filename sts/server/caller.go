@@ -108,10 +108,12 @@ func (a *admins) byToken(ctx context.Context, k *call, from sts.Source, authoriz
 	if use.Scheme == sts.SchemeBearer && strings.HasPrefix(token, sts.SecretPrefix) {
 		return a.byTokenFile(from, token)
 	}
-	if len(token) > maxToken || len(proofs) > 1 {
-		return unknownCaller(fmt.Sprintf("the access token is longer than %d characters, or there is more than one DPoP proof", maxToken))
-	}
-	if len(proofs) == 1 {
+	switch {
+	case len(token) > maxToken:
+		return unknownCaller(fmt.Sprintf("the access token is longer than %d characters", maxToken))
+	case len(proofs) > 1: // [RFC 9449 §4.3 item 1]
+		return &caller{err: &refusal{sts: &sts.Error{Code: sts.InvalidDPoPProof, Message: "more than one DPoP header; a request has one proof"}, grpc: codes.Unauthenticated, http: 401}}
+	case len(proofs) == 1:
 		use.Proof = proofs[0]
 	}
 	use.Certificates = k.certificates().chain
