@@ -58,6 +58,13 @@ func (k configCheck) adminSocket(c *stsv1.ServerConfig) {
 			k.report("admin.socket.path", err.Error())
 		}
 	}
+	for key, ids := range map[string][]int64{"uids": s.Uids, "gids": s.Gids} {
+		for i, id := range ids {
+			if id < 0 || id >= 1<<32-1 {
+				k.report(fmt.Sprintf("admin.socket.%s[%d]", key, i), "is not the number of a user or group")
+			}
+		}
+	}
 	c.Admin.Socket = s
 }
 

@@ -25,7 +25,7 @@ type AdminConfig struct {
 	Clients []AdminClient
 	// UIDs and GIDs may by the admin socket. The user of this process and root may
 	// in any case.
-	UIDs, GIDs []uint32
+	UIDs, GIDs []int64
 	// TokenFile has a secret whose bearer may do everything. It is read at each
 	// use, so that it ends with the file. Empty: there is none.
 	TokenFile string
@@ -84,7 +84,8 @@ func (a *admins) bySocket(s *socketPeer) *caller {
 	if s.err != nil {
 		return &caller{err: &sts.Error{Code: sts.Unauthenticated, Message: "it cannot be told which user called over the admin socket", Err: s.err}}
 	}
-	if s.uid != 0 && int64(s.uid) != int64(os.Geteuid()) && !slices.Contains(a.UIDs, s.uid) && !slices.Contains(a.GIDs, s.gid) {
+	uid, gid := int64(s.uid), int64(s.gid)
+	if uid != 0 && uid != int64(os.Geteuid()) && !slices.Contains(a.UIDs, uid) && !slices.Contains(a.GIDs, gid) {
 		return unknownCaller("the user and group of the caller may not use the admin socket; see admin.socket of the configuration")
 	}
 	return &caller{principal: sts.Principal{Name: fmt.Sprintf("uid:%d", s.uid), Method: "socket", Peer: socketPeerName}, access: sts.WriteAccess}

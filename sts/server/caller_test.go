@@ -294,7 +294,7 @@ func TestAdminSocket(t *testing.T) {
 		t.Error("the log does not say that it was the socket")
 	}
 	// Who else there is the kernel says, so it is asked here.
-	a := &admins{AdminConfig: AdminConfig{UIDs: []uint32{70001}, GIDs: []uint32{70002}}}
+	a := &admins{AdminConfig: AdminConfig{UIDs: []int64{70001}, GIDs: []int64{70002}}}
 	for name, row := range map[string]struct {
 		peer socketPeer
 		ok   bool

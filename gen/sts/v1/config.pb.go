@@ -253,10 +253,10 @@ type AdminSocketConfig struct {
 	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
 	// Other users that may do everything, by number. With others the socket has mode
 	// 0666: who may enter its directory can connect, and is refused at each call.
-	Uids []uint32 `protobuf:"varint,2,rep,packed,name=uids,proto3" json:"uids,omitempty"`
+	Uids []int64 `protobuf:"varint,2,rep,packed,name=uids,proto3" json:"uids,omitempty"`
 	// Groups whose members may do everything, by number, if it is the group that
 	// they run as.
-	Gids []uint32 `protobuf:"varint,3,rep,packed,name=gids,proto3" json:"gids,omitempty"`
+	Gids []int64 `protobuf:"varint,3,rep,packed,name=gids,proto3" json:"gids,omitempty"`
 	// No socket at all.
 	Disabled      bool `protobuf:"varint,4,opt,name=disabled,proto3" json:"disabled,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -300,14 +300,14 @@ func (x *AdminSocketConfig) GetPath() string {
 	return ""
 }
 
-func (x *AdminSocketConfig) GetUids() []uint32 {
+func (x *AdminSocketConfig) GetUids() []int64 {
 	if x != nil {
 		return x.Uids
 	}
 	return nil
 }
 
-func (x *AdminSocketConfig) GetGids() []uint32 {
+func (x *AdminSocketConfig) GetGids() []int64 {
 	if x != nil {
 		return x.Gids
 	}
@@ -1997,8 +1997,8 @@ const file_sts_v1_config_proto_rawDesc = "" +
 	"token_file\x18\x03 \x01(\tR\ttokenFile\"k\n" +
 	"\x11AdminSocketConfig\x12\x12\n" +
 	"\x04path\x18\x01 \x01(\tR\x04path\x12\x12\n" +
-	"\x04uids\x18\x02 \x03(\rR\x04uids\x12\x12\n" +
-	"\x04gids\x18\x03 \x03(\rR\x04gids\x12\x1a\n" +
+	"\x04uids\x18\x02 \x03(\x03R\x04uids\x12\x12\n" +
+	"\x04gids\x18\x03 \x03(\x03R\x04gids\x12\x1a\n" +
 	"\bdisabled\x18\x04 \x01(\bR\bdisabled\"i\n" +
 	"\x11AdminClientConfig\x12\x19\n" +
 	"\asan_dns\x18\x01 \x01(\tH\x00R\x06sanDns\x12\x19\n" +
