@@ -37,7 +37,8 @@ var (
 		"Lines of the audit log that wait for a sink.", []string{"sink"}, nil)
 )
 
-func auditDescs() []*prometheus.Desc {
+// AuditMetrics describes the metrics of an Audit, for their reference.
+func AuditMetrics() []*prometheus.Desc {
 	return []*prometheus.Desc{
 		descAuditRecords, descAuditFailures, descAuditSeq, descAuditUncovered, descAuditCheckpoints, descAuditRotations,
 		descAuditSent, descAuditDropped, descAuditSinkFailures, descAuditWaiting,
@@ -51,7 +52,7 @@ type auditCollector struct{ a *Audit }
 
 // Describe implements prometheus.Collector.
 func (auditCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range auditDescs() {
+	for _, d := range AuditMetrics() {
 		ch <- d
 	}
 }

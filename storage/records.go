@@ -15,12 +15,11 @@ import (
 // Keys of the records. Each kind of record has a space of its own, so that a name
 // of one can never be taken for a name of another.
 const (
-	resourceSpace  = "resource"   // begins the next two, which are read together
-	resourcePrefix = "resource/"  // + kind + "/" + name: a resource as JSON
-	resourcesKey   = "resources"  // compared and written by every change of resources
-	adminKey       = "admin/hash" // hash of the admin token
-	keyStatePrefix = "keys/"      // + name: a state of signing keys, opaque
-	usagePrefix    = "usage/"     // + credential + "/" + client: when it was used, in Unix seconds
+	resourceSpace  = "resource"  // begins the next two, which are read together
+	resourcePrefix = "resource/" // + kind + "/" + name: a resource as JSON
+	resourcesKey   = "resources" // compared and written by every change of resources
+	keyStatePrefix = "keys/"     // + name: a state of signing keys, opaque
+	usagePrefix    = "usage/"    // + credential + "/" + client: when it was used, in Unix seconds
 )
 
 // Store keeps typed records in a KV. It implements sts.Store.
@@ -165,48 +164,32 @@ func (s *Store) Changed(ctx context.Context, after int64) error {
 	return changed(ctx, s.kv, resourcesKey, after)
 }
 
-// changed returns when the entry of a key has a revision above after.
+// changed returns when the entry of a key was put at a revision above after.
 func changed(ctx context.Context, kv KV, key string, after int64) error {
-	seen := after
+	found := errors.New("it was put")
 	for {
-		at, err := kv.Wait(ctx, seen)
+		list, revision, err := kv.List(ctx, key, "", 1)
 		if err != nil {
 			return err
 		}
-		e, err := kv.Get(ctx, key)
-		if err != nil && !errors.Is(err, ErrNotFound) {
-			return err
-		}
-		if e.Revision > after {
+		if len(list) == 1 && list[0].Key == key && list[0].Revision > after {
 			return nil
 		}
-		seen = at // something else was written
+		err = kv.Watch(ctx, key, revision, func(c Changes) error {
+			for _, e := range c.Events {
+				if e.Key == key && !e.Deleted && e.Revision > after {
+					return found
+				}
+			}
+			return nil
+		})
+		switch {
+		case errors.Is(err, found):
+			return nil
+		case !errors.Is(err, ErrCompacted):
+			return err
+		}
 	}
-}
-
-// AdminHash implements sts.Store.
-func (s *Store) AdminHash(ctx context.Context) (string, error) {
-	e, err := s.kv.Get(ctx, adminKey)
-	if errors.Is(err, ErrNotFound) {
-		return "", nil
-	}
-	return string(e.Value), err
-}
-
-// SetAdminHash implements sts.Store.
-func (s *Store) SetAdminHash(ctx context.Context, old, hash string) error {
-	e, err := s.kv.Get(ctx, adminKey)
-	if err != nil && !errors.Is(err, ErrNotFound) {
-		return err
-	}
-	if string(e.Value) != old {
-		return sts.ErrConflict
-	}
-	_, done, err := s.kv.Txn(ctx, []Compare{{adminKey, e.Revision}}, []Op{{Key: adminKey, Value: []byte(hash)}})
-	if err == nil && !done {
-		err = sts.ErrConflict
-	}
-	return err
 }
 
 // Err implements sts.Store.
