@@ -143,7 +143,7 @@ func newEtcd(o EtcdOptions) (*Etcd, error) {
 		return nil, err
 	}
 	e.leases.of = map[int64]*etcdLease{}
-	e.beats.next = make(chan struct{})
+	e.beats.next, e.beats.soon = make(chan struct{}), make(chan struct{}, 1)
 	e.ctx, e.cancel = context.WithCancel(context.Background())
 	e.open, e.shut = context.WithCancel(e.ctx)
 	return e, nil

@@ -21,6 +21,15 @@ type etcdBeats struct {
 	mu   sync.Mutex
 	last beat
 	next chan struct{} // closed at the next one
+	soon chan struct{} // has a value if somebody waits for it
+}
+
+// want makes the next beat come at once.
+func (b *etcdBeats) want() {
+	select {
+	case b.soon <- struct{}{}:
+	default:
+	}
 }
 
 // now returns the last beat and what is closed at the next one.
@@ -48,6 +57,7 @@ func (e *Etcd) beat() {
 		e.beatOnce()
 		select {
 		case <-tick.C:
+		case <-e.beats.soon:
 		case <-e.ctx.Done():
 			return
 		}

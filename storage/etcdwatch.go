@@ -40,6 +40,7 @@ func (e *Etcd) Watch(ctx context.Context, prefix string, after int64, f func(Cha
 	defer context.AfterFunc(e.open, cancel)()
 	w := &etcdWatch{e: e, prefix: e.data + prefix, began: time.Now(), start: after, generation: e.store.generation.Load(), ready: make(chan struct{}, 1)}
 	w.changes.Revision = after
+	e.beats.want()
 	var following sync.WaitGroup
 	following.Go(func() { w.end(w.follow(watching, after)) })
 	defer following.Wait()
@@ -184,14 +185,16 @@ func (w *etcdWatch) stream(ctx context.Context, after int64) (int64, error) {
 	var since time.Time
 	last, next := w.e.beats.now()
 	for {
+		var again <-chan time.Time
+		if asked != (beat{}) {
+			again = time.After(etcdRetry) // a member does not answer while it has something to tell
+		}
 		select {
+		case <-again:
 		case <-ctx.Done():
 			return after, ctx.Err()
 		case <-next:
 			last, next = w.e.beats.now()
-			if err := w.current(last); err != nil {
-				return after, err
-			}
 		case r, ok := <-told:
 			if !ok {
 				return after, errBroken
@@ -218,8 +221,13 @@ func (w *etcdWatch) stream(ctx context.Context, after int64) (int64, error) {
 			}
 			continue
 		}
-		if asked == (beat{}) {
-			asked, since = last, time.Now()
+		if last.asked.After(w.began) {
+			if err := w.current(last); err != nil {
+				return after, err
+			}
+			if asked == (beat{}) {
+				asked, since = last, time.Now()
+			}
 		}
 		switch {
 		case asked == (beat{}):
