@@ -154,9 +154,7 @@ func newAudit(o AuditOptions, f auditFile, tail auditTail) *Audit {
 	a := &Audit{o: o, file: f, head: tail.head, size: tail.size, began: tail.began, stopAll: make(chan struct{})}
 	a.reached.Store(&tail.head)
 	a.fileFirst.Store(tail.first)
-	if tail.covered < tail.head.seq {
-		a.lastRecord.Store(tail.head.seq)
-	}
+	a.lastRecord.Store(tail.record)
 	a.groupWriter = newGroupWriter(groupConfig{
 		what: "audit log", most: maxQueue, mostBytes: maxQueueBytes, full: errQueue, durable: o.Sync,
 		write: a.append,
@@ -287,8 +285,7 @@ func (a *Audit) end() error {
 	a.close()
 	var err error
 	if a.checkpoint != nil && a.err() == nil {
-		a.checkpoint.write = a.last
-		err = a.checkpoint.sign()
+		err = a.checkpoint.finish()
 	}
 	// In this order: what could not be signed is still made durable.
 	return errors.Join(err, a.flush(), a.file.Close())
