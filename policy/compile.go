@@ -46,6 +46,7 @@ type audience struct {
 
 type rule struct {
 	*Rule
+	labels         []string // names of Requester.Labels, sorted
 	subject, actor *party
 	when           cel.Program // nil: always
 	claims         []claim     // sorted by name
@@ -158,7 +159,7 @@ func validScope(s string) bool {
 }
 
 func (c *compiler) rule(in *Rule) {
-	r := &rule{Rule: in, subject: newParty(in.Subject), actor: newParty(in.Actor)}
+	r := &rule{Rule: in, labels: slices.Sorted(maps.Keys(in.Requester.Labels)), subject: newParty(in.Subject), actor: newParty(in.Actor)}
 	bad := func(field, format string, args ...any) { c.problem("Rule", in.Name, field, format, args...) }
 	c.requester(r, bad)
 	c.party("subject", in.Subject, bad)
@@ -187,7 +188,7 @@ func (c *compiler) rule(in *Rule) {
 			c.set.byClient[name] = append(c.set.byClient[name], r)
 		}
 	default:
-		first := slices.Sorted(maps.Keys(in.Requester.Labels))[0]
+		first := r.labels[0]
 		key := labelKey(first, in.Requester.Labels[first])
 		c.set.byLabel[key] = append(c.set.byLabel[key], r)
 	}

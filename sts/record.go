@@ -43,10 +43,39 @@ func (s *Service) record(ctx context.Context, d *decision, e *Error) error {
 	d.rec.Subject = named(d.rec.Subject, d.req.Subject.Token)
 	d.rec.Actor = named(d.rec.Actor, d.req.Actor.Token)
 	d.rec.Assertion = named(d.rec.Assertion, d.req.Credential.Assertion)
-	d.rec.bound()
+	return s.write(ctx, &d.rec)
+}
+
+// recordEvent has the record of anything but a token decision written, before it
+// takes effect or is answered. Event and Outcome must be set; Time, Decision and
+// Revision are filled in if they are not. The error is an *Error for the caller,
+// with the id of the record, and means that nothing may take effect.
+func (s *Service) recordEvent(ctx context.Context, r *Record) error {
+	if r.Time.IsZero() {
+		r.Time = s.now().UTC()
+	}
+	if r.Decision == "" {
+		r.Decision = newIDs().decision
+	}
+	if r.Revision == 0 {
+		r.Revision = s.state.Load().revision
+	}
+	if err := s.write(ctx, r); err != nil {
+		return &Error{
+			Code: Unavailable, Decision: r.Decision, RetryAfter: retryLater, Err: err,
+			Message: "this cannot be recorded now and so does not take effect; try again later",
+		}
+	}
+	return nil
+}
+
+// write cuts what is too long and has a record written. The caller cannot cancel
+// it.
+func (s *Service) write(ctx context.Context, r *Record) error {
+	r.bound()
 	ctx, cancel := withoutCaller(ctx)
 	defer cancel()
-	return s.audit.Record(ctx, &d.rec)
+	return s.audit.Record(ctx, r)
 }
 
 // recordLeast is how long a record may take at least, also that of a request whose
@@ -200,7 +229,7 @@ func visible(s string) bool {
 // bound cuts what is too long. Nothing but what somebody else chose is.
 func (r *Record) bound() {
 	for _, s := range []*string{
-		&r.Decision, &r.RequestID, &r.Peer, (*string)(&r.Grant), &r.Outcome, (*string)(&r.Error),
+		(*string)(&r.Event), &r.Decision, &r.RequestID, &r.Peer, (*string)(&r.Grant), &r.Outcome, (*string)(&r.Error),
 		&r.Client, (*string)(&r.AuthMethod), &r.Certificate, (*string)(&r.AskedType),
 	} {
 		*s = cut(*s, maxText)

@@ -157,8 +157,8 @@ func TestRecordNamesRefusedTokens(t *testing.T) {
 	f := newFixture(t)
 	good := f.exchange(t)
 	f.token(t, good)
-	if rec := f.audit.last(); rec.Subject.Hash != "" || rec.Subject.Unverified {
-		t.Errorf("granted for %+v", rec.Subject)
+	if rec := f.audit.last(); rec.Event != sts.EventToken || rec.Subject.Hash != "" || rec.Subject.Unverified {
+		t.Errorf("granted: event %s for %+v", rec.Event, rec.Subject)
 	}
 	hashes := map[string]bool{}
 	for name, edit := range map[string]func(*sts.TokenRequest){
