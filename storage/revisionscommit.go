@@ -59,7 +59,7 @@ func (s *Store) moveHead(ctx context.Context, old, next head, line sts.Line, m m
 		return false, fmt.Errorf("encoding revision %d: %w", m.Number, err)
 	}
 	if len(value) > maxStoredValue {
-		return false, fmt.Errorf("revision %d has %d resources, more than can be stored", m.Number, m.Resources)
+		return false, fmt.Errorf("revision %d has %d resources, more than can be stored", m.Number, m.Size)
 	}
 	op, err := next.op()
 	if err != nil {
@@ -129,8 +129,8 @@ func (s *Store) build(ctx context.Context, from manifest, c sts.Commit) (manifes
 	}
 	// Those that are new and those that are gone are known only when it is done; for
 	// the number of buckets it does not matter.
-	n := bucketsFor(from.Resources+len(c.Put)-len(c.Delete), len(from.Buckets))
-	m.Resources = from.Resources
+	n := bucketsFor(from.Size+len(c.Put)-len(c.Delete), len(from.Buckets))
+	m.Size = from.Size
 	if n != len(from.Buckets) {
 		return s.rebuild(ctx, from, m, change, n)
 	}
@@ -141,7 +141,7 @@ func (s *Store) build(ctx context.Context, from manifest, c sts.Commit) (manifes
 			return m, nil, err
 		}
 		next := changed(old, some)
-		m.Resources += len(next) - len(old)
+		m.Size += len(next) - len(old)
 		put, err := encodeBucket(next)
 		if err != nil {
 			return m, nil, err
@@ -173,7 +173,7 @@ func (s *Store) rebuild(ctx context.Context, from, m manifest, change map[sts.Re
 		i := bucketOf(r.Ref(), n)
 		buckets[i] = append(buckets[i], r)
 	}
-	m.Buckets, m.Resources = make([][]string, n), len(all)
+	m.Buckets, m.Size = make([][]string, n), len(all)
 	var pages []encoded
 	for i, bucket := range buckets {
 		put, err := encodeBucket(bucket)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime"
 	"slices"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -14,9 +15,9 @@ import (
 
 // Bounds of what is done at once, and how often it is tried anew.
 const (
-	readsAtOnce    = 8
-	headAttempts   = 16 // each time somebody else has moved the head
-	listedAtOnce   = 16 // manifests or pages in one answer of the store
+	readsAtOnce  = 8
+	headAttempts = 16 // each time somebody else has moved the head
+	listedAtOnce = 16 // manifests or pages in one answer of the store
 )
 
 // Load implements sts.Store.
@@ -94,8 +95,8 @@ func (s *Store) load(ctx context.Context, p sts.Place, h head) (manifest, sts.Sn
 		}
 	}
 	snapshot := sts.Snapshot{Revision: m.Revision, Resources: slices.Concat(buckets...)}
-	if len(snapshot.Resources) != m.Resources {
-		return m, sts.Snapshot{}, nil, unreadable(manifestKey(p), fmt.Errorf("it has %d resources instead of %d", len(snapshot.Resources), m.Resources))
+	if len(snapshot.Resources) != m.Size {
+		return m, sts.Snapshot{}, nil, unreadable(manifestKey(p), fmt.Errorf("it has %d resources instead of %d", len(snapshot.Resources), m.Size))
 	}
 	return m, snapshot, pages, nil
 }
@@ -121,4 +122,30 @@ func (s *Store) Revisions(ctx context.Context, before int64, limit int) ([]sts.R
 		out = append(out, m.Revision)
 	}
 	return out, nil
+}
+
+// Follow implements sts.Store.
+func (s *Store) Follow(ctx context.Context, f func(sts.Heads) error) error {
+	var seen int64
+	for {
+		wait, cancel := context.WithTimeout(ctx, confirmEvery)
+		revision, err := s.kv.Wait(wait, seen)
+		over := wait.Err() != nil
+		cancel()
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil && !over {
+			return err
+		}
+		seen = max(seen, revision)
+		asked := time.Now()
+		h, err := s.head(ctx)
+		if err != nil {
+			return err
+		}
+		if err := f(sts.Heads{Live: h.Live, Shadow: h.Shadow, Confirmed: asked}); err != nil {
+			return err
+		}
+	}
 }

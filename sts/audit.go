@@ -51,6 +51,17 @@ type Record struct {
 	AskedType      TokenType `json:"asked_type,omitempty"`
 
 	Issued *RecordToken `json:"issued,omitempty"` // present if and only if allowed
+
+	Change *RecordedChange `json:"change,omitempty"` // of EventChange
+}
+
+// RecordedChange is a change of resources: a revision that is being made, or one
+// that is given up. It is recorded before it is stored; if it could not be, another
+// record denies it. What became of it in the end, the revisions say.
+type RecordedChange struct {
+	Line     Line `json:"line"`
+	Discards bool `json:"discards,omitempty"` // the shadow revision is given up
+	Revision
 }
 
 // RecordReason says why a rule did not grant a request, or why a token was not

@@ -27,9 +27,9 @@ const (
 
 // record completes the audit record of a decision and has it written.
 func (s *Service) record(ctx context.Context, d *decision, e *Error) error {
-	d.rec.Outcome = "allow"
+	d.rec.Outcome = outcomeAllow
 	if e != nil {
-		d.rec.Outcome, d.rec.Error, d.rec.Reason, d.rec.Issued = "deny", e.Code, e.Message, nil
+		d.rec.Outcome, d.rec.Error, d.rec.Reason, d.rec.Issued = outcomeDeny, e.Code, e.Message, nil
 		cause := e.Err
 		if m, ok := errors.AsType[*mismatch](cause); ok {
 			d.rec.Reasons, cause = append(d.rec.Reasons, m.RecordReason), m.err
