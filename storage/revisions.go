@@ -96,7 +96,8 @@ func manifestKey(p sts.Place) string {
 
 // Store keeps typed records in a KV. It implements sts.Store.
 type Store struct {
-	kv KV
+	kv     KV
+	layout layout
 
 	mu      sync.Mutex
 	current map[sts.Line]manifest // the newest that was read or written
@@ -107,7 +108,7 @@ type Store struct {
 
 // NewStore returns the records of a KV.
 func NewStore(kv KV) *Store {
-	return &Store{kv: kv, current: map[sts.Line]manifest{}, pages: map[string]page{}, doubt: map[string]bool{}, commits: make(chan struct{}, 1)}
+	return &Store{kv: kv, layout: usualLayout, current: map[sts.Line]manifest{}, pages: map[string]page{}, doubt: map[string]bool{}, commits: make(chan struct{}, 1)}
 }
 
 // head reads the head. A store of the layout before has none until its resources

@@ -17,7 +17,7 @@ import (
 // it looks at all pages, for those of commits that a crash has interrupted.
 const (
 	collectEvery = time.Minute
-	sweepEvery   = 24 * time.Hour
+	searchEvery  = 24 * time.Hour
 	retryCollect = 10 * time.Second
 )
 
@@ -27,7 +27,7 @@ const (
 func (s *Store) Collect(ctx context.Context, keep int, failed func(error)) {
 	var swept time.Time
 	for {
-		all := swept.IsZero() || time.Since(swept) >= sweepEvery
+		all := swept.IsZero() || time.Since(swept) >= searchEvery
 		done, err := s.collect(ctx, keep, all)
 		if ctx.Err() != nil {
 			return
@@ -43,7 +43,7 @@ func (s *Store) Collect(ctx context.Context, keep int, failed func(error)) {
 			continue
 		}
 		sleep(ctx, collectEvery, nil)
-		sleep(ctx, sweepEvery, s.commits)
+		sleep(ctx, searchEvery, s.commits)
 	}
 }
 

@@ -129,7 +129,7 @@ func (s *Store) build(ctx context.Context, from manifest, c sts.Commit) (manifes
 	}
 	// Those that are new and those that are gone are known only when it is done; for
 	// the number of buckets it does not matter.
-	n := bucketsFor(from.Size+len(c.Put)-len(c.Delete), len(from.Buckets))
+	n := s.layout.buckets(from.Size+len(c.Put)-len(c.Delete), len(from.Buckets))
 	m.Size = from.Size
 	if n != len(from.Buckets) {
 		return s.rebuild(ctx, from, m, change, n)
@@ -140,9 +140,9 @@ func (s *Store) build(ctx context.Context, from manifest, c sts.Commit) (manifes
 		if err != nil {
 			return m, nil, err
 		}
-		next := changed(old, some)
+		next := merged(old, some)
 		m.Size += len(next) - len(old)
-		put, err := encodeBucket(next)
+		put, err := s.layout.encode(next)
 		if err != nil {
 			return m, nil, err
 		}
@@ -167,7 +167,7 @@ func (s *Store) rebuild(ctx context.Context, from, m manifest, change map[sts.Re
 		}
 		all = append(all, p...)
 	}
-	all = changed(all, change)
+	all = merged(all, change)
 	buckets := make([]page, n)
 	for _, r := range all {
 		i := bucketOf(r.Ref(), n)
@@ -176,7 +176,7 @@ func (s *Store) rebuild(ctx context.Context, from, m manifest, change map[sts.Re
 	m.Buckets, m.Size = make([][]string, n), len(all)
 	var pages []encoded
 	for i, bucket := range buckets {
-		put, err := encodeBucket(bucket)
+		put, err := s.layout.encode(bucket)
 		if err != nil {
 			return m, nil, err
 		}
@@ -223,8 +223,8 @@ func byBucket(change map[sts.Ref]*sts.Resource, n int) map[int]map[sts.Ref]*sts.
 	return out
 }
 
-// changed returns resources after a change, in order.
-func changed(old page, change map[sts.Ref]*sts.Resource) page {
+// merged returns resources after a change, in order.
+func merged(old page, change map[sts.Ref]*sts.Resource) page {
 	next := make(page, 0, len(old)+len(change))
 	for _, r := range old {
 		if _, touched := change[r.Ref()]; !touched {

@@ -126,26 +126,41 @@ func (s *Store) Revisions(ctx context.Context, before int64, limit int) ([]sts.R
 
 // Follow implements sts.Store.
 func (s *Store) Follow(ctx context.Context, f func(sts.Heads) error) error {
-	var seen int64
 	for {
-		wait, cancel := context.WithTimeout(ctx, confirmEvery)
-		revision, err := s.kv.Wait(wait, seen)
-		over := wait.Err() != nil
-		cancel()
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if err != nil && !over {
-			return err
-		}
-		seen = max(seen, revision)
 		asked := time.Now()
-		h, err := s.head(ctx)
+		list, revision, err := s.kv.List(ctx, headKey, "", 1)
 		if err != nil {
+			return fmt.Errorf("reading which revision is in force: %w", err)
+		}
+		var h head
+		if len(list) == 1 && list[0].Key == headKey {
+			if h, err = decodeHead(list[0]); err != nil {
+				return err
+			}
+		}
+		if err := f(h.heads(asked)); err != nil {
 			return err
 		}
-		if err := f(sts.Heads{Live: h.Live, Shadow: h.Shadow, Confirmed: asked}); err != nil {
+		err = s.kv.Watch(ctx, headKey, revision, func(c Changes) error {
+			for _, e := range c.Events {
+				if e.Key != headKey {
+					continue
+				}
+				if h = (head{}); e.Deleted {
+					continue
+				}
+				if h, err = decodeHead(e.Entry); err != nil {
+					return err
+				}
+			}
+			return f(h.heads(c.Asked))
+		})
+		if !errors.Is(err, ErrCompacted) {
 			return err
 		}
 	}
+}
+
+func (h head) heads(asked time.Time) sts.Heads {
+	return sts.Heads{Live: h.Live, Shadow: h.Shadow, Confirmed: asked}
 }

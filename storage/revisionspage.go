@@ -14,16 +14,20 @@ import (
 	"github.com/workload-sts/sts/sts"
 )
 
-// A page is split when it has pageSize; a resource that is larger has one for
-// itself. The number of buckets is changed when they have more or fewer resources
-// than that on the average: 128 of 500 bytes are 64 KiB, and numbers between do not
-// go up and down with every change.
-const (
-	pageSize       = 128 << 10
-	bucketMost     = 128
-	bucketFewest   = 32
-	maxStoredValue = MaxTxnBytes - 4<<10 // what a transaction has room for beside its keys
-)
+// layout says how resources are laid out. It is not stored: a store that was
+// written with another one is read just so.
+type layout struct {
+	page         int // bytes from which a page is split; a resource that has more has one for itself
+	most, fewest int // resources in a bucket, on the average, before there are more buckets, or fewer
+}
+
+// usualLayout makes pages of about 64 KiB of the resources that there are most of,
+// and puts the two bounds far from each other, so that the number of buckets does
+// not go up and down with every change.
+var usualLayout = layout{page: 128 << 10, most: 128, fewest: 32}
+
+// maxStoredValue is what a transaction has room for beside its keys.
+const maxStoredValue = MaxTxnBytes - 4<<10
 
 // page is the resources of a page, in the order of kind and name. They must not be
 // changed.
@@ -37,14 +41,12 @@ func bucketOf(ref sts.Ref, buckets int) int {
 
 func powerOfTwo(n int) bool { return n > 0 && n&(n-1) == 0 }
 
-// bucketsFor returns how many buckets a number of resources gets that had some so
-// far.
-func bucketsFor(resources, buckets int) int {
-	buckets = max(buckets, 1)
-	for resources > buckets*bucketMost {
+// buckets returns how many a number of resources gets that had some so far.
+func (l layout) buckets(resources, buckets int) int {
+	for resources > buckets*l.most {
 		buckets *= 2
 	}
-	for buckets > 1 && resources < buckets*bucketFewest {
+	for buckets > 1 && resources < buckets*l.fewest {
 		buckets /= 2
 	}
 	return buckets
@@ -62,9 +64,9 @@ type encoded struct {
 	resources page
 }
 
-// encodeBucket makes the pages of the resources of a bucket, each of which is one
-// line of JSON.
-func encodeBucket(resources page) ([]encoded, error) {
+// encode makes the pages of the resources of a bucket, each of which is one line of
+// JSON.
+func (l layout) encode(resources page) ([]encoded, error) {
 	var out []encoded
 	var data []byte
 	first := 0
@@ -83,7 +85,7 @@ func encodeBucket(resources page) ([]encoded, error) {
 		if len(line) > maxStoredValue {
 			return nil, fmt.Errorf("%s has %d bytes, at most %d can be stored", r.Ref(), len(line), maxStoredValue)
 		}
-		if len(data)+len(line) > pageSize {
+		if len(data)+len(line) > l.page {
 			end(i)
 		}
 		data = append(append(data, line...), '\n')

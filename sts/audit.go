@@ -111,3 +111,22 @@ type RecordProof struct {
 	JKT string `json:"jkt"` // thumbprint of its key
 	JTI string `json:"jti"`
 }
+
+// What a record has of a change at most: resources that it names, and the kind of one.
+const (
+	recordedRefs = 20
+	maxKind      = 16
+)
+
+// bound cuts what is too long.
+func (c *RecordedChange) bound() {
+	c.Line, c.Why = Line(cut(string(c.Line), maxText)), cut(c.Why, maxReasonText)
+	c.By = Principal{Name: cut(c.By.Name, maxText), Method: cut(c.By.Method, maxText), Peer: cut(c.By.Peer, maxText)}
+	for _, refs := range []*Refs{&c.Created, &c.Updated, &c.Deleted} {
+		first := refs.First
+		refs.First = nil
+		for _, ref := range first[:min(len(first), recordedRefs)] {
+			refs.First = append(refs.First, Ref{Kind(cut(string(ref.Kind), maxKind)), cut(ref.Name, maxName)})
+		}
+	}
+}

@@ -252,6 +252,9 @@ func (r *Record) bound() {
 	if p := r.Proof; p != nil {
 		p.JKT, p.JTI = cut(p.JKT, maxText), cut(p.JTI, maxJTI)
 	}
+	if c := r.Change; c != nil {
+		c.bound()
+	}
 	if t := r.Issued; t != nil {
 		t.JKT, t.X5T = cut(t.JKT, maxText), cut(t.X5T, maxText)
 		t.JTI, t.KID, t.Type, t.Sub = cut(t.JTI, maxText), cut(t.KID, maxText), TokenType(cut(string(t.Type), maxText)), cut(t.Sub, maxText)

@@ -26,17 +26,17 @@ type Heads struct {
 
 // Revision is what is known about one besides its resources.
 type Revision struct {
-	Number    int64     `json:"revision"`
-	Base      int64     `json:"base"`               // live revision that it changes; 0: none
-	Restores  int64     `json:"restores,omitempty"` // live revision that it goes back to
-	Promotes  int64     `json:"promotes,omitempty"` // shadow revision that it was
-	Time      time.Time `json:"time"`
-	By        Principal `json:"by"`
-	Why       string    `json:"why,omitempty"`
-	Size      int       `json:"resources"` // how many it has; said by the store
-	Created   Refs      `json:"created,omitzero"`
-	Updated   Refs      `json:"updated,omitzero"`
-	Deleted   Refs      `json:"deleted,omitzero"`
+	Number   int64     `json:"revision"`
+	Base     int64     `json:"base"`               // live revision that it changes; 0: none
+	Restores int64     `json:"restores,omitempty"` // live revision that it goes back to
+	Promotes int64     `json:"promotes,omitempty"` // shadow revision that it was
+	Time     time.Time `json:"time"`
+	By       Principal `json:"by"`
+	Why      string    `json:"why,omitempty"`
+	Size     int       `json:"resources"` // how many it has; said by the store
+	Created  Refs      `json:"created,omitzero"`
+	Updated  Refs      `json:"updated,omitzero"`
+	Deleted  Refs      `json:"deleted,omitzero"`
 }
 
 // Snapshot is a revision with its resources, in no order.

@@ -5,7 +5,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
 )
 
 // DifferenceKind says what a shadow revision decides otherwise.

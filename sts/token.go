@@ -27,7 +27,7 @@ type decision struct {
 	// What the policy said, if it was asked: one of the two.
 	grant  policy.Grant
 	denial *policy.Denial
-	rec   Record // filled as the walk goes, so that a refusal records how far it came
+	rec    Record // filled as the walk goes, so that a refusal records how far it came
 }
 
 // Token decides a request and returns the token, or an error that is an *Error.
