@@ -99,13 +99,14 @@ func (s *Set) Explain(ctx context.Context, r Request) Explanation {
 func (s *Set) tryAll(ctx context.Context, q *query) []tried {
 	var all []tried
 	s.candidates(q, func(r *rule) {
-		_, at := r.match(ctx, q, nil)
-		all = append(all, tried{rule: r, at: at})
+		p := progress{at: matched}
+		r.match(ctx, q, &p)
+		all = append(all, tried{rule: r, at: p.at, last: p.last})
 	})
 	slices.SortFunc(all, nearer)
 	for i := range all[:min(len(all), maxExplained)] {
-		all[i].trial.all = true
-		_, all[i].at = all[i].rule.match(ctx, q, &all[i].trial)
+		all[i].trial.all, all[i].trial.parts = true, true
+		all[i].rule.match(ctx, q, &progress{t: &all[i].trial, at: matched, last: all[i].last})
 		if all[i].at == matched {
 			all[i].rule.checkBinding(q, &all[i].trial)
 		}
@@ -149,11 +150,11 @@ func (s *Set) others(ctx context.Context, q *query) []RuleTrial {
 		if r.parties(q, &p) || r.target(q, &p) {
 			continue
 		}
-		if _, at := r.evaluate(ctx, q, &p); at != matched {
+		if r.evaluate(ctx, q, &p); p.at != matched {
 			continue
 		}
 		t := trial{all: true}
-		if r.match(ctx, q, &t); t.failed > 0 {
+		if r.match(ctx, q, &progress{t: &t, at: matched, last: p.last}); t.failed > 0 {
 			out = append(out, RuleTrial{Rule: r.Name, Checks: t.checks})
 		}
 	}

@@ -227,3 +227,36 @@ func TestNearGlob(t *testing.T) {
 		})
 	}
 }
+
+func TestReads(t *testing.T) {
+	for _, row := range []struct {
+		when string
+		want Reads
+	}{
+		{"", Reads{Subject: []string{"role"}, Actor: []string{"kind"}}},
+		{`subject.claims.ref == "x" && actor.claims["job"] == 1`, Reads{Subject: []string{"ref", "role"}, Actor: []string{"job", "kind"}}},
+		{`has(subject.claims.env) || "team" in subject.claims`, Reads{Subject: []string{"env", "role", "team"}, Actor: []string{"kind"}}},
+		{`subject.claims.exists(name, name == "x")`, Reads{Subject: []string{"role"}, Actor: []string{"kind"}, Any: true}},
+		{`subject.claims[client.id] == "x"`, Reads{Subject: []string{"role"}, Actor: []string{"kind"}, Any: true}},
+		{`actor.claims.groups.exists(g, g == "x")`, Reads{Subject: []string{"role"}, Actor: []string{"groups", "kind"}}},
+		{`subject.sub == "x"`, Reads{Subject: []string{"role"}, Actor: []string{"kind"}}},
+	} {
+		t.Run(row.when, func(t *testing.T) {
+			s, problems := Compile(World{
+				Clients: []string{"web"}, Issuers: []string{"corp"}, Audiences: []Audience{{Name: "a"}},
+				Rules: []Rule{{
+					Name: "r", Requester: Requester{Clients: []string{"web"}}, When: row.when, Allow: Allow{Audiences: []string{"a"}},
+					Subject: &Party{Issuer: "corp", Claims: map[string]any{"role": "dev"}},
+					Actor:   &Party{Issuer: "corp", ClaimGlobs: map[string]string{"kind": "a*"}},
+				}},
+			})
+			if len(problems) > 0 {
+				t.Fatal(problems)
+			}
+			got := s.Reads("corp")
+			if !slices.Equal(got.Subject, row.want.Subject) || !slices.Equal(got.Actor, row.want.Actor) || got.Any != row.want.Any {
+				t.Errorf("reads %+v, want %+v", got, row.want)
+			}
+		})
+	}
+}

@@ -34,39 +34,51 @@ func (s *Set) candidates(q *query, yield func(*rule)) {
 // matching returns the rules that match, or why none does.
 func (s *Set) matching(ctx context.Context, q *query) ([]match, *Denial) {
 	var out []match
-	furthest := atRequester
+	nearest := make([]tried, 0, maxReasons)
 	s.candidates(q, func(r *rule) {
-		m, at := r.match(ctx, q, nil)
-		furthest = max(furthest, at)
-		if at == matched {
+		p := progress{at: matched}
+		m := r.match(ctx, q, &p)
+		if p.at == matched {
 			out = append(out, m)
+		} else if len(out) == 0 {
+			nearest = keepNearest(nearest, tried{rule: r, at: p.at, last: p.last})
 		}
 	})
 	if len(out) == 0 {
-		return nil, s.refusal(ctx, q, furthest)
+		return nil, s.refusal(ctx, q, nearest)
 	}
 	// Labels are a map: the order must not show.
 	slices.SortFunc(out, func(a, b match) int { return strings.Compare(a.rule.Name, b.rule.Name) })
 	return out, nil
 }
 
-// refusal says for the nearest candidates why they did not match. It evaluates
-// them again, so that decisions that end well do not pay for it.
-func (s *Set) refusal(ctx context.Context, q *query, furthest stage) *Denial {
-	var nearest []tried
-	s.candidates(q, func(r *rule) {
-		n := tried{rule: r}
-		_, n.at = r.match(ctx, q, nil)
-		i, _ := slices.BinarySearchFunc(nearest, n, nearer)
-		if i < maxReasons {
-			nearest = slices.Insert(nearest, i, n)
-			nearest = nearest[:min(len(nearest), maxReasons)]
-		}
-	})
+// keepNearest adds a rule to a list of at most maxReasons, in order.
+func keepNearest(list []tried, n tried) []tried {
+	i := len(list)
+	for i > 0 && nearer(n, list[i-1]) < 0 {
+		i--
+	}
+	switch {
+	case i == maxReasons:
+		return list
+	case len(list) == maxReasons:
+		list = list[:maxReasons-1]
+	}
+	return slices.Insert(list, i, n)
+}
+
+// refusal says for the nearest candidates why they did not match. It goes through
+// their predicates again, so that decisions that end well do not pay for it.
+func (s *Set) refusal(ctx context.Context, q *query, nearest []tried) *Denial {
+	furthest := atRequester
+	if len(nearest) > 0 {
+		furthest = nearest[0].at
+	}
 	d := deny(denials[furthest].code, denials[furthest].message)
 	for _, n := range nearest {
-		n.rule.match(ctx, q, &n.trial)
-		for _, c := range n.trial.checks {
+		t := trial{}
+		n.rule.match(ctx, q, &progress{t: &t, at: matched, last: n.last})
+		for _, c := range t.checks {
 			d.Reasons = append(d.Reasons, Reason{n.rule.Name, c.Predicate, c.Presented, c.Expected, c.Hint})
 		}
 	}
@@ -77,6 +89,7 @@ func (s *Set) refusal(ctx context.Context, q *query, furthest stage) *Denial {
 type tried struct {
 	rule  *rule
 	at    stage
+	last  evaluated
 	trial trial
 }
 
@@ -86,13 +99,12 @@ func nearer(a, b tried) int {
 	return cmp.Or(cmp.Compare(b.at, a.at), cmp.Compare(a.trial.failed, b.trial.failed), strings.Compare(a.rule.Name, b.rule.Name))
 }
 
-// match tells how far a rule comes with a request; t is filled if it is not nil.
-func (r *rule) match(ctx context.Context, q *query, t *trial) (match, stage) {
-	p := progress{t: t, at: matched}
-	if r.requester(q, &p) || r.parties(q, &p) || r.target(q, &p) {
-		return match{}, p.at
+// match holds a rule against a request; p says how far it comes.
+func (r *rule) match(ctx context.Context, q *query, p *progress) match {
+	if r.requester(q, p) || r.parties(q, p) || r.target(q, p) {
+		return match{}
 	}
-	return r.evaluate(ctx, q, &p)
+	return r.evaluate(ctx, q, p)
 }
 
 // requester is about who asks. That a rule is for the client, or for workloads
@@ -205,16 +217,16 @@ func (r *rule) covers(q *query) bool {
 }
 
 // evaluate runs the expressions of a rule.
-func (r *rule) evaluate(ctx context.Context, q *query, p *progress) (match, stage) {
+func (r *rule) evaluate(ctx context.Context, q *query, p *progress) match {
 	if r.when != nil {
-		v, err := evaluate(ctx, r.when, &q.vars)
-		if p.test(atWhen, err == nil && v == true, func() Check { return r.explainWhen(ctx, q, v, err, p.t.all) }) {
-			return match{}, p.at
+		v, err := p.evaluate(ctx, r.when, q)
+		if p.test(atWhen, err == nil && v == true, func() Check { return r.explainWhen(ctx, q, v, err, p.t.parts) }) {
+			return match{}
 		}
 	}
 	m := match{rule: r}
 	for _, c := range r.claims {
-		v, err := evaluate(ctx, c.value, &q.vars)
+		v, err := p.evaluate(ctx, c.value, q)
 		if p.test(atWhen, err == nil, func() Check {
 			out := Check{Predicate: "allow.claims." + c.name, Presented: show(v, err == nil), Expected: "a value"}
 			if err != nil {
@@ -222,9 +234,9 @@ func (r *rule) evaluate(ctx context.Context, q *query, p *progress) (match, stag
 			}
 			return out
 		}) {
-			return match{}, p.at
+			return match{}
 		}
 		m.claims = append(m.claims, v)
 	}
-	return m, p.at
+	return m
 }

@@ -1,5 +1,11 @@
 package policy
 
+import (
+	"context"
+
+	"cel.dev/cel-go/cel"
+)
+
 // Check is one predicate of a rule, held against a request.
 type Check struct {
 	Predicate string // path in the rule, such as subject.claims.ref
@@ -15,6 +21,7 @@ type Check struct {
 // to see all.
 type trial struct {
 	all    bool
+	parts  bool // say also which parts of an expression do not hold
 	checks []Check
 	failed int
 }
@@ -44,6 +51,24 @@ func (t *trial) test(holds bool, say func() Check) (stop bool) {
 type progress struct {
 	t  *trial
 	at stage
+	// last is the expression that was evaluated last, and what came of it. One
+	// that was evaluated before is not evaluated again.
+	last evaluated
+}
+
+// evaluated is an expression with its value.
+type evaluated struct {
+	program cel.Program
+	value   any
+	err     error
+}
+
+func (p *progress) evaluate(ctx context.Context, program cel.Program, q *query) (any, error) {
+	if p.last.program == nil || p.last.program != program {
+		p.last.program = program
+		p.last.value, p.last.err = evaluate(ctx, program, &q.vars)
+	}
+	return p.last.value, p.last.err
 }
 
 // test is that of the trial; at is the stage that the predicate belongs to.

@@ -13,9 +13,8 @@ import (
 // Keys of the records. Each kind of record has a space of its own, so that a name
 // of one can never be taken for a name of another.
 const (
-	adminKey       = "admin/hash" // hash of the admin token
-	keyStatePrefix = "keys/"      // + name: a state of signing keys, opaque
-	usagePrefix    = "usage/"     // + credential + "/" + client: when it was used, in Unix seconds
+	keyStatePrefix = "keys/"  // + name: a state of signing keys, opaque
+	usagePrefix    = "usage/" // + credential + "/" + client: when it was used, in Unix seconds
 )
 
 // decodeResource reads strictly.
@@ -107,31 +106,6 @@ func changed(ctx context.Context, kv KV, key string, after int64) error {
 			return err
 		}
 	}
-}
-
-// AdminHash implements sts.Store.
-func (s *Store) AdminHash(ctx context.Context) (string, error) {
-	e, err := s.kv.Get(ctx, adminKey)
-	if errors.Is(err, ErrNotFound) {
-		return "", nil
-	}
-	return string(e.Value), err
-}
-
-// SetAdminHash implements sts.Store.
-func (s *Store) SetAdminHash(ctx context.Context, old, hash string) error {
-	e, err := s.kv.Get(ctx, adminKey)
-	if err != nil && !errors.Is(err, ErrNotFound) {
-		return err
-	}
-	if string(e.Value) != old {
-		return sts.ErrConflict
-	}
-	_, done, err := s.kv.Txn(ctx, []Compare{{adminKey, e.Revision}}, []Op{{Key: adminKey, Value: []byte(hash)}})
-	if err == nil && !done {
-		err = sts.ErrConflict
-	}
-	return err
 }
 
 // Err implements sts.Store.

@@ -2,7 +2,6 @@ package storage
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math"
 	"reflect"
@@ -71,7 +70,7 @@ func fillValue(t *testing.T, v reflect.Value, claims map[string]any) {
 		v.SetString("text <&>")
 	case reflect.Bool:
 		v.SetBool(true)
-	case reflect.Int64:
+	case reflect.Int, reflect.Int64:
 		v.SetInt(1<<60 + 1)
 	case reflect.Pointer:
 		v.Set(reflect.New(v.Type().Elem()))
@@ -118,47 +117,6 @@ func TestClaimNumbers(t *testing.T) {
 			t.Fatalf("%T %v became %T %v", value, value, got, got)
 		}
 	})
-}
-
-func TestAdminHash(t *testing.T) {
-	ctx := t.Context()
-	s, _ := newStore(t)
-	for _, c := range []struct {
-		old, hash string
-		want      error
-	}{
-		{"wrong", "first", sts.ErrConflict},
-		{"", "first", nil},
-		{"", "second", sts.ErrConflict},
-		{"first", "second", nil},
-		{"first", "third", sts.ErrConflict},
-	} {
-		if err := s.SetAdminHash(ctx, c.old, c.hash); !errors.Is(err, c.want) {
-			t.Errorf("from %q to %q: %v", c.old, c.hash, err)
-		}
-	}
-	if hash, err := s.AdminHash(ctx); hash != "second" || err != nil {
-		t.Errorf("%q, %v", hash, err)
-	}
-	var wg sync.WaitGroup
-	var mu sync.Mutex
-	var won []int
-	for i := range 8 {
-		wg.Go(func() {
-			err := s.SetAdminHash(ctx, "second", fmt.Sprint(i))
-			if err == nil {
-				mu.Lock()
-				won = append(won, i)
-				mu.Unlock()
-			} else if !errors.Is(err, sts.ErrConflict) {
-				t.Error(err)
-			}
-		})
-	}
-	wg.Wait()
-	if hash, err := s.AdminHash(ctx); err != nil || len(won) != 1 || hash != fmt.Sprint(won[0]) {
-		t.Errorf("%v won, %q is there, %v", won, hash, err)
-	}
 }
 
 func TestKeyStates(t *testing.T) {

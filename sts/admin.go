@@ -1,8 +1,6 @@
 package sts
 
 import (
-	"context"
-	"fmt"
 	"slices"
 )
 
@@ -38,56 +36,4 @@ func (s *Service) Resources(kind Kind, after Ref, limit int) (page []Resource, m
 		page = append(page, st.resources[ref])
 	}
 	return page, false, st.revision
-}
-
-// EnsureAdmin makes sure that there is an admin token. It returns the token if it
-// had to make one, which is then never to be had again, else "".
-func (s *Service) EnsureAdmin(ctx context.Context) (string, error) {
-	hash, err := s.store.AdminHash(ctx)
-	if err != nil {
-		return "", fmt.Errorf("reading the admin token's hash: %w", err)
-	}
-	if hash != "" {
-		return "", nil
-	}
-	return s.ReplaceAdmin(ctx)
-}
-
-// ReplaceAdmin makes a new admin token; the old one stops working.
-func (s *Service) ReplaceAdmin(ctx context.Context) (string, error) {
-	return ReplaceAdmin(ctx, s.store)
-}
-
-// ReplaceAdmin makes a new admin token in a store, for whoever has lost the old
-// one, which stops working.
-func ReplaceAdmin(ctx context.Context, store Store) (string, error) {
-	old, err := store.AdminHash(ctx)
-	if err != nil {
-		return "", fmt.Errorf("reading the admin token's hash: %w", err)
-	}
-	token, hash := NewSecret()
-	if err := store.SetAdminHash(ctx, old, hash); err != nil {
-		return "", fmt.Errorf("storing the admin token's hash: %w", err)
-	}
-	return token, nil
-}
-
-// AuthenticateAdmin returns nil if token is the admin token, else an *Error.
-func (s *Service) AuthenticateAdmin(ctx context.Context, token string) error {
-	stored, err := s.store.AdminHash(ctx)
-	if err != nil && ctx.Err() != nil {
-		return gone(err) // which says nothing about the store, and anybody can do
-	}
-	if err != nil {
-		s.health.failed(CapabilityAdmin, s.now(), DependencyStorage, err)
-		return &Error{Code: Unavailable, RetryAfter: retryLater, Message: "the admin token cannot be checked now", Err: err}
-	}
-	hash, err := parseSecretHash(stored)
-	if err != nil {
-		hash = decoy
-	}
-	if !hash.matches(token) || err != nil {
-		return &Error{Code: Unauthenticated, Message: "the admin token is missing or wrong; send it as `authorization: Bearer TOKEN`"}
-	}
-	return nil
 }

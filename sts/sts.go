@@ -323,7 +323,7 @@ var (
 	ErrNoRevision = errors.New("there is no such revision")
 )
 
-// Store keeps the revisions of the resources, and the hash of the admin token.
+// Store keeps the revisions of the resources.
 //
 // What a method acknowledged survives a crash. An error other than ErrConflict
 // may leave the write done or not done, never half done.
@@ -346,10 +346,6 @@ type Store interface {
 	// and about once a second, with what is in force. It returns when ctx ends, f
 	// returns an error or the store does not answer, with the reason.
 	Follow(ctx context.Context, f func(Heads) error) error
-	// AdminHash returns the hash of the admin token, empty if none was set.
-	AdminHash(ctx context.Context) (string, error)
-	// SetAdminHash replaces the hash if it is still old, else ErrConflict.
-	SetAdminHash(ctx context.Context, old, hash string) error
 	// Err returns why nothing can be written any more, as Audit's does.
 	Err() error
 }

@@ -19,6 +19,8 @@ type decision struct {
 	ids   ids
 	asked policy.Request
 
+	ownOnly bool // tokens of Issuers are not looked at
+
 	assertion  *parsedAssertion // nil: the client authenticates otherwise
 	credential string           // which of the client's has authenticated it; see Client.credentials
 
@@ -210,7 +212,7 @@ func (d *decision) denied(err error) *Error {
 	}
 	d.denial = denial
 	for _, r := range denial.Reasons {
-		d.rec.Reasons = append(d.rec.Reasons, RecordReason{Rule: r.Rule, Predicate: r.Predicate, Presented: r.Presented, Expected: r.Expected})
+		d.rec.Reasons = append(d.rec.Reasons, RecordReason{Rule: r.Rule, Predicate: r.Predicate, Presented: r.Presented, Expected: r.Expected, Hint: r.Hint})
 	}
 	return &Error{Code: denialCodes[denial.Code], Message: denial.Message, Err: denial}
 }

@@ -18,7 +18,6 @@ type Store struct {
 	heads      sts.Heads
 	lastShadow int64
 	moved      chan struct{} // closed when the heads move
-	admin      string
 	broken     error
 	failed     error
 	silent     bool
@@ -206,22 +205,4 @@ func (s *Store) Err() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.failed
-}
-
-// AdminHash implements sts.Store.
-func (s *Store) AdminHash(context.Context) (string, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.admin, s.broken
-}
-
-// SetAdminHash implements sts.Store.
-func (s *Store) SetAdminHash(_ context.Context, old, hash string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if old != s.admin {
-		return sts.ErrConflict
-	}
-	s.admin = hash
-	return s.broken
 }
