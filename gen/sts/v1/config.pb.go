@@ -858,16 +858,20 @@ func (x *SpiffeBundleConfig) GetCaFile() string {
 	return ""
 }
 
-// StorageConfig says where state is kept.
+// StorageConfig says where state is kept: in a file of this machine or in an etcd
+// cluster that several nodes share. Exactly one of `bolt_file` and `etcd` is given.
 type StorageConfig struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The file of the embedded database, created with mode 0600 if it is missing.
-	// Its directory must exist. Required.
+	// Its directory must exist.
 	BoltFile string `protobuf:"bytes,1,opt,name=bolt_file,json=boltFile,proto3" json:"bolt_file,omitempty"`
 	// The file that remembers which single-use tokens were used, such as client
-	// assertions, made with mode 0600 if it is missing. Default: `bolt_file` with
-	// `.replay` behind it.
-	ReplayFile    string `protobuf:"bytes,2,opt,name=replay_file,json=replayFile,proto3" json:"replay_file,omitempty"`
+	// assertions, made with mode 0600 if it is missing. Only with `bolt_file`; in etcd
+	// that is kept with everything else. Default: `bolt_file` with `.replay` behind
+	// it.
+	ReplayFile string `protobuf:"bytes,2,opt,name=replay_file,json=replayFile,proto3" json:"replay_file,omitempty"`
+	// The etcd cluster (3.5 or later). See docs/storage.md.
+	Etcd          *EtcdConfig `protobuf:"bytes,3,opt,name=etcd,proto3" json:"etcd,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -916,6 +920,138 @@ func (x *StorageConfig) GetReplayFile() string {
 	return ""
 }
 
+func (x *StorageConfig) GetEtcd() *EtcdConfig {
+	if x != nil {
+		return x.Etcd
+	}
+	return nil
+}
+
+// EtcdConfig says how an etcd cluster is reached. Files are read again when they
+// change, for new connections.
+type EtcdConfig struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// URLs of the members of one cluster, such as https://etcd-0.internal:2379. Plain
+	// http is for loopback addresses only. Required.
+	Endpoints []string `protobuf:"bytes,1,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	// What all keys begin with; it begins and ends with a slash. Nobody else may
+	// write there. Default /sts/.
+	Prefix string `protobuf:"bytes,2,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	// PEM file with the authorities that may have signed the members' certificates.
+	// Default: those of the system.
+	CaFile string `protobuf:"bytes,3,opt,name=ca_file,json=caFile,proto3" json:"ca_file,omitempty"`
+	// PEM file with the client certificate to show, and its chain. Default: none.
+	CertFile string `protobuf:"bytes,4,opt,name=cert_file,json=certFile,proto3" json:"cert_file,omitempty"`
+	// PEM file with the private key of `cert_file`.
+	KeyFile string `protobuf:"bytes,5,opt,name=key_file,json=keyFile,proto3" json:"key_file,omitempty"`
+	// Name that the members' certificates must have. Default: the host of each
+	// endpoint.
+	ServerName string `protobuf:"bytes,6,opt,name=server_name,json=serverName,proto3" json:"server_name,omitempty"`
+	// The user to log in as. Default: no login.
+	Username string `protobuf:"bytes,7,opt,name=username,proto3" json:"username,omitempty"`
+	// File with the password of `username`, one line. It is read again when the login
+	// is refused.
+	PasswordFile string `protobuf:"bytes,8,opt,name=password_file,json=passwordFile,proto3" json:"password_file,omitempty"`
+	// Longest time that a request may take, with all its attempts. Default 3s, at
+	// most 10s.
+	RequestTimeout *durationpb.Duration `protobuf:"bytes,9,opt,name=request_timeout,json=requestTimeout,proto3" json:"request_timeout,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *EtcdConfig) Reset() {
+	*x = EtcdConfig{}
+	mi := &file_sts_v1_config_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EtcdConfig) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EtcdConfig) ProtoMessage() {}
+
+func (x *EtcdConfig) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_config_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EtcdConfig.ProtoReflect.Descriptor instead.
+func (*EtcdConfig) Descriptor() ([]byte, []int) {
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *EtcdConfig) GetEndpoints() []string {
+	if x != nil {
+		return x.Endpoints
+	}
+	return nil
+}
+
+func (x *EtcdConfig) GetPrefix() string {
+	if x != nil {
+		return x.Prefix
+	}
+	return ""
+}
+
+func (x *EtcdConfig) GetCaFile() string {
+	if x != nil {
+		return x.CaFile
+	}
+	return ""
+}
+
+func (x *EtcdConfig) GetCertFile() string {
+	if x != nil {
+		return x.CertFile
+	}
+	return ""
+}
+
+func (x *EtcdConfig) GetKeyFile() string {
+	if x != nil {
+		return x.KeyFile
+	}
+	return ""
+}
+
+func (x *EtcdConfig) GetServerName() string {
+	if x != nil {
+		return x.ServerName
+	}
+	return ""
+}
+
+func (x *EtcdConfig) GetUsername() string {
+	if x != nil {
+		return x.Username
+	}
+	return ""
+}
+
+func (x *EtcdConfig) GetPasswordFile() string {
+	if x != nil {
+		return x.PasswordFile
+	}
+	return ""
+}
+
+func (x *EtcdConfig) GetRequestTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.RequestTimeout
+	}
+	return nil
+}
+
 // KeysConfig says which keys sign tokens, and where they are kept.
 type KeysConfig struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -930,7 +1066,7 @@ type KeysConfig struct {
 
 func (x *KeysConfig) Reset() {
 	*x = KeysConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[11]
+	mi := &file_sts_v1_config_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -942,7 +1078,7 @@ func (x *KeysConfig) String() string {
 func (*KeysConfig) ProtoMessage() {}
 
 func (x *KeysConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[11]
+	mi := &file_sts_v1_config_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -955,7 +1091,7 @@ func (x *KeysConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeysConfig.ProtoReflect.Descriptor instead.
 func (*KeysConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{11}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *KeysConfig) GetSets() []*KeySetConfig {
@@ -996,7 +1132,7 @@ type KeySetConfig struct {
 
 func (x *KeySetConfig) Reset() {
 	*x = KeySetConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[12]
+	mi := &file_sts_v1_config_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1008,7 +1144,7 @@ func (x *KeySetConfig) String() string {
 func (*KeySetConfig) ProtoMessage() {}
 
 func (x *KeySetConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[12]
+	mi := &file_sts_v1_config_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1021,7 +1157,7 @@ func (x *KeySetConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeySetConfig.ProtoReflect.Descriptor instead.
 func (*KeySetConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{12}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *KeySetConfig) GetName() string {
@@ -1117,7 +1253,7 @@ type VaultKeyConfig struct {
 
 func (x *VaultKeyConfig) Reset() {
 	*x = VaultKeyConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[13]
+	mi := &file_sts_v1_config_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1129,7 +1265,7 @@ func (x *VaultKeyConfig) String() string {
 func (*VaultKeyConfig) ProtoMessage() {}
 
 func (x *VaultKeyConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[13]
+	mi := &file_sts_v1_config_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1142,7 +1278,7 @@ func (x *VaultKeyConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VaultKeyConfig.ProtoReflect.Descriptor instead.
 func (*VaultKeyConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{13}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *VaultKeyConfig) GetKey() string {
@@ -1173,7 +1309,7 @@ type LocalKeyConfig struct {
 
 func (x *LocalKeyConfig) Reset() {
 	*x = LocalKeyConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[14]
+	mi := &file_sts_v1_config_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1185,7 +1321,7 @@ func (x *LocalKeyConfig) String() string {
 func (*LocalKeyConfig) ProtoMessage() {}
 
 func (x *LocalKeyConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[14]
+	mi := &file_sts_v1_config_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1198,7 +1334,7 @@ func (x *LocalKeyConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LocalKeyConfig.ProtoReflect.Descriptor instead.
 func (*LocalKeyConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{14}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *LocalKeyConfig) GetKeyFile() string {
@@ -1244,7 +1380,7 @@ type VaultConfig struct {
 
 func (x *VaultConfig) Reset() {
 	*x = VaultConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[15]
+	mi := &file_sts_v1_config_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1256,7 +1392,7 @@ func (x *VaultConfig) String() string {
 func (*VaultConfig) ProtoMessage() {}
 
 func (x *VaultConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[15]
+	mi := &file_sts_v1_config_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1269,7 +1405,7 @@ func (x *VaultConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VaultConfig.ProtoReflect.Descriptor instead.
 func (*VaultConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{15}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *VaultConfig) GetAddresses() []string {
@@ -1361,7 +1497,7 @@ type VaultLoginConfig struct {
 
 func (x *VaultLoginConfig) Reset() {
 	*x = VaultLoginConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[16]
+	mi := &file_sts_v1_config_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1373,7 +1509,7 @@ func (x *VaultLoginConfig) String() string {
 func (*VaultLoginConfig) ProtoMessage() {}
 
 func (x *VaultLoginConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[16]
+	mi := &file_sts_v1_config_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1386,7 +1522,7 @@ func (x *VaultLoginConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VaultLoginConfig.ProtoReflect.Descriptor instead.
 func (*VaultLoginConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{16}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *VaultLoginConfig) GetMethod() isVaultLoginConfig_Method {
@@ -1480,7 +1616,7 @@ type VaultAppRoleConfig struct {
 
 func (x *VaultAppRoleConfig) Reset() {
 	*x = VaultAppRoleConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[17]
+	mi := &file_sts_v1_config_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1492,7 +1628,7 @@ func (x *VaultAppRoleConfig) String() string {
 func (*VaultAppRoleConfig) ProtoMessage() {}
 
 func (x *VaultAppRoleConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[17]
+	mi := &file_sts_v1_config_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1505,7 +1641,7 @@ func (x *VaultAppRoleConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VaultAppRoleConfig.ProtoReflect.Descriptor instead.
 func (*VaultAppRoleConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{17}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *VaultAppRoleConfig) GetRoleId() string {
@@ -1545,7 +1681,7 @@ type VaultKubernetesConfig struct {
 
 func (x *VaultKubernetesConfig) Reset() {
 	*x = VaultKubernetesConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[18]
+	mi := &file_sts_v1_config_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1557,7 +1693,7 @@ func (x *VaultKubernetesConfig) String() string {
 func (*VaultKubernetesConfig) ProtoMessage() {}
 
 func (x *VaultKubernetesConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[18]
+	mi := &file_sts_v1_config_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1570,7 +1706,7 @@ func (x *VaultKubernetesConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VaultKubernetesConfig.ProtoReflect.Descriptor instead.
 func (*VaultKubernetesConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{18}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *VaultKubernetesConfig) GetRole() string {
@@ -1607,7 +1743,7 @@ type VaultCertificateConfig struct {
 
 func (x *VaultCertificateConfig) Reset() {
 	*x = VaultCertificateConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[19]
+	mi := &file_sts_v1_config_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1619,7 +1755,7 @@ func (x *VaultCertificateConfig) String() string {
 func (*VaultCertificateConfig) ProtoMessage() {}
 
 func (x *VaultCertificateConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[19]
+	mi := &file_sts_v1_config_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1632,7 +1768,7 @@ func (x *VaultCertificateConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VaultCertificateConfig.ProtoReflect.Descriptor instead.
 func (*VaultCertificateConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{19}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *VaultCertificateConfig) GetRole() string {
@@ -1669,7 +1805,7 @@ type VaultBatchConfig struct {
 
 func (x *VaultBatchConfig) Reset() {
 	*x = VaultBatchConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[20]
+	mi := &file_sts_v1_config_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1681,7 +1817,7 @@ func (x *VaultBatchConfig) String() string {
 func (*VaultBatchConfig) ProtoMessage() {}
 
 func (x *VaultBatchConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[20]
+	mi := &file_sts_v1_config_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1694,7 +1830,7 @@ func (x *VaultBatchConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VaultBatchConfig.ProtoReflect.Descriptor instead.
 func (*VaultBatchConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{20}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *VaultBatchConfig) GetSize() int32 {
@@ -1751,7 +1887,7 @@ type RotationConfig struct {
 
 func (x *RotationConfig) Reset() {
 	*x = RotationConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[21]
+	mi := &file_sts_v1_config_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1763,7 +1899,7 @@ func (x *RotationConfig) String() string {
 func (*RotationConfig) ProtoMessage() {}
 
 func (x *RotationConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[21]
+	mi := &file_sts_v1_config_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1776,7 +1912,7 @@ func (x *RotationConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotationConfig.ProtoReflect.Descriptor instead.
 func (*RotationConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{21}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RotationConfig) GetPeriod() *durationpb.Duration {
@@ -1826,7 +1962,7 @@ type AuditConfig struct {
 
 func (x *AuditConfig) Reset() {
 	*x = AuditConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[22]
+	mi := &file_sts_v1_config_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1838,7 +1974,7 @@ func (x *AuditConfig) String() string {
 func (*AuditConfig) ProtoMessage() {}
 
 func (x *AuditConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[22]
+	mi := &file_sts_v1_config_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1851,7 +1987,7 @@ func (x *AuditConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditConfig.ProtoReflect.Descriptor instead.
 func (*AuditConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{22}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *AuditConfig) GetFile() string {
@@ -1872,7 +2008,7 @@ type LogConfig struct {
 
 func (x *LogConfig) Reset() {
 	*x = LogConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[23]
+	mi := &file_sts_v1_config_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1884,7 +2020,7 @@ func (x *LogConfig) String() string {
 func (*LogConfig) ProtoMessage() {}
 
 func (x *LogConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[23]
+	mi := &file_sts_v1_config_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1897,7 +2033,7 @@ func (x *LogConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogConfig.ProtoReflect.Descriptor instead.
 func (*LogConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{23}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *LogConfig) GetLevel() string {
@@ -1922,7 +2058,7 @@ type LimitsConfig struct {
 
 func (x *LimitsConfig) Reset() {
 	*x = LimitsConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[24]
+	mi := &file_sts_v1_config_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1934,7 +2070,7 @@ func (x *LimitsConfig) String() string {
 func (*LimitsConfig) ProtoMessage() {}
 
 func (x *LimitsConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[24]
+	mi := &file_sts_v1_config_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1947,7 +2083,7 @@ func (x *LimitsConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LimitsConfig.ProtoReflect.Descriptor instead.
 func (*LimitsConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{24}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *LimitsConfig) GetRequestTimeout() *durationpb.Duration {
@@ -2029,11 +2165,24 @@ const file_sts_v1_config_proto_rawDesc = "" +
 	"\bcrl_file\x18\x03 \x01(\tR\acrlFile\"P\n" +
 	"\x12SpiffeBundleConfig\x12!\n" +
 	"\ftrust_domain\x18\x01 \x01(\tR\vtrustDomain\x12\x17\n" +
-	"\aca_file\x18\x02 \x01(\tR\x06caFile\"M\n" +
+	"\aca_file\x18\x02 \x01(\tR\x06caFile\"u\n" +
 	"\rStorageConfig\x12\x1b\n" +
 	"\tbolt_file\x18\x01 \x01(\tR\bboltFile\x12\x1f\n" +
 	"\vreplay_file\x18\x02 \x01(\tR\n" +
-	"replayFile\"a\n" +
+	"replayFile\x12&\n" +
+	"\x04etcd\x18\x03 \x01(\v2\x12.sts.v1.EtcdConfigR\x04etcd\"\xb9\x02\n" +
+	"\n" +
+	"EtcdConfig\x12\x1c\n" +
+	"\tendpoints\x18\x01 \x03(\tR\tendpoints\x12\x16\n" +
+	"\x06prefix\x18\x02 \x01(\tR\x06prefix\x12\x17\n" +
+	"\aca_file\x18\x03 \x01(\tR\x06caFile\x12\x1b\n" +
+	"\tcert_file\x18\x04 \x01(\tR\bcertFile\x12\x19\n" +
+	"\bkey_file\x18\x05 \x01(\tR\akeyFile\x12\x1f\n" +
+	"\vserver_name\x18\x06 \x01(\tR\n" +
+	"serverName\x12\x1a\n" +
+	"\busername\x18\a \x01(\tR\busername\x12#\n" +
+	"\rpassword_file\x18\b \x01(\tR\fpasswordFile\x12B\n" +
+	"\x0frequest_timeout\x18\t \x01(\v2\x19.google.protobuf.DurationR\x0erequestTimeout\"a\n" +
 	"\n" +
 	"KeysConfig\x12(\n" +
 	"\x04sets\x18\x01 \x03(\v2\x14.sts.v1.KeySetConfigR\x04sets\x12)\n" +
@@ -2120,7 +2269,7 @@ func file_sts_v1_config_proto_rawDescGZIP() []byte {
 	return file_sts_v1_config_proto_rawDescData
 }
 
-var file_sts_v1_config_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_sts_v1_config_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
 var file_sts_v1_config_proto_goTypes = []any{
 	(*ServerConfig)(nil),             // 0: sts.v1.ServerConfig
 	(*AdminConfig)(nil),              // 1: sts.v1.AdminConfig
@@ -2133,32 +2282,33 @@ var file_sts_v1_config_proto_goTypes = []any{
 	(*ClientCertificatesConfig)(nil), // 8: sts.v1.ClientCertificatesConfig
 	(*SpiffeBundleConfig)(nil),       // 9: sts.v1.SpiffeBundleConfig
 	(*StorageConfig)(nil),            // 10: sts.v1.StorageConfig
-	(*KeysConfig)(nil),               // 11: sts.v1.KeysConfig
-	(*KeySetConfig)(nil),             // 12: sts.v1.KeySetConfig
-	(*VaultKeyConfig)(nil),           // 13: sts.v1.VaultKeyConfig
-	(*LocalKeyConfig)(nil),           // 14: sts.v1.LocalKeyConfig
-	(*VaultConfig)(nil),              // 15: sts.v1.VaultConfig
-	(*VaultLoginConfig)(nil),         // 16: sts.v1.VaultLoginConfig
-	(*VaultAppRoleConfig)(nil),       // 17: sts.v1.VaultAppRoleConfig
-	(*VaultKubernetesConfig)(nil),    // 18: sts.v1.VaultKubernetesConfig
-	(*VaultCertificateConfig)(nil),   // 19: sts.v1.VaultCertificateConfig
-	(*VaultBatchConfig)(nil),         // 20: sts.v1.VaultBatchConfig
-	(*RotationConfig)(nil),           // 21: sts.v1.RotationConfig
-	(*AuditConfig)(nil),              // 22: sts.v1.AuditConfig
-	(*LogConfig)(nil),                // 23: sts.v1.LogConfig
-	(*LimitsConfig)(nil),             // 24: sts.v1.LimitsConfig
-	(*durationpb.Duration)(nil),      // 25: google.protobuf.Duration
+	(*EtcdConfig)(nil),               // 11: sts.v1.EtcdConfig
+	(*KeysConfig)(nil),               // 12: sts.v1.KeysConfig
+	(*KeySetConfig)(nil),             // 13: sts.v1.KeySetConfig
+	(*VaultKeyConfig)(nil),           // 14: sts.v1.VaultKeyConfig
+	(*LocalKeyConfig)(nil),           // 15: sts.v1.LocalKeyConfig
+	(*VaultConfig)(nil),              // 16: sts.v1.VaultConfig
+	(*VaultLoginConfig)(nil),         // 17: sts.v1.VaultLoginConfig
+	(*VaultAppRoleConfig)(nil),       // 18: sts.v1.VaultAppRoleConfig
+	(*VaultKubernetesConfig)(nil),    // 19: sts.v1.VaultKubernetesConfig
+	(*VaultCertificateConfig)(nil),   // 20: sts.v1.VaultCertificateConfig
+	(*VaultBatchConfig)(nil),         // 21: sts.v1.VaultBatchConfig
+	(*RotationConfig)(nil),           // 22: sts.v1.RotationConfig
+	(*AuditConfig)(nil),              // 23: sts.v1.AuditConfig
+	(*LogConfig)(nil),                // 24: sts.v1.LogConfig
+	(*LimitsConfig)(nil),             // 25: sts.v1.LimitsConfig
+	(*durationpb.Duration)(nil),      // 26: google.protobuf.Duration
 }
 var file_sts_v1_config_proto_depIdxs = []int32{
 	5,  // 0: sts.v1.ServerConfig.http:type_name -> sts.v1.Listener
 	5,  // 1: sts.v1.ServerConfig.grpc:type_name -> sts.v1.Listener
 	10, // 2: sts.v1.ServerConfig.storage:type_name -> sts.v1.StorageConfig
-	11, // 3: sts.v1.ServerConfig.keys:type_name -> sts.v1.KeysConfig
-	21, // 4: sts.v1.ServerConfig.rotation:type_name -> sts.v1.RotationConfig
-	22, // 5: sts.v1.ServerConfig.audit:type_name -> sts.v1.AuditConfig
-	23, // 6: sts.v1.ServerConfig.log:type_name -> sts.v1.LogConfig
-	24, // 7: sts.v1.ServerConfig.limits:type_name -> sts.v1.LimitsConfig
-	25, // 8: sts.v1.ServerConfig.shutdown_grace:type_name -> google.protobuf.Duration
+	12, // 3: sts.v1.ServerConfig.keys:type_name -> sts.v1.KeysConfig
+	22, // 4: sts.v1.ServerConfig.rotation:type_name -> sts.v1.RotationConfig
+	23, // 5: sts.v1.ServerConfig.audit:type_name -> sts.v1.AuditConfig
+	24, // 6: sts.v1.ServerConfig.log:type_name -> sts.v1.LogConfig
+	25, // 7: sts.v1.ServerConfig.limits:type_name -> sts.v1.LimitsConfig
+	26, // 8: sts.v1.ServerConfig.shutdown_grace:type_name -> google.protobuf.Duration
 	4,  // 9: sts.v1.ServerConfig.dpop:type_name -> sts.v1.DpopConfig
 	1,  // 10: sts.v1.ServerConfig.admin:type_name -> sts.v1.AdminConfig
 	2,  // 11: sts.v1.AdminConfig.socket:type_name -> sts.v1.AdminSocketConfig
@@ -2167,29 +2317,31 @@ var file_sts_v1_config_proto_depIdxs = []int32{
 	6,  // 14: sts.v1.Listener.trusted_proxies:type_name -> sts.v1.TrustedProxyConfig
 	8,  // 15: sts.v1.TlsConfig.client_certificates:type_name -> sts.v1.ClientCertificatesConfig
 	9,  // 16: sts.v1.ClientCertificatesConfig.spiffe_bundles:type_name -> sts.v1.SpiffeBundleConfig
-	12, // 17: sts.v1.KeysConfig.sets:type_name -> sts.v1.KeySetConfig
-	15, // 18: sts.v1.KeysConfig.vault:type_name -> sts.v1.VaultConfig
-	13, // 19: sts.v1.KeySetConfig.vault:type_name -> sts.v1.VaultKeyConfig
-	14, // 20: sts.v1.KeySetConfig.local:type_name -> sts.v1.LocalKeyConfig
-	13, // 21: sts.v1.KeySetConfig.vault_wrapped:type_name -> sts.v1.VaultKeyConfig
-	25, // 22: sts.v1.VaultConfig.timeout:type_name -> google.protobuf.Duration
-	16, // 23: sts.v1.VaultConfig.login:type_name -> sts.v1.VaultLoginConfig
-	20, // 24: sts.v1.VaultConfig.batch:type_name -> sts.v1.VaultBatchConfig
-	17, // 25: sts.v1.VaultLoginConfig.app_role:type_name -> sts.v1.VaultAppRoleConfig
-	18, // 26: sts.v1.VaultLoginConfig.kubernetes:type_name -> sts.v1.VaultKubernetesConfig
-	19, // 27: sts.v1.VaultLoginConfig.certificate:type_name -> sts.v1.VaultCertificateConfig
-	25, // 28: sts.v1.VaultBatchConfig.delay:type_name -> google.protobuf.Duration
-	25, // 29: sts.v1.RotationConfig.period:type_name -> google.protobuf.Duration
-	25, // 30: sts.v1.RotationConfig.publish_ahead:type_name -> google.protobuf.Duration
-	25, // 31: sts.v1.RotationConfig.retain:type_name -> google.protobuf.Duration
-	25, // 32: sts.v1.RotationConfig.jwks_max_age:type_name -> google.protobuf.Duration
-	25, // 33: sts.v1.RotationConfig.clock_skew:type_name -> google.protobuf.Duration
-	25, // 34: sts.v1.LimitsConfig.request_timeout:type_name -> google.protobuf.Duration
-	35, // [35:35] is the sub-list for method output_type
-	35, // [35:35] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	11, // 17: sts.v1.StorageConfig.etcd:type_name -> sts.v1.EtcdConfig
+	26, // 18: sts.v1.EtcdConfig.request_timeout:type_name -> google.protobuf.Duration
+	13, // 19: sts.v1.KeysConfig.sets:type_name -> sts.v1.KeySetConfig
+	16, // 20: sts.v1.KeysConfig.vault:type_name -> sts.v1.VaultConfig
+	14, // 21: sts.v1.KeySetConfig.vault:type_name -> sts.v1.VaultKeyConfig
+	15, // 22: sts.v1.KeySetConfig.local:type_name -> sts.v1.LocalKeyConfig
+	14, // 23: sts.v1.KeySetConfig.vault_wrapped:type_name -> sts.v1.VaultKeyConfig
+	26, // 24: sts.v1.VaultConfig.timeout:type_name -> google.protobuf.Duration
+	17, // 25: sts.v1.VaultConfig.login:type_name -> sts.v1.VaultLoginConfig
+	21, // 26: sts.v1.VaultConfig.batch:type_name -> sts.v1.VaultBatchConfig
+	18, // 27: sts.v1.VaultLoginConfig.app_role:type_name -> sts.v1.VaultAppRoleConfig
+	19, // 28: sts.v1.VaultLoginConfig.kubernetes:type_name -> sts.v1.VaultKubernetesConfig
+	20, // 29: sts.v1.VaultLoginConfig.certificate:type_name -> sts.v1.VaultCertificateConfig
+	26, // 30: sts.v1.VaultBatchConfig.delay:type_name -> google.protobuf.Duration
+	26, // 31: sts.v1.RotationConfig.period:type_name -> google.protobuf.Duration
+	26, // 32: sts.v1.RotationConfig.publish_ahead:type_name -> google.protobuf.Duration
+	26, // 33: sts.v1.RotationConfig.retain:type_name -> google.protobuf.Duration
+	26, // 34: sts.v1.RotationConfig.jwks_max_age:type_name -> google.protobuf.Duration
+	26, // 35: sts.v1.RotationConfig.clock_skew:type_name -> google.protobuf.Duration
+	26, // 36: sts.v1.LimitsConfig.request_timeout:type_name -> google.protobuf.Duration
+	37, // [37:37] is the sub-list for method output_type
+	37, // [37:37] is the sub-list for method input_type
+	37, // [37:37] is the sub-list for extension type_name
+	37, // [37:37] is the sub-list for extension extendee
+	0,  // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_sts_v1_config_proto_init() }
@@ -2205,12 +2357,12 @@ func file_sts_v1_config_proto_init() {
 		(*TrustedProxyConfig_SanDns)(nil),
 		(*TrustedProxyConfig_SanUri)(nil),
 	}
-	file_sts_v1_config_proto_msgTypes[12].OneofWrappers = []any{
+	file_sts_v1_config_proto_msgTypes[13].OneofWrappers = []any{
 		(*KeySetConfig_Vault)(nil),
 		(*KeySetConfig_Local)(nil),
 		(*KeySetConfig_VaultWrapped)(nil),
 	}
-	file_sts_v1_config_proto_msgTypes[16].OneofWrappers = []any{
+	file_sts_v1_config_proto_msgTypes[17].OneofWrappers = []any{
 		(*VaultLoginConfig_TokenFile)(nil),
 		(*VaultLoginConfig_AppRole)(nil),
 		(*VaultLoginConfig_Kubernetes)(nil),
@@ -2222,7 +2374,7 @@ func file_sts_v1_config_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sts_v1_config_proto_rawDesc), len(file_sts_v1_config_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   25,
+			NumMessages:   26,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
