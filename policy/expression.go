@@ -18,11 +18,13 @@ import (
 
 // Bounds of an expression.
 const (
-	maxExpression = 10_000    // characters
-	maxNesting    = 100       // depth of the parsed expression
-	maxCost       = 1_000_000 // in units of CEL, about 0.1 s
-	maxPattern    = 1000      // instructions of a regular expression, about 30 ms with the longest claim
-	interruptEach = 100       // iterations between looks at the context
+	maxExpression     = 10_000 // characters
+	maxNesting        = 100    // depth of the parsed expression
+	maxCost           = 60_000 // of one evaluation, in units of CEL, about 3 ms
+	maxSpent          = 60_000 // of the evaluations of a decision, before its last one
+	maxPattern        = 100    // instructions of a regular expression, about 8 ms with the longest claim
+	maxComprehensions = 4      // macros in each other
+	interruptEach     = 100    // iterations between looks at the context
 )
 
 // environment is the typed environment of expressions. Variables are declared by
@@ -48,9 +50,18 @@ var environment = sync.OnceValues(func() (*cel.Env, error) {
 	)
 })
 
+// yields is what an expression must yield.
+type yields int
+
+const (
+	yieldsAny yields = iota
+	yieldsBool
+	yieldsText
+)
+
 // compileExpression returns a program, or an error that shows where in the
 // expression something is wrong.
-func compileExpression(source string, boolean bool) (cel.Program, error) {
+func compileExpression(source string, y yields) (cel.Program, error) {
 	if len(source) > maxExpression {
 		return nil, fmt.Errorf("the expression has %d characters, at most %d are allowed", len(source), maxExpression)
 	}
@@ -62,11 +73,17 @@ func compileExpression(source string, boolean bool) (cel.Program, error) {
 	if issues.Err() != nil {
 		return nil, errors.New(strings.TrimPrefix(issues.Err().Error(), "ERROR: "))
 	}
-	if boolean && ast.OutputType() != cel.BoolType {
-		return nil, fmt.Errorf("the expression yields %s, it must yield bool; compare it with something", ast.OutputType())
+	switch t := ast.OutputType(); {
+	case y == yieldsBool && t != cel.BoolType:
+		return nil, fmt.Errorf("the expression yields %s, it must yield bool; compare it with something", t)
+	case y == yieldsText && t != cel.StringType && t != cel.DynType:
+		return nil, fmt.Errorf("the expression yields %s, it must yield string; write string(...) around it", t)
 	}
 	if readsActors(ast) {
 		return nil, errors.New("the claim act cannot be read: only who presents an actor token decides about access, not who acted before [RFC 8693 §4.1]")
+	}
+	if err := checkNesting(ast); err != nil {
+		return nil, err
 	}
 	estimate, err := env.EstimateCost(ast, unknownSizes{})
 	if err != nil {
@@ -75,7 +92,7 @@ func compileExpression(source string, boolean bool) (cel.Program, error) {
 	if estimate.Min > maxCost {
 		return nil, fmt.Errorf("the expression costs at least %d, at most %d are allowed", estimate.Min, maxCost)
 	}
-	return env.Program(ast, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(maxCost), cel.InterruptCheckFrequency(interruptEach))
+	return env.Program(ast, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(maxCost), cel.CostTracking(actualCost{}), cel.InterruptCheckFrequency(interruptEach))
 }
 
 // readsActors tells whether an expression names the claim act.
@@ -168,6 +185,18 @@ func clientOrNone(c *Client) *Client {
 	return c
 }
 
+var errSpent = fmt.Errorf("not evaluated: the expressions of the rules for this request cost more than %d together", maxSpent)
+
+// overspent refuses a request whose expressions cost too much together: with some
+// of them unknown, nobody could say which rules match.
+func (q *query) overspent() *Denial {
+	if q.spent <= maxSpent {
+		return nil
+	}
+	return deny(InvalidRequest, "the conditions of the rules for this request cost too much to evaluate").
+		because("cost", fmt.Sprint(q.spent), fmt.Sprintf("at most %d", maxSpent))
+}
+
 // visible are the claims that expressions see.
 func visible(t *Token) map[string]any {
 	if t == nil {
@@ -181,14 +210,24 @@ func visible(t *Token) map[string]any {
 	return claims
 }
 
-// evaluate runs a program. An error is a reason for a rule not to match.
-func evaluate(ctx context.Context, p cel.Program, v *variables) (any, error) {
-	out, _, err := p.ContextEval(ctx, v)
+// evaluate runs a program. An error is a reason for a rule not to match, or for one
+// that denies to match.
+func (q *query) evaluate(ctx context.Context, p cel.Program) (any, error) {
+	if q.spent > maxSpent {
+		return nil, errSpent
+	}
+	out, details, err := p.ContextEval(ctx, &q.vars)
+	if cost := details.ActualCost(); cost != nil {
+		q.spent += *cost
+	}
 	if err != nil {
 		return nil, err
 	}
 	if b, ok := out.(types.Bool); ok {
 		return bool(b), nil
+	}
+	if weight(out, maxCost) > maxCost {
+		return nil, errTooLarge
 	}
 	native, err := out.ConvertToNative(reflect.TypeFor[*structpb.Value]())
 	if err != nil {

@@ -6,60 +6,50 @@ import (
 	"strings"
 )
 
-// match is a rule that matched, with the claims it sets.
-type match struct {
-	rule   *rule
-	claims []any // values of rule.claims; none if it sets none this time
-}
-
 // candidates yields the rules for the requester, each once.
 func (s *Set) candidates(q *query, yield func(*rule)) {
-	if q.r.Client == nil {
-		for _, r := range s.workload[q.r.Subject.Issuer] {
+	s.allow.of(q.r, func(b *bucket) {
+		for _, r := range b.all {
 			yield(r)
 		}
-		return
-	}
-	for _, r := range s.byClient[q.r.Client.ID] {
-		yield(r)
-	}
-	for name, value := range q.r.Client.Labels {
-		for _, r := range s.byLabel[labelKey(name, value)] {
-			yield(r)
-		}
-	}
+	})
 }
 
 // matching returns the rules that match, or why none does.
 func (s *Set) matching(ctx context.Context, q *query) ([]match, *Denial) {
 	var out []match
-	furthest := atRequester
-	s.candidates(q, func(r *rule) {
-		m, at := r.match(ctx, q, nil)
-		furthest = max(furthest, at)
-		if at == matched {
-			out = append(out, m)
-		}
+	s.allow.of(q.r, func(b *bucket) {
+		b.near(q, func(r *rule) {
+			if m, at := r.match(ctx, q, nil); at == matched {
+				out = append(out, m)
+			}
+		})
 	})
+	if d := q.overspent(); d != nil {
+		return nil, d
+	}
 	if len(out) == 0 {
-		return nil, s.explain(ctx, q, furthest)
+		q.spent = 0 // the same again
+		return nil, s.explain(ctx, q)
 	}
 	// Labels are a map: the order must not show.
 	slices.SortFunc(out, func(a, b match) int { return strings.Compare(a.rule.Name, b.rule.Name) })
-	return out, nil
+	return slices.CompactFunc(out, func(a, b match) bool { return a.rule == b.rule }), nil
 }
 
 // explain says for each candidate why it did not match. It evaluates them again,
 // so that decisions that end well do not pay for it.
-func (s *Set) explain(ctx context.Context, q *query, furthest stage) *Denial {
+func (s *Set) explain(ctx context.Context, q *query) *Denial {
 	type near struct {
 		reason Reason
 		at     stage
 	}
 	var all []near
+	furthest := atRequester
 	s.candidates(q, func(r *rule) {
 		n := near{reason: Reason{Rule: r.Name}}
 		_, n.at = r.match(ctx, q, &n.reason)
+		furthest = max(furthest, n.at)
 		i, _ := slices.BinarySearchFunc(all, n, func(a, b near) int {
 			if a.at != b.at {
 				return int(b.at - a.at)
@@ -79,11 +69,8 @@ func (s *Set) explain(ctx context.Context, q *query, furthest stage) *Denial {
 // match tells how far a rule comes with a request; why is filled if it is not
 // nil and the rule does not match.
 func (r *rule) match(ctx context.Context, q *query, why *Reason) (match, stage) {
-	for name, value := range r.Requester.Labels {
-		if got, ok := q.r.Client.Labels[name]; !ok || got != value {
-			fail(why, "requester.labels."+name, show(got, ok), show(value, true))
-			return match{}, atRequester
-		}
+	if !r.Requester.labelled(q.r.Client, why) {
+		return match{}, atRequester
 	}
 	if !r.matchesSubject(q.r, why) {
 		return match{}, atSubject
@@ -103,32 +90,23 @@ func (r *rule) match(ctx context.Context, q *query, why *Reason) (match, stage) 
 		fail(why, "allow.token_types", q.r.TokenType, strings.Join(append([]string{AccessToken}, r.Allow.TokenTypes...), " "))
 		return match{}, atType
 	}
+	if !r.fresh(q.r, why) {
+		return match{}, atAge
+	}
+	if !r.within(q, why) {
+		return match{}, atLimit
+	}
 	return r.evaluate(ctx, q, why)
 }
 
-// evaluate runs the expressions of a rule whose other predicates hold.
-func (r *rule) evaluate(ctx context.Context, q *query, why *Reason) (match, stage) {
-	if r.when != nil {
-		v, err := evaluate(ctx, r.when, &q.vars)
-		if err != nil {
-			fail(why, "when", err.Error(), "true")
-			return match{}, atWhen
-		}
-		if v != true {
-			fail(why, "when", "false", r.When)
-			return match{}, atWhen
+// labelled tells whether a client has all labels of the requester.
+func (r Requester) labelled(c *Client, why *Reason) bool {
+	for name, value := range r.Labels {
+		if got, ok := c.Labels[name]; !ok || got != value {
+			return fail(why, "requester.labels."+name, show(got, ok), show(value, true))
 		}
 	}
-	m := match{rule: r}
-	for _, c := range r.claims {
-		v, err := evaluate(ctx, c.value, &q.vars)
-		if err != nil {
-			fail(why, "allow.claims."+c.name, err.Error(), "a value")
-			return match{}, atWhen
-		}
-		m.claims = append(m.claims, v)
-	}
-	return m, matched
+	return true
 }
 
 func (r *rule) matchesSubject(q *Request, why *Reason) bool {

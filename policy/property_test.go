@@ -89,7 +89,7 @@ func drawRule(t *rapid.T, i int) Rule {
 }
 
 func drawWorld(t *rapid.T) World {
-	w := World{Clients: someClients, Issuers: someIssuers}
+	w := World{Clients: someClients, Issuers: map[string]string{"corp": "https://corp", "github": "https://github"}, SelfIssuer: "https://" + Self}
 	for i, name := range someTargets {
 		w.Audiences = append(w.Audiences, Audience{
 			Name: name, Identifiers: []string{name, "https://" + name}, Scopes: someScopes, MaxTTL: someLives[i+2], KeySet: pick(t, someKeySets, "key set"), Binding: pick(t, someBindings, "binding"),
