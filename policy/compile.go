@@ -2,6 +2,8 @@ package policy
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"cel.dev/cel-go/cel"
@@ -29,6 +31,8 @@ type Set struct {
 	audiences map[string]*audience // by identifier
 	allow     permissions
 	deny      prohibitions
+	rules     []*rule
+	reads     map[string]Reads // by the issuer of the subject token
 }
 
 type audience struct {
@@ -42,12 +46,14 @@ type audience struct {
 
 type rule struct {
 	*Rule
+	labels         []string // names of Requester.Labels, sorted
 	subject, actor *party
 	when           cel.Program // nil: always
 	claims         []claim     // sorted by name
 	sub            cel.Program // nil: the token's
 	mayAct         *MayAct     // nil: anybody
 	audiences      []*audience
+	expressions    []compiled // all of them
 }
 
 // claim is an extra claim that a rule sets.
@@ -73,7 +79,7 @@ func Compile(w World) (*Set, []Problem) {
 		set:     &Set{audiences: map[string]*audience{}},
 		named:   map[string]*audience{},
 		issuers: w.Issuers, self: w.SelfIssuer, clients: set(w.Clients),
-		programs: map[programKey]compiled{},
+		programs: map[programKey]compiled{}, reading: reading{},
 	}
 	for i := range w.Audiences {
 		c.audience(&w.Audiences[i])
@@ -87,6 +93,7 @@ func Compile(w World) (*Set, []Problem) {
 		names[r.Name] = true
 		c.rule(r)
 	}
+	c.set.reads = c.reading.sorted()
 	c.conflicts()
 	c.set.allow = newPermissions(c.allowing)
 	c.set.deny = newProhibitions(c.denying)
@@ -114,6 +121,7 @@ type compiler struct {
 	self     string
 	clients  map[string]bool
 	programs map[programKey]compiled // one for rules that say the same
+	reading  reading
 	problems []Problem
 
 	allowing, denying []*rule
@@ -125,8 +133,10 @@ type programKey struct {
 }
 
 type compiled struct {
-	program cel.Program
-	err     error
+	program  cel.Program
+	reads    []string // claims that it names: subject.NAME and actor.NAME
+	readsAny bool     // it looks at claims that it does not name
+	err      error
 }
 
 func (c *compiler) problem(kind, name, field, format string, args ...any) {
@@ -170,7 +180,7 @@ func validScope(s string) bool {
 }
 
 func (c *compiler) rule(in *Rule) {
-	r := &rule{Rule: in, subject: newParty(in.Subject), actor: newParty(in.Actor)}
+	r := &rule{Rule: in, labels: slices.Sorted(maps.Keys(in.Requester.Labels)), subject: newParty(in.Subject), actor: newParty(in.Actor)}
 	bad := func(field, format string, args ...any) { c.problem("Rule", in.Name, field, format, args...) }
 	c.requester(r, bad)
 	c.party("subject", in.Subject, bad)
@@ -179,29 +189,39 @@ func (c *compiler) rule(in *Rule) {
 		bad("actor.accept_unaddressed", "is for subjects")
 	}
 	if in.When != "" {
-		var err error
-		if r.when, err = c.program(in.When, yieldsBool); err != nil {
-			bad("when", "%s", err)
-		}
+		r.when = c.expression(r, "when", in.When, yieldsBool, bad)
 	}
 	if in.Deny != nil {
 		c.deny(r, bad)
 		c.denying = append(c.denying, r)
-		return
+	} else {
+		c.require(r, bad)
+		c.limits(r, bad)
+		c.allow(r, bad)
+		c.allowing = append(c.allowing, r)
 	}
-	c.require(r, bad)
-	c.limits(r, bad)
-	c.allow(r, bad)
-	c.allowing = append(c.allowing, r)
+	c.reading.add(r, c.issuers)
+	c.set.rules = append(c.set.rules, r)
+}
+
+// expression compiles one of the expressions of a rule; nil if that cannot be done.
+func (c *compiler) expression(r *rule, field, source string, y yields, bad func(field, format string, args ...any)) cel.Program {
+	p := c.program(source, y)
+	if p.err != nil {
+		bad(field, "%s", p.err)
+		return nil
+	}
+	r.expressions = append(r.expressions, p)
+	return p.program
 }
 
 // program compiles an expression once, however many rules have it.
-func (c *compiler) program(source string, y yields) (cel.Program, error) {
+func (c *compiler) program(source string, y yields) compiled {
 	key := programKey{source, y}
 	p, ok := c.programs[key]
 	if !ok {
-		p.program, p.err = compileExpression(source, y)
+		p = compileExpression(source, y)
 		c.programs[key] = p
 	}
-	return p.program, p.err
+	return p
 }

@@ -130,12 +130,9 @@ func (c *compiler) allow(r *rule, bad func(field, format string, args ...any)) {
 			bad("allow.claims."+name, "this claim is defined by the token format and cannot be set by a rule")
 			continue
 		}
-		p, err := c.program(a.Claims[name], yieldsAny)
-		if err != nil {
-			bad("allow.claims."+name, "%s", err)
-			continue
+		if p := c.expression(r, "allow.claims."+name, a.Claims[name], yieldsAny, bad); p != nil {
+			r.claims = append(r.claims, claim{name, fold, a.Claims[name], p})
 		}
-		r.claims = append(r.claims, claim{name, fold, a.Claims[name], p})
 	}
 	c.effects(r, bad)
 }

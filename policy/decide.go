@@ -78,6 +78,18 @@ type query struct {
 	spent             uint64            // on expressions, in units of CEL
 }
 
+// newQuery is a query of a request that need not be one that can be granted.
+func newQuery(r *Request) *query {
+	q := &query{r: r, vars: variables{r: r}}
+	g := &grant{}
+	if (r.Client != nil || r.Subject != nil) && g.identify(r) == nil {
+		act, _ := delegate(r, g.subject)
+		q.actors = act.depth()
+	}
+	q.exchanges, _ = exchanges(r)
+	return q
+}
+
 // resolve finds the audiences that the request names.
 func (s *Set) resolve(q *query) *Denial {
 	if len(q.r.Targets) > maxTargets {
@@ -127,10 +139,7 @@ func (q *query) target(rules []match) *Denial {
 // those gets it back. If no rule is left, they all grant a token without scopes,
 // and without claims.
 func (g *grant) grantScopes(q *query, rules []match) ([]match, *Denial) {
-	ceiling := func(string) bool { return true }
-	if t := q.r.Subject; t != nil && t.Issuer == Self {
-		ceiling = func(scope string) bool { return slices.Contains(t.Scopes, scope) }
-	}
+	ceiling := func(scope string) bool { return withinSubject(q.r, scope) }
 	wanted := q.r.Scopes
 	if len(wanted) == 0 {
 		for i := range rules {
@@ -154,7 +163,7 @@ func (g *grant) grantScopes(q *query, rules []match) ([]match, *Denial) {
 			}
 			if rule, denied := q.denied[scope]; denied {
 				d := deny(InvalidScope, "a rule denies a scope to this request")
-				d.Reasons = []Reason{{rule, "deny.scopes", q.shownScopes(), "none of " + scope}}
+				d.Reasons = []Reason{{Rule: rule, Predicate: "deny.scopes", Presented: q.shownScopes(), Expected: "without " + scope}}
 				return nil, d
 			}
 		}
@@ -184,7 +193,7 @@ func (m match) grantsAny(q *query, scopes []string) bool {
 func (q *query) scopeDenied(rules []match) *Denial {
 	d := deny(InvalidScope, "a scope is wider than the rules allow")
 	for _, m := range rules[:min(len(rules), maxReasons)] {
-		d.Reasons = append(d.Reasons, Reason{m.rule.Name, "allow.scopes", q.shownScopes(), strings.Join(m.scopes, " ")})
+		d.Reasons = append(d.Reasons, Reason{Rule: m.rule.Name, Predicate: "allow.scopes", Presented: q.shownScopes(), Expected: strings.Join(m.scopes, " ")})
 	}
 	return d
 }

@@ -107,8 +107,9 @@ func (a *Allow) some() bool {
 func (s *Set) prohibited(ctx context.Context, q *query) *Denial {
 	var first *rule
 	s.deny.near(q, func(r *rule) {
-		switch hit := r.denies(ctx, q); {
-		case !hit:
+		p := progress{at: matched}
+		switch r.denies(ctx, q, &p); {
+		case p.at != matched:
 		case len(r.Deny.Scopes) > 0:
 			for _, scope := range r.Deny.Scopes {
 				// Labels are a map: the order must not show.
@@ -128,7 +129,7 @@ func (s *Set) prohibited(ctx context.Context, q *query) *Denial {
 	}
 	code, message := first.prohibition()
 	d := deny(code, message)
-	d.Reasons = []Reason{{first.Name, "deny", q.becauseOf(ctx, first), "a request that no rule with deny matches"}}
+	d.Reasons = []Reason{{Rule: first.Name, Predicate: "deny", Presented: q.becauseOf(ctx, first), Expected: "a request that no rule with deny matches"}}
 	return d
 }
 
@@ -144,24 +145,39 @@ func (r *rule) prohibition() (Code, string) {
 	}
 }
 
-// denies tells whether a rule that denies matches a request.
-func (r *rule) denies(ctx context.Context, q *query) bool {
-	switch c := q.r.Client; {
-	case r.Requester.Workload && c != nil:
-		return false
-	case !r.Requester.workload() && (c == nil || !r.Requester.labelled(c, nil)):
-		return false
-	case r.subject != nil && !r.subject.matches(q.r.Subject, "subject", nil):
-		return false
-	case r.actor != nil && !r.actor.matches(q.r.Actor, "actor", nil):
-		return false
-	case len(r.Deny.Audiences) > 0 && !slices.ContainsFunc(q.audiences, func(a *audience) bool { return slices.Contains(r.audiences, a) }):
-		return false
-	case r.when == nil:
-		return true
+// denies holds a rule that denies against a request; p says how far it comes. What
+// the rule does not say it does not look at.
+func (r *rule) denies(ctx context.Context, q *query, p *progress) {
+	if r.Requester.Workload || !r.Requester.workload() {
+		if all := p.t != nil && p.t.all; !all && r.Requester.workload() != (q.r.Client == nil) {
+			p.at = atRequester
+			return
+		}
+		if r.requester(q, p) {
+			return
+		}
 	}
-	v, err := q.evaluate(ctx, r.when)
-	return err != nil || v == true // what cannot be told is denied; see the package documentation
+	if r.subject != nil && r.subject.matches(q.r.Subject, "subject", atSubject, p) ||
+		r.actor != nil && r.actor.matches(q.r.Actor, "actor", atActor, p) {
+		return
+	}
+	if len(r.Deny.Audiences) > 0 && p.test(atAudience, slices.ContainsFunc(q.audiences, func(a *audience) bool { return slices.Contains(r.audiences, a) }), func() Check {
+		return Check{Predicate: "deny.audiences", Presented: cutList(q.names), Expected: "any of " + cutList(r.Deny.Audiences)}
+	}) {
+		return
+	}
+	if r.when == nil {
+		return
+	}
+	v, err := p.evaluate(ctx, r.when, q)
+	// What cannot be told is denied; see the package documentation.
+	p.test(atWhen, err != nil || v == true, func() Check {
+		c := r.explainWhen(ctx, q, v, err, p.t.parts)
+		if err != nil {
+			c.Presented = "cannot be evaluated, which denies: " + err.Error()
+		}
+		return c
+	})
 }
 
 // becauseOf says what a rule denied.

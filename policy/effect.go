@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-
-	"cel.dev/cel-go/cel"
 )
 
 // What a rule grants besides its scopes, and where scopes come from.
@@ -39,10 +37,7 @@ func (c *compiler) effects(r *rule, bad func(field, format string, args ...any))
 		if r.Subject == nil || r.Subject.Issuer == Self {
 			bad("allow.sub", "needs a subject of another issuer: who a token of this service is about never changes")
 		}
-		var err error
-		if r.sub, err = c.program(a.Sub, yieldsText); err != nil {
-			bad("allow.sub", "%s", err)
-		}
+		r.sub = c.expression(r, "allow.sub", a.Sub, yieldsText, bad)
 	}
 	r.mayAct = c.mayAct(a.MayAct, bad)
 }
@@ -82,42 +77,61 @@ type match struct {
 	sub    string   // what the sub of the token is; empty: what it would be anyway
 }
 
-// evaluate runs the expressions of a rule whose other predicates hold.
-func (r *rule) evaluate(ctx context.Context, q *query, why *Reason) (match, stage) {
+// evaluate runs the expressions of a rule.
+func (r *rule) evaluate(ctx context.Context, q *query, p *progress) match {
 	if r.when != nil {
-		v, err := q.evaluate(ctx, r.when)
-		if err != nil {
-			fail(why, "when", err.Error(), "true")
-			return match{}, atWhen
-		}
-		if v != true {
-			fail(why, "when", "false", r.When)
-			return match{}, atWhen
+		v, err := p.evaluate(ctx, r.when, q)
+		if p.test(atWhen, err == nil && v == true, func() Check { return r.explainWhen(ctx, q, v, err, p.t.parts) }) {
+			return match{}
 		}
 	}
-	m := match{rule: r, scopes: r.scopes(q)}
-	if len(m.scopes) == 0 && !r.scopeless() && !r.Allow.ScopesFromRequest {
-		from := &r.Allow.ScopesFromClaims[0]
-		got, ok := q.r.Subject.Claims[from.Claim]
-		fail(why, "allow.scopes_from_claims."+from.Claim, show(got, ok), "a value that a scope comes from, such as "+show(from.Value, true))
-		return match{}, atScopes
+	m := r.assumed(q)
+	if len(r.Allow.ScopesFromClaims) > 0 && p.test(atScopes, len(m.scopes) > 0 || r.Allow.ScopesFromRequest, func() Check { return r.explainScopes(q) }) {
+		return match{}
 	}
 	for _, c := range r.claims {
-		v, err := q.evaluate(ctx, c.value)
-		if err != nil {
-			fail(why, "allow.claims."+c.name, err.Error(), "a value")
-			return match{}, atWhen
+		v, err := p.evaluate(ctx, c.value, q)
+		if p.test(atWhen, err == nil, func() Check {
+			out := Check{Predicate: "allow.claims." + c.name, Presented: show(v, err == nil), Expected: "a value"}
+			if err != nil {
+				out.Presented, out.Expected = err.Error(), "a value of "+c.source
+			}
+			return out
+		}) {
+			return match{}
 		}
 		m.claims = append(m.claims, v)
 	}
 	if r.sub != nil {
-		var err error
-		if m.sub, err = q.mapped(ctx, r.sub); err != nil {
-			fail(why, "allow.sub", err.Error(), "a string that can be a sub")
-			return match{}, atWhen
+		v, err := p.evaluate(ctx, r.sub, q)
+		if err == nil {
+			m.sub, err = mapped(q.r, v)
+		}
+		if p.test(atWhen, err == nil, func() Check {
+			out := Check{Predicate: "allow.sub", Presented: m.sub, Expected: "a string that can be a sub"}
+			if err != nil {
+				out.Presented = err.Error()
+			}
+			return out
+		}) {
+			return match{}
 		}
 	}
-	return m, matched
+	return m
+}
+
+// assumed is what the rule would grant if it matched, but for what expressions
+// yield.
+func (r *rule) assumed(q *query) match { return match{rule: r, scopes: r.scopes(q)} }
+
+func (r *rule) explainScopes(q *query) Check {
+	from := &r.Allow.ScopesFromClaims[0]
+	t := tokenOrNone(q.r.Subject)
+	got, ok := t.Claims[from.Claim]
+	return Check{
+		Predicate: "allow.scopes_from_claims." + from.Claim, Presented: show(got, ok),
+		Expected: "a value that a scope comes from, such as " + show(from.Value, true), Hint: nearClaim(t, from.Claim, from.Value),
+	}
 }
 
 // scopeless tells whether a rule grants no scopes, whatever is presented.
@@ -130,7 +144,7 @@ func (r *rule) scopes(q *query) []string {
 	scopes := r.Allow.Scopes
 	for i := range r.Allow.ScopesFromClaims {
 		m := &r.Allow.ScopesFromClaims[i]
-		got, ok := q.r.Subject.Claims[m.Claim]
+		got, ok := tokenOrNone(q.r.Subject).Claims[m.Claim]
 		if s, isString := got.(string); isString && m.Claim == "scope" {
 			if slices.ContainsFunc(strings.Fields(s), func(one string) bool { return holds(one, m.Value) }) {
 				scopes = append(scopes[:len(scopes):len(scopes)], m.Scopes...)
@@ -148,13 +162,10 @@ func (m *match) grants(q *query, scope string) bool {
 		slices.ContainsFunc(q.audiences, func(a *audience) bool { return a.scopes[scope] })
 }
 
-// mapped evaluates who the token is about. The name of the issuer stays in front,
-// so no issuer names a client of this service or a subject of another issuer.
-func (q *query) mapped(ctx context.Context, p cel.Program) (string, error) {
-	v, err := q.evaluate(ctx, p)
-	if err != nil {
-		return "", err
-	}
+// mapped is who the token is about, if that is v in place of the sub of the subject
+// token. The name of the issuer stays in front, so no issuer names a client of this
+// service or a subject of another issuer.
+func mapped(r *Request, v any) (string, error) {
 	s, ok := v.(string)
 	if !ok {
 		return "", fmt.Errorf("the expression yields %s, which is not a string; write string(...) around it", show(v, true))
@@ -162,7 +173,7 @@ func (q *query) mapped(ctx context.Context, p cel.Program) (string, error) {
 	if !ValidSubject(s) {
 		return "", fmt.Errorf("%s cannot be a sub", show(s, true))
 	}
-	if s = q.r.Subject.Issuer + ":" + s; len(s) > maxSubject {
+	if s = tokenOrNone(r.Subject).Issuer + ":" + s; len(s) > maxSubject {
 		return "", fmt.Errorf("the subject would be longer than %d characters", maxSubject)
 	}
 	return s, nil

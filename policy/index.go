@@ -40,7 +40,7 @@ func (r *rule) byRequester(byClient, byLabel map[string][]*rule) {
 		}
 		return
 	}
-	first := slices.Sorted(maps.Keys(r.Requester.Labels))[0]
+	first := r.labels[0]
 	key := labelKey(first, r.Requester.Labels[first])
 	byLabel[key] = append(byLabel[key], r)
 }
@@ -172,8 +172,8 @@ func eachValue(v any, yield func(any)) {
 }
 
 // near yields all rules that a request could match, and few others; one may come
-// more than once.
-func (b *bucket) near(q *query, yield func(*rule)) {
+// more than once. It tells whether these were all.
+func (b *bucket) near(q *query, yield func(*rule)) (all bool) {
 	each := func(rules []*rule) {
 		for _, r := range rules {
 			yield(r)
@@ -192,5 +192,7 @@ func (b *bucket) near(q *query, yield func(*rule)) {
 		each(b.rest)
 	default:
 		each(b.all)
+		return true
 	}
+	return false
 }

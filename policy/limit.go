@@ -51,25 +51,33 @@ func (c *compiler) limits(r *rule, bad func(field, format string, args ...any)) 
 	}
 }
 
-// fresh tells whether the subject token is as young as the rule requires.
-func (r *rule) fresh(q *Request, why *Reason) bool {
-	return young(q, "iat", "max_token_age", r.Require.MaxTokenAge, why) && young(q, "auth_time", "max_auth_age", r.Require.MaxAuthAge, why)
+// fresh is about the age of the subject token.
+func (r *rule) fresh(q *Request, p *progress) (stop bool) {
+	return young(q, "iat", "max_token_age", r.Require.MaxTokenAge, p) || young(q, "auth_time", "max_auth_age", r.Require.MaxAuthAge, p)
 }
 
-// young tells whether a time that a claim names is at most so long ago. A time in
+// young tests whether a time that a claim names is at most so long ago. A time in
 // the future, beyond what clocks differ, is none.
-func young(q *Request, claim, field string, most time.Duration, why *Reason) bool {
+func young(q *Request, claim, field string, most time.Duration, p *progress) (stop bool) {
 	if most == 0 {
-		return true
+		return false
 	}
-	predicate := "require." + field
-	v, present := q.Subject.Claims[claim]
+	v, present := tokenOrNone(q.Subject).Claims[claim]
 	at, ok := moment(v)
-	if !ok {
-		return fail(why, predicate, claim+" "+show(v, present), fmt.Sprintf("at most %s ago", most))
-	}
 	age := q.Now.Sub(at)
-	return age <= most && age >= -maxAhead || fail(why, predicate, fmt.Sprintf("%s %s ago", claim, age.Truncate(time.Second)), fmt.Sprintf("at most %s ago", most))
+	return p.test(atAge, ok && age <= most && age >= -maxAhead, func() Check {
+		c := Check{Predicate: "require." + field, Presented: claim + " " + show(v, present), Expected: fmt.Sprintf("at most %s ago", most)}
+		switch {
+		case ok && age < -maxAhead:
+			c.Hint = "it is in the future; check the clock of the issuer"
+			fallthrough
+		case ok:
+			c.Presented = fmt.Sprintf("%s %s ago", claim, age.Truncate(time.Second))
+		case !present:
+			c.Hint = "tokens of this issuer must say it, or the rule cannot require it"
+		}
+		return c
+	})
 }
 
 // moment reads a NumericDate [RFC 7519 §2].
@@ -83,15 +91,20 @@ func moment(v any) (time.Time, bool) {
 	return time.Time{}, false
 }
 
-// within tells whether the chain stays within the limits of the rule.
-func (r *rule) within(q *query, why *Reason) bool {
-	if most := r.Limits.Actors; most > 0 && q.actors > most {
-		return fail(why, "limits.actors", fmt.Sprintf("%d actors", q.actors), fmt.Sprintf("at most %d", most))
+// within is about the limits of the chain. The requester counts as an actor also
+// for a rule that impersonates: another that contributes may not.
+func (r *rule) within(q *query, p *progress) (stop bool) {
+	for _, l := range [...]struct {
+		field, what string
+		have, most  int
+	}{{"limits.actors", "actors", q.actors, r.Limits.Actors}, {"limits.exchanges", "exchanges", q.exchanges, r.Limits.Exchanges}} {
+		if l.most > 0 && p.test(atLimit, l.have <= l.most, func() Check {
+			return Check{Predicate: l.field, Presented: fmt.Sprintf("%d %s", l.have, l.what), Expected: fmt.Sprintf("at most %d", l.most)}
+		}) {
+			return true
+		}
 	}
-	if most := r.Limits.Exchanges; most > 0 && q.exchanges > most {
-		return fail(why, "limits.exchanges", fmt.Sprintf("%d exchanges", q.exchanges), fmt.Sprintf("at most %d", most))
-	}
-	return true
+	return false
 }
 
 // exchanges counts the exchanges since the transaction began, this one included.

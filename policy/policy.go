@@ -68,10 +68,10 @@ const Self = "self"
 // Rule is a permission, or a prohibition if it has Deny.
 //
 // All its predicates hold when it matches. Each is looked at in one place, in the
-// order of the stages, and says by fail what was presented and what was expected;
-// what a predicate needs must be in the [Request], so that a decision can be
-// repeated. A new one gets a stage or joins one, a line in docs/policy.md, and its
-// counterpart in the naive evaluation of property_test.go.
+// order of the stages, and says by progress.test what was presented and what was
+// expected; what a predicate needs must be in the [Request], so that a decision can be
+// repeated. A new one gets a stage or joins one, a line in docs/policy.md and in
+// [Set.Predicates], and its counterpart in the naive evaluation of property_test.go.
 type Rule struct {
 	Name        string    `json:"name"`
 	Description string    `json:"description,omitempty"`

@@ -6,9 +6,23 @@ import "time"
 // in it: what callers, issuers and operators chose is cut.
 const MaxRecordSize = 512 << 10
 
-// Record is one line of the audit log: a decision, allowed or denied. It holds
-// no token, only their ids.
+// Event is what a record tells of.
+type Event string
+
+// What records tell of.
+const (
+	EventToken      Event = "token"      // a decision about a token request
+	EventChange     Event = "change"     // a change of resources
+	EventRevoke     Event = "revoke"     // a revocation of tokens
+	EventIntrospect Event = "introspect" // an introspection
+	EventRegister   Event = "register"   // a dynamic registration of a client
+	EventAdmin      Event = "admin"      // anything else that an administrator does
+)
+
+// Record is one line of the audit log: something that was decided, allowed or
+// denied. It holds no token, only their ids.
 type Record struct {
+	Event     Event     `json:"event"` // the first, which readers of the log rely on
 	Time      time.Time `json:"time"`
 	Decision  string    `json:"decision"`
 	RequestID string    `json:"request_id,omitempty"`
@@ -46,6 +60,7 @@ type RecordReason struct {
 	Predicate string `json:"predicate"` // of the rule, or parameter and claim: subject_token.aud
 	Presented string `json:"presented,omitempty"`
 	Expected  string `json:"expected,omitempty"`
+	Hint      string `json:"hint,omitempty"` // what may be meant
 }
 
 // RecordParty names a presented token by what identifies it.

@@ -30,11 +30,7 @@ func (s *Service) record(ctx context.Context, d *decision, e *Error) error {
 	d.rec.Outcome = "allow"
 	if e != nil {
 		d.rec.Outcome, d.rec.Error, d.rec.Reason, d.rec.Issued = "deny", e.Code, e.Message, nil
-		cause := e.Err
-		if m, ok := errors.AsType[*mismatch](cause); ok {
-			d.rec.Reasons, cause = append(d.rec.Reasons, m.RecordReason), m.err
-		}
-		if cause != nil {
+		if cause := d.because(e); cause != nil {
 			d.rec.Reason += ": " + cause.Error()
 		}
 	}
@@ -43,10 +39,50 @@ func (s *Service) record(ctx context.Context, d *decision, e *Error) error {
 	d.rec.Subject = named(d.rec.Subject, d.req.Subject.Token)
 	d.rec.Actor = named(d.rec.Actor, d.req.Actor.Token)
 	d.rec.Assertion = named(d.rec.Assertion, d.req.Credential.Assertion)
-	d.rec.bound()
+	return s.write(ctx, &d.rec)
+}
+
+// because adds what a refusal says of what was presented and expected to the
+// reasons, and returns what else there is to say, or nil.
+func (d *decision) because(e *Error) error {
+	m, ok := errors.AsType[*mismatch](e.Err)
+	if !ok {
+		return e.Err
+	}
+	d.rec.Reasons = append(d.rec.Reasons, m.RecordReason)
+	return m.err
+}
+
+// recordEvent has the record of anything but a token decision written, before it
+// takes effect or is answered. Event and Outcome must be set; Time, Decision and
+// Revision are filled in if they are not. The error is an *Error for the caller,
+// with the id of the record, and means that nothing may take effect.
+func (s *Service) recordEvent(ctx context.Context, r *Record) error {
+	if r.Time.IsZero() {
+		r.Time = s.now().UTC()
+	}
+	if r.Decision == "" {
+		r.Decision = newIDs().decision
+	}
+	if r.Revision == 0 {
+		r.Revision = s.state.Load().revision
+	}
+	if err := s.write(ctx, r); err != nil {
+		return &Error{
+			Code: Unavailable, Decision: r.Decision, RetryAfter: retryLater, Err: err,
+			Message: "this cannot be recorded now and so does not take effect; try again later",
+		}
+	}
+	return nil
+}
+
+// write cuts what is too long and has a record written. The caller cannot cancel
+// it.
+func (s *Service) write(ctx context.Context, r *Record) error {
+	r.bound()
 	ctx, cancel := withoutCaller(ctx)
 	defer cancel()
-	return s.audit.Record(ctx, &d.rec)
+	return s.audit.Record(ctx, r)
 }
 
 // recordLeast is how long a record may take at least, also that of a request whose
@@ -200,7 +236,7 @@ func visible(s string) bool {
 // bound cuts what is too long. Nothing but what somebody else chose is.
 func (r *Record) bound() {
 	for _, s := range []*string{
-		&r.Decision, &r.RequestID, &r.Peer, (*string)(&r.Grant), &r.Outcome, (*string)(&r.Error),
+		(*string)(&r.Event), &r.Decision, &r.RequestID, &r.Peer, (*string)(&r.Grant), &r.Outcome, (*string)(&r.Error),
 		&r.Client, (*string)(&r.AuthMethod), &r.Certificate, (*string)(&r.AskedType),
 	} {
 		*s = cut(*s, maxText)
@@ -211,7 +247,7 @@ func (r *Record) bound() {
 	}
 	for i := range r.Reasons {
 		w := &r.Reasons[i]
-		w.Rule, w.Predicate, w.Presented, w.Expected = cut(w.Rule, maxText), cut(w.Predicate, maxText), cut(w.Presented, maxText), cut(w.Expected, maxText)
+		w.Rule, w.Predicate, w.Presented, w.Expected, w.Hint = cut(w.Rule, maxText), cut(w.Predicate, maxText), cut(w.Presented, maxText), cut(w.Expected, maxText), cut(w.Hint, maxText)
 	}
 	r.AskedAudiences, r.AskedScopes = cutList(r.AskedAudiences), cutList(r.AskedScopes)
 	for _, p := range []*RecordParty{r.Subject, r.Actor, r.Assertion} {

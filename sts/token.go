@@ -33,7 +33,7 @@ type decision struct {
 func (s *Service) Token(ctx context.Context, req TokenRequest) (Token, error) {
 	d := &decision{req: req, st: s.state.Load(), now: s.now(), ids: newIDs()}
 	d.rec = Record{
-		Time: d.now.UTC(), Decision: d.ids.decision, RequestID: req.Source.RequestID, Peer: req.Source.Peer, Revision: d.st.revision,
+		Event: EventToken, Time: d.now.UTC(), Decision: d.ids.decision, RequestID: req.Source.RequestID, Peer: req.Source.Peer, Revision: d.st.revision,
 	}
 	d.asked = policy.Request{Now: d.now, SelfIssuer: s.issuer}
 	token, e := s.walk(ctx, d)
@@ -200,7 +200,7 @@ func (d *decision) denied(err error) *Error {
 		return &Error{Code: ServerError, Message: "the request could not be decided", Err: err}
 	}
 	for _, r := range denial.Reasons {
-		d.rec.Reasons = append(d.rec.Reasons, RecordReason{Rule: r.Rule, Predicate: r.Predicate, Presented: r.Presented, Expected: r.Expected})
+		d.rec.Reasons = append(d.rec.Reasons, RecordReason{Rule: r.Rule, Predicate: r.Predicate, Presented: r.Presented, Expected: r.Expected, Hint: r.Hint})
 	}
 	return &Error{Code: denialCodes[denial.Code], Message: denial.Message, Err: denial}
 }
