@@ -83,7 +83,10 @@ func newQuery(r *Request) *query {
 	q := &query{r: r, vars: variables{r: r}}
 	g := &grant{}
 	if (r.Client != nil || r.Subject != nil) && g.identify(r) == nil {
-		act, _ := delegate(r, g.subject)
+		act, d := delegate(r, g.subject)
+		if d != nil {
+			act = r.Subject.Act
+		}
 		q.actors = act.depth()
 	}
 	q.exchanges, _ = exchanges(r)

@@ -86,9 +86,6 @@ func (r *rule) evaluate(ctx context.Context, q *query, p *progress) match {
 		}
 	}
 	m := r.assumed(q)
-	if len(r.Allow.ScopesFromClaims) > 0 && p.test(atScopes, len(m.scopes) > 0 || r.Allow.ScopesFromRequest, func() Check { return r.explainScopes(q) }) {
-		return match{}
-	}
 	for _, c := range r.claims {
 		v, err := p.evaluate(ctx, c.value, q)
 		if p.test(atWhen, err == nil, func() Check {
@@ -116,6 +113,9 @@ func (r *rule) evaluate(ctx context.Context, q *query, p *progress) match {
 		}) {
 			return match{}
 		}
+	}
+	if len(r.Allow.ScopesFromClaims) > 0 && p.test(atScopes, len(m.scopes) > 0 || r.Allow.ScopesFromRequest, func() Check { return r.explainScopes(q) }) {
+		return match{}
 	}
 	return m
 }

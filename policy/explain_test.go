@@ -108,7 +108,8 @@ func assertTrials(t *rapid.T, w World, r Request, e Explanation) {
 func stageOf(predicate string) stage {
 	for prefix, at := range map[string]stage{
 		"requester": atRequester, "subject": atSubject, "actor": atActor, "allow.audiences": atAudience,
-		"allow.multiple": atAudience, "allow.token_types": atType, "when": atWhen, "allow.claims": atWhen,
+		"allow.multiple": atAudience, "allow.token_types": atType, "when": atWhen, "allow.claims": atWhen, "allow.sub": atWhen,
+		"require.max": atAge, "limits": atLimit, "allow.scopes_from": atScopes,
 	} {
 		if strings.HasPrefix(predicate, prefix) {
 			return at

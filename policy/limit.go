@@ -117,7 +117,7 @@ func exchanges(r *Request) (int, *Denial) {
 		}
 	}
 	if n > maxExchanges {
-		return 0, deny(InvalidRequest, fmt.Sprintf("the chain of exchanges would be longer than %d", maxExchanges)).
+		return n, deny(InvalidRequest, fmt.Sprintf("the chain of exchanges would be longer than %d", maxExchanges)).
 			because("subject_token.exchanges", fmt.Sprint(n-1), fmt.Sprintf("less than %d", maxExchanges))
 	}
 	return n, nil
