@@ -19,6 +19,8 @@ type decision struct {
 	ids   ids
 	asked policy.Request
 
+	ownOnly bool // tokens of Issuers are not looked at
+
 	assertion  *parsedAssertion // nil: the client authenticates otherwise
 	credential string           // which of the client's has authenticated it; see Client.credentials
 

@@ -68,6 +68,9 @@ func (s *Service) prove(ctx context.Context, d *decision, field string, p Presen
 		return nil, errToken(field, "the claims of the "+field+" are not a well-formed JSON object", err)
 	}
 	out := &proven{kid: jws.Header.KeyID, alg: jws.Header.Algorithm, typ: jws.Header.Type, claims: claims}
+	if claims["iss"] != s.issuer && d.ownOnly {
+		return nil, errToken(field, "the "+field+" is not of this service", nil)
+	}
 	if claims["iss"] != s.issuer {
 		i, ok := d.st.issuerOf(claims)
 		if !ok {

@@ -6,6 +6,8 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/rand"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -129,6 +131,18 @@ func (n *node) printed(t *testing.T, marker string) string {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
+}
+
+// adminToken makes the file admin.token in a directory and returns what is in it.
+func adminToken(t *testing.T, dir string) string {
+	t.Helper()
+	var b [32]byte
+	rand.Read(b[:])
+	token := "stss_" + base64.RawURLEncoding.EncodeToString(b[:])
+	if err := os.WriteFile(filepath.Join(dir, "admin.token"), []byte(token+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return token
 }
 
 // stop ends the server as an operator does, and fails the test if it does not

@@ -24,8 +24,8 @@ show by themselves, or, if that is nothing, all that the server finds.
 
 -f takes a file, - for standard input, or a directory, whose *.yaml, *.yml and
 *.json are read, with those of the directories below it; names that start with a
-dot are left out. Resources that no file mentions stay as they are; remove them
-with ` + "`stsctl delete`" + `.`,
+dot are left out, and test cases, whose names end in _test.yaml. Resources that
+no file mentions stay as they are; remove them with ` + "`stsctl delete`" + `.`,
 		Example: "  stsctl apply -f policy.d/ --dry-run\n  stsctl apply -f policy.d/\n  stsctl get all -o yaml | stsctl apply -f -",
 		Args:    noArgs("write `stsctl apply -f FILE`"),
 	}
@@ -144,14 +144,19 @@ func placeViolations(err error, docs []resource.Document) []string {
 				place = resource.Problem{File: file, Line: line, Column: column, Path: m[2], Message: v.GetDescription()}.String()
 			}
 		}
-		// An expression is shown with a caret below it, on lines of their own.
-		lines := strings.Split(place, "\n")
-		for i := range lines {
-			lines[i] = oneLine(lines[i])
-		}
-		places = append(places, strings.Join(lines, "\n    "))
+		places = append(places, withCaret(place))
 	}
 	return places
+}
+
+// withCaret makes a problem safe to print. An expression is shown with a caret
+// below it, on lines of their own.
+func withCaret(place string) string {
+	lines := strings.Split(place, "\n")
+	for i := range lines {
+		lines[i] = oneLine(lines[i])
+	}
+	return strings.Join(lines, "\n    ")
 }
 
 // reportChange says what a change did, or would do.
@@ -200,16 +205,26 @@ func (c *cli) reportChange(req *stsv1.ApplyRequest, done *stsv1.ApplyResponse, o
 	return err
 }
 
-// adminCall makes a call with the admin token.
+// adminCall makes a call as an administrator: over the admin socket, with a token,
+// or with a certificate.
 func (c *cli) adminCall(ctx context.Context, use func(context.Context, stsv1.AdminServiceClient) error) error {
-	token, err := c.conn.secret(c.conn.adminTokenFile, "STS_ADMIN_TOKEN")
-	if err != nil {
-		return err
+	if socket := c.conn.socket(); socket != "" {
+		c.conn.addr = socket
 	}
-	if token == "" {
-		return usage("no admin token given; use STS_ADMIN_TOKEN or --admin-token-file")
+	token := ""
+	if !strings.HasPrefix(c.conn.address(), unixScheme) {
+		var err error
+		if token, err = c.conn.secret(c.conn.adminTokenFile, "STS_ADMIN_TOKEN"); err != nil {
+			return err
+		}
+		if cert, _, err := c.conn.certificateFiles(); token == "" && (cert == "" || err != nil) {
+			return usage("nothing says that you are an administrator; use STS_ADMIN_TOKEN, --admin-token-file, --tls-cert, or the admin socket on the machine of the server (STS_ADMIN_SOCKET)")
+		}
 	}
 	return c.call(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
-		return use(withBearer(ctx, token), stsv1.NewAdminServiceClient(conn))
+		if token != "" {
+			ctx = withBearer(ctx, token)
+		}
+		return use(ctx, stsv1.NewAdminServiceClient(conn))
 	})
 }

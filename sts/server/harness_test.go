@@ -11,6 +11,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -41,7 +43,6 @@ type memStore struct {
 	mu        sync.Mutex
 	resources map[sts.Ref]sts.Resource
 	revision  int64
-	hash      string
 }
 
 func (s *memStore) Load(context.Context) ([]sts.Resource, int64, error) {
@@ -76,22 +77,6 @@ func (s *memStore) Changed(ctx context.Context, _ int64) error {
 }
 
 func (s *memStore) Err() error { return nil }
-
-func (s *memStore) AdminHash(context.Context) (string, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.hash, nil
-}
-
-func (s *memStore) SetAdminHash(_ context.Context, old, hash string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.hash != old {
-		return sts.ErrConflict
-	}
-	s.hash = hash
-	return nil
-}
 
 // noIssuers is a sts.IssuerKeys of a world without other issuers.
 type noIssuers struct{}
@@ -181,6 +166,7 @@ const canary = "cAnArY-7f3b"
 type fixture struct {
 	service  *sts.Service
 	nonceKey []byte // with one, DPoP proofs need a nonce
+	socket   string // path of the admin socket; empty: none
 	server   *Server
 	audit    *memAudit
 	keys     *testKeys
@@ -239,9 +225,7 @@ func newService(tb testing.TB, f *fixture) *sts.Service {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	if f.admin, err = s.EnsureAdmin(tb.Context()); err != nil {
-		tb.Fatal(err)
-	}
+	f.admin = secretOf("admin")
 	return s
 }
 
@@ -253,11 +237,15 @@ func newFixture(tb testing.TB, edit ...func(*Config)) *fixture {
 
 func (f *fixture) start(tb testing.TB, edit ...func(*Config)) *fixture {
 	tb.Helper()
-	*f = fixture{nonceKey: f.nonceKey, audit: &memAudit{}, keys: newTestKeys(tb), log: &syncBuffer{}, registry: prometheus.NewRegistry(), secret: secretOf("web")}
+	*f = fixture{nonceKey: f.nonceKey, socket: f.socket, audit: &memAudit{}, keys: newTestKeys(tb), log: &syncBuffer{}, registry: prometheus.NewRegistry(), secret: secretOf("web")}
 	f.service = newService(tb, f)
 	c := Config{
 		Service: f.service, Registry: f.registry, ShutdownGrace: 5 * time.Second, Version: "v0.0.0-test",
 		Logger: slog.New(slog.NewJSONHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+	}
+	c.Admin.TokenFile = filepath.Join(tb.TempDir(), "admin.token")
+	if err := os.WriteFile(c.Admin.TokenFile, []byte(f.admin+"\n"), 0o600); err != nil {
+		tb.Fatal(err)
 	}
 	for _, e := range edit {
 		e(&c)
@@ -269,9 +257,17 @@ func (f *fixture) start(tb testing.TB, edit ...func(*Config)) *fixture {
 	httpLn, grpcLn := listen(tb), listen(tb)
 	f.httpAddr, f.grpcAddr = httpLn.Addr().String(), grpcLn.Addr().String()
 	f.url = "http://" + f.httpAddr
+	var sockets []net.Listener
+	if f.socket != "" {
+		ln, err := ListenAdmin(f.socket, false)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		sockets = append(sockets, ln)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- f.server.Serve(ctx, httpLn, grpcLn) }()
+	go func() { done <- f.server.Serve(ctx, httpLn, grpcLn, sockets...) }()
 	f.stop = sync.OnceValue(func() error { cancel(); return <-done })
 	f.conn, err = grpc.NewClient(f.grpcAddr, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
