@@ -19,6 +19,15 @@ const (
 	EventAdmin      Event = "admin"      // anything else that an administrator does
 )
 
+// What the log tells of itself, in lines that are not Records.
+const (
+	EventFile       Event = "file"       // a file begins
+	EventKey        Event = "key"        // a signing key is published
+	EventCheckpoint Event = "checkpoint" // what is here up to some line is signed
+	EventTorn       Event = "torn"       // what a crash left was set aside
+	EventDropped    Event = "dropped"    // a sink did not get some lines
+)
+
 // Record is one line of the audit log: something that was decided, allowed or
 // denied. It holds no token, only their ids.
 type Record struct {

@@ -91,7 +91,7 @@ func (k configCheck) config(c *stsv1.ServerConfig) {
 	k.keys(c.Keys)
 	k.rotation(c.Rotation)
 	c.Audit = orEmpty(c.Audit)
-	c.Audit.File = k.newFile("audit.file", c.Audit.File)
+	k.audit(c.Audit, c.Keys)
 	k.apart("audit.file", c.Audit.File, "storage.bolt_file", c.Storage.BoltFile)
 	k.apart("audit.file", c.Audit.File, "storage.replay_file", c.Storage.ReplayFile)
 	for i, s := range c.Keys.Sets {

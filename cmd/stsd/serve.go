@@ -127,14 +127,10 @@ func (n *node) wire(ctx context.Context, c *stsv1.ServerConfig, store *storage.S
 	n.closers = append(n.closers, func() error { remote.Close(); return nil })
 	clients := keys.NewRemote(keys.RemoteConfig{OnFetch: n.fetchedOfClient})
 	n.closers = append(n.closers, func() error { clients.Close(); return nil })
-	audit, torn, err := storage.OpenAudit(c.Audit.File)
+	audit, err := n.openAudit(c.Audit)
 	if err != nil {
 		return err
 	}
-	if torn != "" {
-		n.log.Warn("the last record of the audit log was torn by a crash and has been moved aside", "file", torn)
-	}
-	n.closers = append(n.closers, audit.Close)
 	var nonceKey []byte
 	if c.Dpop.RequireNonce {
 		if nonceKey, err = store.SharedKey(ctx, nonceKeyName); err != nil {
@@ -173,7 +169,7 @@ func (n *node) wire(ctx context.Context, c *stsv1.ServerConfig, store *storage.S
 		return fmt.Errorf("grpc.tls.client_certificates: %w", err)
 	}
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), n.ring.Collector(), remote.Collector())
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), n.ring.Collector(), remote.Collector(), audit.Collector())
 	n.server, err = server.New(server.Config{
 		Service: n.service, Logger: n.log, Registry: registry, HTTPTLS: httpTLS, GRPCTLS: grpcTLS,
 		GRPCURL: c.Dpop.GrpcUrl, Admin: adminConfig(c.Admin),

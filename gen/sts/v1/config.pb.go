@@ -1817,9 +1817,23 @@ func (x *RotationConfig) GetClockSkew() *durationpb.Duration {
 // AuditConfig is about the audit log.
 type AuditConfig struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// File that decisions are appended to, one JSON object a line, created with
-	// mode 0600. A decision that cannot be written issues no token. Required.
-	File          string `protobuf:"bytes,1,opt,name=file,proto3" json:"file,omitempty"`
+	// File that records are appended to, one JSON object a line, each with the hash
+	// of the one before; created with mode 0600. What cannot be recorded does not
+	// happen: no token is issued. Required.
+	File string `protobuf:"bytes,1,opt,name=file,proto3" json:"file,omitempty"`
+	// When a record is safe. async: it is written before the answer, which a crash of
+	// the server does not undo, and on the disk a second later; only a crash of the
+	// machine can lose it. sync: it is on the disk before the answer; records that
+	// arrive together share a sync. Default async.
+	Durability string `protobuf:"bytes,2,opt,name=durability,proto3" json:"durability,omitempty"`
+	// When the file is followed by the next.
+	Rotation *AuditRotationConfig `protobuf:"bytes,3,opt,name=rotation,proto3" json:"rotation,omitempty"`
+	// Signed checkpoints, which show that nobody changed what is before them.
+	Checkpoints *AuditCheckpointConfig `protobuf:"bytes,4,opt,name=checkpoints,proto3" json:"checkpoints,omitempty"`
+	// Where copies of all records go, beside the file. A sink that is slow or down
+	// holds up nothing: what it does not take is dropped, counted and recorded. At
+	// most 8.
+	Sinks         []*AuditSinkConfig `protobuf:"bytes,5,rep,name=sinks,proto3" json:"sinks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1861,6 +1875,483 @@ func (x *AuditConfig) GetFile() string {
 	return ""
 }
 
+func (x *AuditConfig) GetDurability() string {
+	if x != nil {
+		return x.Durability
+	}
+	return ""
+}
+
+func (x *AuditConfig) GetRotation() *AuditRotationConfig {
+	if x != nil {
+		return x.Rotation
+	}
+	return nil
+}
+
+func (x *AuditConfig) GetCheckpoints() *AuditCheckpointConfig {
+	if x != nil {
+		return x.Checkpoints
+	}
+	return nil
+}
+
+func (x *AuditConfig) GetSinks() []*AuditSinkConfig {
+	if x != nil {
+		return x.Sinks
+	}
+	return nil
+}
+
+// AuditRotationConfig says when a file of the audit log is followed by the next.
+// The one before is renamed: audit.jsonl to audit-FIRST-TIME.jsonl, with the number
+// of its first record and when it was begun. The chain of hashes goes on.
+type AuditRotationConfig struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How large a file becomes, in MiB. Default 256, at most 1048576.
+	MaxSizeMib int32 `protobuf:"varint,1,opt,name=max_size_mib,json=maxSizeMib,proto3" json:"max_size_mib,omitempty"`
+	// How old it becomes. Default 24h, at most 8784h.
+	MaxAge *durationpb.Duration `protobuf:"bytes,2,opt,name=max_age,json=maxAge,proto3" json:"max_age,omitempty"`
+	// How many files are kept beside the one in use; the oldest is removed. Default 0:
+	// all of them.
+	KeepFiles     int32 `protobuf:"varint,3,opt,name=keep_files,json=keepFiles,proto3" json:"keep_files,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditRotationConfig) Reset() {
+	*x = AuditRotationConfig{}
+	mi := &file_sts_v1_config_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditRotationConfig) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditRotationConfig) ProtoMessage() {}
+
+func (x *AuditRotationConfig) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_config_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditRotationConfig.ProtoReflect.Descriptor instead.
+func (*AuditRotationConfig) Descriptor() ([]byte, []int) {
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *AuditRotationConfig) GetMaxSizeMib() int32 {
+	if x != nil {
+		return x.MaxSizeMib
+	}
+	return 0
+}
+
+func (x *AuditRotationConfig) GetMaxAge() *durationpb.Duration {
+	if x != nil {
+		return x.MaxAge
+	}
+	return nil
+}
+
+func (x *AuditRotationConfig) GetKeepFiles() int32 {
+	if x != nil {
+		return x.KeepFiles
+	}
+	return 0
+}
+
+// AuditCheckpointConfig says when a checkpoint is signed: also at the end, and when
+// a file begins. While no key can sign, checkpoints wait and records go on.
+type AuditCheckpointConfig struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// After how many records. Default 1000, at most 100000.
+	Records int32 `protobuf:"varint,1,opt,name=records,proto3" json:"records,omitempty"`
+	// How long after the first record that none covers. Default 60s, at most 1h.
+	Every *durationpb.Duration `protobuf:"bytes,2,opt,name=every,proto3" json:"every,omitempty"`
+	// Key set that signs them. Default default.
+	KeySet        string `protobuf:"bytes,3,opt,name=key_set,json=keySet,proto3" json:"key_set,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditCheckpointConfig) Reset() {
+	*x = AuditCheckpointConfig{}
+	mi := &file_sts_v1_config_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditCheckpointConfig) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditCheckpointConfig) ProtoMessage() {}
+
+func (x *AuditCheckpointConfig) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_config_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditCheckpointConfig.ProtoReflect.Descriptor instead.
+func (*AuditCheckpointConfig) Descriptor() ([]byte, []int) {
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *AuditCheckpointConfig) GetRecords() int32 {
+	if x != nil {
+		return x.Records
+	}
+	return 0
+}
+
+func (x *AuditCheckpointConfig) GetEvery() *durationpb.Duration {
+	if x != nil {
+		return x.Every
+	}
+	return nil
+}
+
+func (x *AuditCheckpointConfig) GetKeySet() string {
+	if x != nil {
+		return x.KeySet
+	}
+	return ""
+}
+
+// AuditSinkConfig is where copies of the audit log go. One of stdout, syslog and
+// otlp.
+type AuditSinkConfig struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names it in metrics, logs and records. Default its kind.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Types that are valid to be assigned to Sink:
+	//
+	//	*AuditSinkConfig_Stdout
+	//	*AuditSinkConfig_Syslog
+	//	*AuditSinkConfig_Otlp
+	Sink          isAuditSinkConfig_Sink `protobuf_oneof:"sink"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditSinkConfig) Reset() {
+	*x = AuditSinkConfig{}
+	mi := &file_sts_v1_config_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditSinkConfig) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditSinkConfig) ProtoMessage() {}
+
+func (x *AuditSinkConfig) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_config_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditSinkConfig.ProtoReflect.Descriptor instead.
+func (*AuditSinkConfig) Descriptor() ([]byte, []int) {
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *AuditSinkConfig) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AuditSinkConfig) GetSink() isAuditSinkConfig_Sink {
+	if x != nil {
+		return x.Sink
+	}
+	return nil
+}
+
+func (x *AuditSinkConfig) GetStdout() *AuditStdoutConfig {
+	if x != nil {
+		if x, ok := x.Sink.(*AuditSinkConfig_Stdout); ok {
+			return x.Stdout
+		}
+	}
+	return nil
+}
+
+func (x *AuditSinkConfig) GetSyslog() *AuditSyslogConfig {
+	if x != nil {
+		if x, ok := x.Sink.(*AuditSinkConfig_Syslog); ok {
+			return x.Syslog
+		}
+	}
+	return nil
+}
+
+func (x *AuditSinkConfig) GetOtlp() *AuditOtlpConfig {
+	if x != nil {
+		if x, ok := x.Sink.(*AuditSinkConfig_Otlp); ok {
+			return x.Otlp
+		}
+	}
+	return nil
+}
+
+type isAuditSinkConfig_Sink interface {
+	isAuditSinkConfig_Sink()
+}
+
+type AuditSinkConfig_Stdout struct {
+	// Standard output, as the lines of the file.
+	Stdout *AuditStdoutConfig `protobuf:"bytes,2,opt,name=stdout,proto3,oneof"`
+}
+
+type AuditSinkConfig_Syslog struct {
+	// A syslog server [RFC 5424].
+	Syslog *AuditSyslogConfig `protobuf:"bytes,3,opt,name=syslog,proto3,oneof"`
+}
+
+type AuditSinkConfig_Otlp struct {
+	// A collector of OpenTelemetry logs, by OTLP over HTTP.
+	Otlp *AuditOtlpConfig `protobuf:"bytes,4,opt,name=otlp,proto3,oneof"`
+}
+
+func (*AuditSinkConfig_Stdout) isAuditSinkConfig_Sink() {}
+
+func (*AuditSinkConfig_Syslog) isAuditSinkConfig_Sink() {}
+
+func (*AuditSinkConfig_Otlp) isAuditSinkConfig_Sink() {}
+
+// AuditStdoutConfig has no settings.
+type AuditStdoutConfig struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditStdoutConfig) Reset() {
+	*x = AuditStdoutConfig{}
+	mi := &file_sts_v1_config_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditStdoutConfig) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditStdoutConfig) ProtoMessage() {}
+
+func (x *AuditStdoutConfig) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_config_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditStdoutConfig.ProtoReflect.Descriptor instead.
+func (*AuditStdoutConfig) Descriptor() ([]byte, []int) {
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{26}
+}
+
+// AuditSyslogConfig is a syslog server.
+type AuditSyslogConfig struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// udp://HOST:PORT, tcp://HOST:PORT, tls://HOST:PORT, or unix:///PATH of a datagram
+	// or stream socket. Over streams messages are framed by octet counting [RFC 6587
+	// §3.4.1]; over UDP those above 64 KiB, or what the network takes, are cut.
+	Address string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	// Facility by its keyword [RFC 5424 §6.2.1]: authpriv, audit, local0 to local7 and
+	// the others. Default audit.
+	Facility string `protobuf:"bytes,2,opt,name=facility,proto3" json:"facility,omitempty"`
+	// Certificates that vouch for the server, PEM; for tls. Default those of the system.
+	CaFile string `protobuf:"bytes,3,opt,name=ca_file,json=caFile,proto3" json:"ca_file,omitempty"`
+	// Certificate that is shown to the server, PEM; with key_file.
+	CertFile string `protobuf:"bytes,4,opt,name=cert_file,json=certFile,proto3" json:"cert_file,omitempty"`
+	// Key of it, PEM.
+	KeyFile       string `protobuf:"bytes,5,opt,name=key_file,json=keyFile,proto3" json:"key_file,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditSyslogConfig) Reset() {
+	*x = AuditSyslogConfig{}
+	mi := &file_sts_v1_config_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditSyslogConfig) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditSyslogConfig) ProtoMessage() {}
+
+func (x *AuditSyslogConfig) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_config_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditSyslogConfig.ProtoReflect.Descriptor instead.
+func (*AuditSyslogConfig) Descriptor() ([]byte, []int) {
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *AuditSyslogConfig) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *AuditSyslogConfig) GetFacility() string {
+	if x != nil {
+		return x.Facility
+	}
+	return ""
+}
+
+func (x *AuditSyslogConfig) GetCaFile() string {
+	if x != nil {
+		return x.CaFile
+	}
+	return ""
+}
+
+func (x *AuditSyslogConfig) GetCertFile() string {
+	if x != nil {
+		return x.CertFile
+	}
+	return ""
+}
+
+func (x *AuditSyslogConfig) GetKeyFile() string {
+	if x != nil {
+		return x.KeyFile
+	}
+	return ""
+}
+
+// AuditOtlpConfig is a collector of OpenTelemetry logs.
+type AuditOtlpConfig struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// URL that logs are posted to, such as https://collector.example.com:4318/v1/logs.
+	// http is for loopback addresses only.
+	Endpoint string `protobuf:"bytes,1,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	// File with a token that is sent as Authorization: Bearer. Read each time.
+	TokenFile string `protobuf:"bytes,2,opt,name=token_file,json=tokenFile,proto3" json:"token_file,omitempty"`
+	// Certificates that vouch for the collector, PEM. Default those of the system.
+	CaFile string `protobuf:"bytes,3,opt,name=ca_file,json=caFile,proto3" json:"ca_file,omitempty"`
+	// Certificate that is shown to the collector, PEM; with key_file.
+	CertFile string `protobuf:"bytes,4,opt,name=cert_file,json=certFile,proto3" json:"cert_file,omitempty"`
+	// Key of it, PEM.
+	KeyFile       string `protobuf:"bytes,5,opt,name=key_file,json=keyFile,proto3" json:"key_file,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditOtlpConfig) Reset() {
+	*x = AuditOtlpConfig{}
+	mi := &file_sts_v1_config_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditOtlpConfig) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditOtlpConfig) ProtoMessage() {}
+
+func (x *AuditOtlpConfig) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_config_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditOtlpConfig.ProtoReflect.Descriptor instead.
+func (*AuditOtlpConfig) Descriptor() ([]byte, []int) {
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *AuditOtlpConfig) GetEndpoint() string {
+	if x != nil {
+		return x.Endpoint
+	}
+	return ""
+}
+
+func (x *AuditOtlpConfig) GetTokenFile() string {
+	if x != nil {
+		return x.TokenFile
+	}
+	return ""
+}
+
+func (x *AuditOtlpConfig) GetCaFile() string {
+	if x != nil {
+		return x.CaFile
+	}
+	return ""
+}
+
+func (x *AuditOtlpConfig) GetCertFile() string {
+	if x != nil {
+		return x.CertFile
+	}
+	return ""
+}
+
+func (x *AuditOtlpConfig) GetKeyFile() string {
+	if x != nil {
+		return x.KeyFile
+	}
+	return ""
+}
+
 // LogConfig is about the server's log.
 type LogConfig struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1872,7 +2363,7 @@ type LogConfig struct {
 
 func (x *LogConfig) Reset() {
 	*x = LogConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[23]
+	mi := &file_sts_v1_config_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1884,7 +2375,7 @@ func (x *LogConfig) String() string {
 func (*LogConfig) ProtoMessage() {}
 
 func (x *LogConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[23]
+	mi := &file_sts_v1_config_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1897,7 +2388,7 @@ func (x *LogConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogConfig.ProtoReflect.Descriptor instead.
 func (*LogConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{23}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *LogConfig) GetLevel() string {
@@ -1922,7 +2413,7 @@ type LimitsConfig struct {
 
 func (x *LimitsConfig) Reset() {
 	*x = LimitsConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[24]
+	mi := &file_sts_v1_config_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1934,7 +2425,7 @@ func (x *LimitsConfig) String() string {
 func (*LimitsConfig) ProtoMessage() {}
 
 func (x *LimitsConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[24]
+	mi := &file_sts_v1_config_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1947,7 +2438,7 @@ func (x *LimitsConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LimitsConfig.ProtoReflect.Descriptor instead.
 func (*LimitsConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{24}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *LimitsConfig) GetRequestTimeout() *durationpb.Duration {
@@ -2097,9 +2588,45 @@ const file_sts_v1_config_proto_rawDesc = "" +
 	"\fjwks_max_age\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\n" +
 	"jwksMaxAge\x128\n" +
 	"\n" +
-	"clock_skew\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\tclockSkew\"!\n" +
+	"clock_skew\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\tclockSkew\"\xea\x01\n" +
 	"\vAuditConfig\x12\x12\n" +
-	"\x04file\x18\x01 \x01(\tR\x04file\"!\n" +
+	"\x04file\x18\x01 \x01(\tR\x04file\x12\x1e\n" +
+	"\n" +
+	"durability\x18\x02 \x01(\tR\n" +
+	"durability\x127\n" +
+	"\brotation\x18\x03 \x01(\v2\x1b.sts.v1.AuditRotationConfigR\brotation\x12?\n" +
+	"\vcheckpoints\x18\x04 \x01(\v2\x1d.sts.v1.AuditCheckpointConfigR\vcheckpoints\x12-\n" +
+	"\x05sinks\x18\x05 \x03(\v2\x17.sts.v1.AuditSinkConfigR\x05sinks\"\x8a\x01\n" +
+	"\x13AuditRotationConfig\x12 \n" +
+	"\fmax_size_mib\x18\x01 \x01(\x05R\n" +
+	"maxSizeMib\x122\n" +
+	"\amax_age\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x06maxAge\x12\x1d\n" +
+	"\n" +
+	"keep_files\x18\x03 \x01(\x05R\tkeepFiles\"{\n" +
+	"\x15AuditCheckpointConfig\x12\x18\n" +
+	"\arecords\x18\x01 \x01(\x05R\arecords\x12/\n" +
+	"\x05every\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05every\x12\x17\n" +
+	"\akey_set\x18\x03 \x01(\tR\x06keySet\"\xc6\x01\n" +
+	"\x0fAuditSinkConfig\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x123\n" +
+	"\x06stdout\x18\x02 \x01(\v2\x19.sts.v1.AuditStdoutConfigH\x00R\x06stdout\x123\n" +
+	"\x06syslog\x18\x03 \x01(\v2\x19.sts.v1.AuditSyslogConfigH\x00R\x06syslog\x12-\n" +
+	"\x04otlp\x18\x04 \x01(\v2\x17.sts.v1.AuditOtlpConfigH\x00R\x04otlpB\x06\n" +
+	"\x04sink\"\x13\n" +
+	"\x11AuditStdoutConfig\"\x9a\x01\n" +
+	"\x11AuditSyslogConfig\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1a\n" +
+	"\bfacility\x18\x02 \x01(\tR\bfacility\x12\x17\n" +
+	"\aca_file\x18\x03 \x01(\tR\x06caFile\x12\x1b\n" +
+	"\tcert_file\x18\x04 \x01(\tR\bcertFile\x12\x19\n" +
+	"\bkey_file\x18\x05 \x01(\tR\akeyFile\"\x9d\x01\n" +
+	"\x0fAuditOtlpConfig\x12\x1a\n" +
+	"\bendpoint\x18\x01 \x01(\tR\bendpoint\x12\x1d\n" +
+	"\n" +
+	"token_file\x18\x02 \x01(\tR\ttokenFile\x12\x17\n" +
+	"\aca_file\x18\x03 \x01(\tR\x06caFile\x12\x1b\n" +
+	"\tcert_file\x18\x04 \x01(\tR\bcertFile\x12\x19\n" +
+	"\bkey_file\x18\x05 \x01(\tR\akeyFile\"!\n" +
 	"\tLogConfig\x12\x14\n" +
 	"\x05level\x18\x01 \x01(\tR\x05level\"\x9c\x01\n" +
 	"\fLimitsConfig\x12B\n" +
@@ -2120,7 +2647,7 @@ func file_sts_v1_config_proto_rawDescGZIP() []byte {
 	return file_sts_v1_config_proto_rawDescData
 }
 
-var file_sts_v1_config_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_sts_v1_config_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_sts_v1_config_proto_goTypes = []any{
 	(*ServerConfig)(nil),             // 0: sts.v1.ServerConfig
 	(*AdminConfig)(nil),              // 1: sts.v1.AdminConfig
@@ -2145,9 +2672,15 @@ var file_sts_v1_config_proto_goTypes = []any{
 	(*VaultBatchConfig)(nil),         // 20: sts.v1.VaultBatchConfig
 	(*RotationConfig)(nil),           // 21: sts.v1.RotationConfig
 	(*AuditConfig)(nil),              // 22: sts.v1.AuditConfig
-	(*LogConfig)(nil),                // 23: sts.v1.LogConfig
-	(*LimitsConfig)(nil),             // 24: sts.v1.LimitsConfig
-	(*durationpb.Duration)(nil),      // 25: google.protobuf.Duration
+	(*AuditRotationConfig)(nil),      // 23: sts.v1.AuditRotationConfig
+	(*AuditCheckpointConfig)(nil),    // 24: sts.v1.AuditCheckpointConfig
+	(*AuditSinkConfig)(nil),          // 25: sts.v1.AuditSinkConfig
+	(*AuditStdoutConfig)(nil),        // 26: sts.v1.AuditStdoutConfig
+	(*AuditSyslogConfig)(nil),        // 27: sts.v1.AuditSyslogConfig
+	(*AuditOtlpConfig)(nil),          // 28: sts.v1.AuditOtlpConfig
+	(*LogConfig)(nil),                // 29: sts.v1.LogConfig
+	(*LimitsConfig)(nil),             // 30: sts.v1.LimitsConfig
+	(*durationpb.Duration)(nil),      // 31: google.protobuf.Duration
 }
 var file_sts_v1_config_proto_depIdxs = []int32{
 	5,  // 0: sts.v1.ServerConfig.http:type_name -> sts.v1.Listener
@@ -2156,9 +2689,9 @@ var file_sts_v1_config_proto_depIdxs = []int32{
 	11, // 3: sts.v1.ServerConfig.keys:type_name -> sts.v1.KeysConfig
 	21, // 4: sts.v1.ServerConfig.rotation:type_name -> sts.v1.RotationConfig
 	22, // 5: sts.v1.ServerConfig.audit:type_name -> sts.v1.AuditConfig
-	23, // 6: sts.v1.ServerConfig.log:type_name -> sts.v1.LogConfig
-	24, // 7: sts.v1.ServerConfig.limits:type_name -> sts.v1.LimitsConfig
-	25, // 8: sts.v1.ServerConfig.shutdown_grace:type_name -> google.protobuf.Duration
+	29, // 6: sts.v1.ServerConfig.log:type_name -> sts.v1.LogConfig
+	30, // 7: sts.v1.ServerConfig.limits:type_name -> sts.v1.LimitsConfig
+	31, // 8: sts.v1.ServerConfig.shutdown_grace:type_name -> google.protobuf.Duration
 	4,  // 9: sts.v1.ServerConfig.dpop:type_name -> sts.v1.DpopConfig
 	1,  // 10: sts.v1.ServerConfig.admin:type_name -> sts.v1.AdminConfig
 	2,  // 11: sts.v1.AdminConfig.socket:type_name -> sts.v1.AdminSocketConfig
@@ -2172,24 +2705,32 @@ var file_sts_v1_config_proto_depIdxs = []int32{
 	13, // 19: sts.v1.KeySetConfig.vault:type_name -> sts.v1.VaultKeyConfig
 	14, // 20: sts.v1.KeySetConfig.local:type_name -> sts.v1.LocalKeyConfig
 	13, // 21: sts.v1.KeySetConfig.vault_wrapped:type_name -> sts.v1.VaultKeyConfig
-	25, // 22: sts.v1.VaultConfig.timeout:type_name -> google.protobuf.Duration
+	31, // 22: sts.v1.VaultConfig.timeout:type_name -> google.protobuf.Duration
 	16, // 23: sts.v1.VaultConfig.login:type_name -> sts.v1.VaultLoginConfig
 	20, // 24: sts.v1.VaultConfig.batch:type_name -> sts.v1.VaultBatchConfig
 	17, // 25: sts.v1.VaultLoginConfig.app_role:type_name -> sts.v1.VaultAppRoleConfig
 	18, // 26: sts.v1.VaultLoginConfig.kubernetes:type_name -> sts.v1.VaultKubernetesConfig
 	19, // 27: sts.v1.VaultLoginConfig.certificate:type_name -> sts.v1.VaultCertificateConfig
-	25, // 28: sts.v1.VaultBatchConfig.delay:type_name -> google.protobuf.Duration
-	25, // 29: sts.v1.RotationConfig.period:type_name -> google.protobuf.Duration
-	25, // 30: sts.v1.RotationConfig.publish_ahead:type_name -> google.protobuf.Duration
-	25, // 31: sts.v1.RotationConfig.retain:type_name -> google.protobuf.Duration
-	25, // 32: sts.v1.RotationConfig.jwks_max_age:type_name -> google.protobuf.Duration
-	25, // 33: sts.v1.RotationConfig.clock_skew:type_name -> google.protobuf.Duration
-	25, // 34: sts.v1.LimitsConfig.request_timeout:type_name -> google.protobuf.Duration
-	35, // [35:35] is the sub-list for method output_type
-	35, // [35:35] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	31, // 28: sts.v1.VaultBatchConfig.delay:type_name -> google.protobuf.Duration
+	31, // 29: sts.v1.RotationConfig.period:type_name -> google.protobuf.Duration
+	31, // 30: sts.v1.RotationConfig.publish_ahead:type_name -> google.protobuf.Duration
+	31, // 31: sts.v1.RotationConfig.retain:type_name -> google.protobuf.Duration
+	31, // 32: sts.v1.RotationConfig.jwks_max_age:type_name -> google.protobuf.Duration
+	31, // 33: sts.v1.RotationConfig.clock_skew:type_name -> google.protobuf.Duration
+	23, // 34: sts.v1.AuditConfig.rotation:type_name -> sts.v1.AuditRotationConfig
+	24, // 35: sts.v1.AuditConfig.checkpoints:type_name -> sts.v1.AuditCheckpointConfig
+	25, // 36: sts.v1.AuditConfig.sinks:type_name -> sts.v1.AuditSinkConfig
+	31, // 37: sts.v1.AuditRotationConfig.max_age:type_name -> google.protobuf.Duration
+	31, // 38: sts.v1.AuditCheckpointConfig.every:type_name -> google.protobuf.Duration
+	26, // 39: sts.v1.AuditSinkConfig.stdout:type_name -> sts.v1.AuditStdoutConfig
+	27, // 40: sts.v1.AuditSinkConfig.syslog:type_name -> sts.v1.AuditSyslogConfig
+	28, // 41: sts.v1.AuditSinkConfig.otlp:type_name -> sts.v1.AuditOtlpConfig
+	31, // 42: sts.v1.LimitsConfig.request_timeout:type_name -> google.protobuf.Duration
+	43, // [43:43] is the sub-list for method output_type
+	43, // [43:43] is the sub-list for method input_type
+	43, // [43:43] is the sub-list for extension type_name
+	43, // [43:43] is the sub-list for extension extendee
+	0,  // [0:43] is the sub-list for field type_name
 }
 
 func init() { file_sts_v1_config_proto_init() }
@@ -2216,13 +2757,18 @@ func file_sts_v1_config_proto_init() {
 		(*VaultLoginConfig_Kubernetes)(nil),
 		(*VaultLoginConfig_Certificate)(nil),
 	}
+	file_sts_v1_config_proto_msgTypes[25].OneofWrappers = []any{
+		(*AuditSinkConfig_Stdout)(nil),
+		(*AuditSinkConfig_Syslog)(nil),
+		(*AuditSinkConfig_Otlp)(nil),
+	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sts_v1_config_proto_rawDesc), len(file_sts_v1_config_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   25,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
