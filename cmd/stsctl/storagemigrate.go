@@ -26,8 +26,8 @@ func newStorageMigrate(c *cli) *cobra.Command {
 		Use:   "migrate --from STORE --to STORE",
 		Short: "Move everything from one kind of store to another",
 		Long: `Copy everything from one store to another, which must be empty, and read both
-again to compare them. The first one stays where it is. Stop all servers that use
-either before.
+again to compare them. The first one stays where it is. Stop all servers that
+use either of them before.
 
 A store is one of
   bolt:FILE

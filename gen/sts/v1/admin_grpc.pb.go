@@ -108,7 +108,7 @@ type AdminServiceClient interface {
 	// the store has: whoever has it and the key file, or may use the keys in Vault, is
 	// the service.
 	//
-	// It is FAILED_PRECONDITION for other stores, which have ways of their own.
+	// Other stores have ways of their own; there it is INVALID_ARGUMENT.
 	Backup(ctx context.Context, in *BackupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BackupResponse], error)
 	// ListIssuerStatus returns what this node knows of the keys of each Issuer: which
 	// there are, how old they are, and why they could not be had. It asks no issuer.
@@ -330,7 +330,7 @@ type AdminServiceServer interface {
 	// the store has: whoever has it and the key file, or may use the keys in Vault, is
 	// the service.
 	//
-	// It is FAILED_PRECONDITION for other stores, which have ways of their own.
+	// Other stores have ways of their own; there it is INVALID_ARGUMENT.
 	Backup(*BackupRequest, grpc.ServerStreamingServer[BackupResponse]) error
 	// ListIssuerStatus returns what this node knows of the keys of each Issuer: which
 	// there are, how old they are, and why they could not be had. It asks no issuer.
