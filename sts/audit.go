@@ -103,7 +103,9 @@ type RecordToken struct {
 	ClientID  string    `json:"client_id"`
 	Audiences []string  `json:"aud"`
 	Scopes    []string  `json:"scopes,omitempty"`
-	Act       []string  `json:"act,omitempty"` // actor chain, outermost first
+	Act       []string  `json:"act,omitempty"`       // actor chain, outermost first
+	MayAct    string    `json:"may_act,omitempty"`   // sub of who may act for the subject, if the token says
+	Exchanges int       `json:"exchanges,omitempty"` // since the transaction began, this one included
 	Txn       string    `json:"txn"`
 	Exp       int64     `json:"exp"`
 	Rules     []string  `json:"rules"` // that granted it
