@@ -32,7 +32,7 @@ func live(base int64, put ...sts.Resource) sts.Commit {
 	return sts.Commit{Line: sts.Live, Expected: base, From: sts.Place{Line: sts.Live, Number: base}, Put: put}
 }
 
-func load(t testing.TB, s *Store) sts.Snapshot {
+func load(t testing.TB, s *Store) sts.Contents {
 	t.Helper()
 	got, err := s.Load(t.Context(), sts.Place{Line: sts.Live})
 	must(t, err)

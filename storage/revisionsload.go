@@ -21,7 +21,7 @@ const (
 )
 
 // Load implements sts.Store.
-func (s *Store) Load(ctx context.Context, p sts.Place) (sts.Snapshot, error) {
+func (s *Store) Load(ctx context.Context, p sts.Place) (sts.Contents, error) {
 	if p.Number != 0 {
 		return s.loadKept(ctx, p)
 	}
@@ -29,15 +29,15 @@ func (s *Store) Load(ctx context.Context, p sts.Place) (sts.Snapshot, error) {
 	for range headAttempts {
 		h, err := s.head(ctx)
 		if err != nil {
-			return sts.Snapshot{}, err
+			return sts.Contents{}, err
 		}
 		p.Number = h.of(p.Line)
 		if p.Number == 0 {
 			s.forget(p.Line)
 			if p.Line == sts.Live {
-				return sts.Snapshot{}, nil
+				return sts.Contents{}, nil
 			}
-			return sts.Snapshot{}, sts.ErrNoRevision
+			return sts.Contents{}, sts.ErrNoRevision
 		}
 		m, snapshot, pages, err := s.load(ctx, p, h)
 		if err == nil {
@@ -45,35 +45,35 @@ func (s *Store) Load(ctx context.Context, p sts.Place) (sts.Snapshot, error) {
 			return snapshot, nil
 		}
 		if !errors.Is(err, errNoPage) && !errors.Is(err, sts.ErrNoRevision) {
-			return sts.Snapshot{}, err
+			return sts.Contents{}, err
 		}
 		// Nothing of what is in force is ever deleted, so it is not in force any
 		// more, or the store is damaged.
 		last = fmt.Errorf("revision %d: %w", p.Number, err)
 		if again, err := s.readHead(ctx); err != nil || again.of(p.Line) == p.Number {
-			return sts.Snapshot{}, errors.Join(last, err)
+			return sts.Contents{}, errors.Join(last, err)
 		}
 	}
-	return sts.Snapshot{}, last
+	return sts.Contents{}, last
 }
 
 // loadKept loads a revision that need not be in force.
-func (s *Store) loadKept(ctx context.Context, p sts.Place) (sts.Snapshot, error) {
+func (s *Store) loadKept(ctx context.Context, p sts.Place) (sts.Contents, error) {
 	_, snapshot, _, err := s.load(ctx, p, head{})
 	if errors.Is(err, errNoPage) {
 		// Either the store is damaged, or the revision has just been given up.
 		if _, gone := s.kv.Get(ctx, manifestKey(p)); errors.Is(gone, ErrNotFound) {
-			return sts.Snapshot{}, sts.ErrNoRevision
+			return sts.Contents{}, sts.ErrNoRevision
 		}
 	}
 	return snapshot, err
 }
 
 // load reads a revision. Pages that are known are not read again.
-func (s *Store) load(ctx context.Context, p sts.Place, h head) (manifest, sts.Snapshot, map[string]page, error) {
+func (s *Store) load(ctx context.Context, p sts.Place, h head) (manifest, sts.Contents, map[string]page, error) {
 	m, err := s.manifest(ctx, p, h)
 	if err != nil {
-		return m, sts.Snapshot{}, nil, err
+		return m, sts.Contents{}, nil, err
 	}
 	parts := make([][]page, len(m.Buckets))
 	buckets := make([][]sts.Resource, len(m.Buckets))
@@ -86,7 +86,7 @@ func (s *Store) load(ctx context.Context, p sts.Place, h head) (manifest, sts.Sn
 		})
 	}
 	if err := g.Wait(); err != nil {
-		return m, sts.Snapshot{}, nil, err
+		return m, sts.Contents{}, nil, err
 	}
 	pages := map[string]page{}
 	for i, bucket := range m.Buckets {
@@ -94,9 +94,9 @@ func (s *Store) load(ctx context.Context, p sts.Place, h head) (manifest, sts.Sn
 			pages[hash] = parts[i][n]
 		}
 	}
-	snapshot := sts.Snapshot{Revision: m.Revision, Resources: slices.Concat(buckets...)}
+	snapshot := sts.Contents{Revision: m.Revision, Resources: slices.Concat(buckets...)}
 	if len(snapshot.Resources) != m.Size {
-		return m, sts.Snapshot{}, nil, unreadable(manifestKey(p), fmt.Errorf("it has %d resources instead of %d", len(snapshot.Resources), m.Size))
+		return m, sts.Contents{}, nil, unreadable(manifestKey(p), fmt.Errorf("it has %d resources instead of %d", len(snapshot.Resources), m.Size))
 	}
 	return m, snapshot, pages, nil
 }

@@ -62,6 +62,7 @@ type Record struct {
 	Issued *RecordToken `json:"issued,omitempty"` // present if and only if allowed
 
 	Change *RecordedChange `json:"change,omitempty"` // of EventChange
+	Admin  *RecordAdmin    `json:"admin,omitempty"`  // of EventAdmin
 }
 
 // RecordedChange is a change of resources: a revision that is being made, or one
@@ -71,6 +72,12 @@ type RecordedChange struct {
 	Line     Line `json:"line"`
 	Discards bool `json:"discards,omitempty"` // the shadow revision is given up
 	Revision
+}
+
+// RecordAdmin says what an administrator did.
+type RecordAdmin struct {
+	Action string    `json:"action"` // such as backup
+	By     Principal `json:"by"`
 }
 
 // RecordReason says why a rule did not grant a request, or why a token was not

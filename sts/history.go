@@ -23,10 +23,10 @@ func (s *Service) History(ctx context.Context, before int64, limit int) (list []
 
 // Revision returns a revision with its resources; number 0 stands for the one in
 // force.
-func (s *Service) Revision(ctx context.Context, p Place) (Snapshot, error) {
+func (s *Service) Revision(ctx context.Context, p Place) (Contents, error) {
 	snapshot, err := s.store.Load(ctx, p)
 	if err != nil {
-		return Snapshot{}, unreadableRevision(err)
+		return Contents{}, unreadableRevision(err)
 	}
 	return snapshot, nil
 }

@@ -39,8 +39,8 @@ type Revision struct {
 	Deleted  Refs      `json:"deleted,omitzero"`
 }
 
-// Snapshot is a revision with its resources, in no order.
-type Snapshot struct {
+// Contents are a revision with its resources, in no order.
+type Contents struct {
 	Revision
 	Resources []Resource
 }

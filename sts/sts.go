@@ -330,9 +330,9 @@ var (
 type Store interface {
 	// Load returns a revision with its resources, which belong to the store and must
 	// not be changed; the same ones each time as long as they are in force. Number 0
-	// stands for the revision of the line that is in force, which is the zero Snapshot
+	// stands for the revision of the line that is in force, which is the zero Contents
 	// for a live line that has none yet. Else one that is not there is ErrNoRevision.
-	Load(ctx context.Context, p Place) (Snapshot, error)
+	Load(ctx context.Context, p Place) (Contents, error)
 	// Commit makes the next revision of a line, and puts it in force. The error is
 	// ErrConflict if what Commit says must be in force is not. A resource has at most
 	// MaxResourceSize as JSON, and belongs to the store from then on.

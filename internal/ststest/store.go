@@ -75,23 +75,23 @@ func (s *Store) edit(put []sts.Resource, del []sts.Ref) {
 }
 
 // Load implements sts.Store.
-func (s *Store) Load(_ context.Context, p sts.Place) (sts.Snapshot, error) {
+func (s *Store) Load(_ context.Context, p sts.Place) (sts.Contents, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.broken != nil {
-		return sts.Snapshot{}, s.broken
+		return sts.Contents{}, s.broken
 	}
 	if p.Number == 0 {
 		p.Number = s.of(p.Line)
 	}
 	if p == (sts.Place{Line: sts.Live}) {
-		return sts.Snapshot{}, nil
+		return sts.Contents{}, nil
 	}
 	k, ok := s.kept[p]
 	if !ok {
-		return sts.Snapshot{}, sts.ErrNoRevision
+		return sts.Contents{}, sts.ErrNoRevision
 	}
-	return sts.Snapshot{Revision: k.revision, Resources: slices.Collect(maps.Values(k.resources))}, nil
+	return sts.Contents{Revision: k.revision, Resources: slices.Collect(maps.Values(k.resources))}, nil
 }
 
 func (s *Store) of(line sts.Line) int64 {

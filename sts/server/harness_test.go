@@ -128,6 +128,7 @@ type fixture struct {
 	service  *sts.Service
 	nonceKey []byte // with one, DPoP proofs need a nonce
 	socket   string // path of the admin socket; empty: none
+	backups  *memSnapshots
 	server   *Server
 	audit    *memAudit
 	keys     *testKeys
@@ -176,8 +177,10 @@ func newService(tb testing.TB, f *fixture) *sts.Service {
 	tb.Helper()
 	all := slices.DeleteFunc(resources(tb), func(r sts.Resource) bool { return r.Client != nil && strings.HasPrefix(r.Client.Name, "odd") })
 	store := ststest.NewStore(all...)
+	f.backups = &memSnapshots{}
 	s, err := sts.New(tb.Context(), sts.Config{
-		Issuer: issuer, Store: store, Keys: f.keys, IssuerKeys: noIssuers{}, ClientKeys: noClientKeys{}, Audit: f.audit, Replay: &memReplay{}, NonceKey: f.nonceKey,
+		Snapshots: f.backups,
+		Issuer:    issuer, Store: store, Keys: f.keys, IssuerKeys: noIssuers{}, ClientKeys: noClientKeys{}, Audit: f.audit, Replay: &memReplay{}, NonceKey: f.nonceKey,
 	})
 	if err != nil {
 		tb.Fatal(err)
