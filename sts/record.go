@@ -25,11 +25,15 @@ const (
 	maxReasonsKept = 20
 )
 
-// record completes the audit record of a decision and has it written.
+// record completes the audit record of a decision and has it written. Refusals of
+// strangers that are more than are written are counted: see [strangers].
 func (s *Service) record(ctx context.Context, d *decision, e *Error) error {
-	d.rec.Outcome = "allow"
+	if e != nil && !d.authenticated() && !s.strangers.admit(d.req.Source.network(), e.Code, d.now) {
+		return s.audit.Err() // as if it were written
+	}
+	d.rec.Outcome = outcomeAllow
 	if e != nil {
-		d.rec.Outcome, d.rec.Error, d.rec.Reason, d.rec.Issued = "deny", e.Code, e.Message, nil
+		d.rec.Outcome, d.rec.Error, d.rec.Reason, d.rec.Issued = outcomeDeny, e.Code, e.Message, nil
 		if cause := d.because(e); cause != nil {
 			d.rec.Reason += ": " + cause.Error()
 		}
@@ -256,13 +260,22 @@ func (r *Record) bound() {
 			p.Act = cutList(p.Act)
 		}
 	}
+	if a := r.Admin; a != nil {
+		a.Action, a.By.Name, a.By.Method, a.By.Peer = cut(a.Action, maxText), cut(a.By.Name, maxText), cut(a.By.Method, maxText), cut(a.By.Peer, maxText)
+	}
 	if p := r.Proof; p != nil {
 		p.JKT, p.JTI = cut(p.JKT, maxText), cut(p.JTI, maxJTI)
+	}
+	if n := r.Suppressed; n != nil {
+		n.Network = cut(n.Network, maxText)
+	}
+	if c := r.Change; c != nil {
+		c.bound()
 	}
 	if t := r.Issued; t != nil {
 		t.JKT, t.X5T = cut(t.JKT, maxText), cut(t.X5T, maxText)
 		t.JTI, t.KID, t.Type, t.Sub = cut(t.JTI, maxText), cut(t.KID, maxText), TokenType(cut(string(t.Type), maxText)), cut(t.Sub, maxText)
-		t.ClientID, t.Txn = cut(t.ClientID, maxText), cut(t.Txn, maxText)
+		t.ClientID, t.Txn, t.MayAct = cut(t.ClientID, maxText), cut(t.Txn, maxText), cut(t.MayAct, maxText)
 		t.Audiences, t.Scopes, t.Act, t.Rules = cutList(t.Audiences), cutList(t.Scopes), cutList(t.Act), cutList(t.Rules)
 	}
 }

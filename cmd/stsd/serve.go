@@ -6,10 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"net"
-	"os"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -22,6 +20,9 @@ import (
 	"github.com/workload-sts/sts/sts"
 	"github.com/workload-sts/sts/sts/server"
 )
+
+// keepRevisions is how many revisions of the resources are kept.
+const keepRevisions = 100
 
 // certificateCheck is how often certificate files are looked at.
 const certificateCheck = 10 * time.Second
@@ -91,13 +92,13 @@ func (ls listeners) close() (err error) {
 
 // node is a wired service.
 type node struct {
-	ring     *keys.Ring
-	replay   *storage.Replay
-	newStore bool // there was none before
-	service  *sts.Service
-	server   *server.Server
-	log      *slog.Logger
-	closers  []func() error // in the order of opening
+	ring    *keys.Ring
+	replay  sts.Replay
+	store   *storage.Store
+	service *sts.Service
+	server  *server.Server
+	log     *slog.Logger
+	closers []func() error // in the order of opening
 }
 
 // open wires a service from its configuration.
@@ -108,18 +109,16 @@ func open(ctx context.Context, c *stsv1.ServerConfig, createKeyFile bool, stderr
 			n.close()
 		}
 	}()
-	_, missing := os.Stat(c.Storage.BoltFile)
-	kv, err := storage.OpenBolt(c.Storage.BoltFile, storage.BoltOptions{})
+	store, err := n.openStore(ctx, c.Storage)
 	if err != nil {
 		return nil, err
 	}
-	n.closers = append(n.closers, kv.Close)
-	n.newStore = errors.Is(missing, fs.ErrNotExist)
-	return n, n.wire(ctx, c, storage.NewStore(kv), createKeyFile)
+	return n, n.wire(ctx, c, store, createKeyFile)
 }
 
-// wire wires all that stands on a store, which others may use too.
+// wire wires all that stands on a store.
 func (n *node) wire(ctx context.Context, c *stsv1.ServerConfig, store *storage.Store, createKeyFile bool) (err error) {
+	n.store = store
 	if n.ring, err = n.openKeys(ctx, c, store.KeyStates(), createKeyFile); err != nil {
 		return err
 	}
@@ -137,14 +136,11 @@ func (n *node) wire(ctx context.Context, c *stsv1.ServerConfig, store *storage.S
 			return err
 		}
 	}
-	// Where there is no store yet, there was no client to use anything.
-	if err := n.openReplay(c.Storage.ReplayFile, n.newStore); err != nil {
-		return err
-	}
 	n.service, err = sts.New(ctx, sts.Config{
 		Issuer: c.Issuer, Store: store, Keys: signingKeys{n.ring}, IssuerKeys: issuerKeys{remote}, ClientKeys: clientKeys{clients},
-		Audit: audit, Replay: n.replay, Usage: store, NonceKey: nonceKey,
+		Audit: audit, Replay: n.replay, Usage: store, Snapshots: store.Snapshots(), NonceKey: nonceKey,
 		CertificateMethods: certificateMethods(c.Http),
+		Strangers:          sts.StrangerLimits{PerNetwork: int(c.Audit.Strangers.PerNetwork), Total: int(c.Audit.Strangers.Total)},
 	})
 	if err != nil {
 		return err
@@ -206,6 +202,10 @@ func (n *node) serve(ctx context.Context, ls listeners) error {
 	serving, served := context.WithCancel(context.WithoutCancel(ctx))
 	g.Go(func() error { return n.ring.Run(serving) })
 	g.Go(func() error { return n.service.Run(serving) })
+	g.Go(func() error {
+		n.store.Collect(serving, keepRevisions, func(err error) { n.log.Warn("storage", "error", err.Error()) })
+		return nil
+	})
 	g.Go(func() error {
 		defer served()
 		return n.server.Serve(ctx, ls.http, ls.grpc, ls.socket...)

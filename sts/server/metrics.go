@@ -16,9 +16,12 @@ type metrics struct {
 	duration *prometheus.HistogramVec
 	watches  prometheus.Gauge
 	build    *prometheus.GaugeVec
+
+	suppressed prometheus.CounterFunc
 }
 
-func newMetrics(version string) *metrics {
+// newMetrics is told how to count refusals that were not recorded.
+func newMetrics(version string, suppressed func() int64) *metrics {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sts_requests_total",
@@ -38,6 +41,10 @@ func newMetrics(version string) *metrics {
 			Help: "Always 1; the labels say what is running.",
 		}, []string{"version", "goversion"}),
 	}
+	m.suppressed = prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "sts_audit_suppressed_total",
+		Help: "Refusals of callers of whom it is not known who they are that are in the audit log by their count only.",
+	}, func() float64 { return float64(suppressed()) })
 	m.build.WithLabelValues(version, runtime.Version()).Set(1)
 	return m
 }
@@ -57,14 +64,14 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 }
 
 func (m *metrics) all() []prometheus.Collector {
-	return []prometheus.Collector{m.requests, m.duration, m.watches, m.build}
+	return []prometheus.Collector{m.requests, m.duration, m.watches, m.build, m.suppressed}
 }
 
 // Metrics describes the metrics that a Server has, for their reference.
 func Metrics() []*prometheus.Desc {
 	ch := make(chan *prometheus.Desc)
 	go func() {
-		newMetrics("").Describe(ch)
+		newMetrics("", func() int64 { return 0 }).Describe(ch)
 		close(ch)
 	}()
 	var out []*prometheus.Desc

@@ -1679,6 +1679,162 @@ func (x *IssuerKey) GetAlgorithm() string {
 	return ""
 }
 
+// BackupRequest asks for a copy of the store.
+type BackupRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupRequest) Reset() {
+	*x = BackupRequest{}
+	mi := &file_sts_v1_admin_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupRequest) ProtoMessage() {}
+
+func (x *BackupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupRequest.ProtoReflect.Descriptor instead.
+func (*BackupRequest) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{26}
+}
+
+// BackupResponse is the next part of a copy, or its end.
+type BackupResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Bytes of the copy, at most 128 KiB; none at the end.
+	Data []byte `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	// The end. Nothing comes after it.
+	End           *BackupEnd `protobuf:"bytes,2,opt,name=end,proto3" json:"end,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupResponse) Reset() {
+	*x = BackupResponse{}
+	mi := &file_sts_v1_admin_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupResponse) ProtoMessage() {}
+
+func (x *BackupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupResponse.ProtoReflect.Descriptor instead.
+func (*BackupResponse) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *BackupResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *BackupResponse) GetEnd() *BackupEnd {
+	if x != nil {
+		return x.End
+	}
+	return nil
+}
+
+// BackupEnd says what the whole copy is.
+type BackupEnd struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many bytes it has.
+	Size int64 `protobuf:"varint,1,opt,name=size,proto3" json:"size,omitempty"`
+	// SHA-256 of them.
+	Sha256 []byte `protobuf:"bytes,2,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	// The revision of the store that it has.
+	Revision      int64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupEnd) Reset() {
+	*x = BackupEnd{}
+	mi := &file_sts_v1_admin_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupEnd) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupEnd) ProtoMessage() {}
+
+func (x *BackupEnd) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupEnd.ProtoReflect.Descriptor instead.
+func (*BackupEnd) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *BackupEnd) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *BackupEnd) GetSha256() []byte {
+	if x != nil {
+		return x.Sha256
+	}
+	return nil
+}
+
+func (x *BackupEnd) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
 var File_sts_v1_admin_proto protoreflect.FileDescriptor
 
 const file_sts_v1_admin_proto_rawDesc = "" +
@@ -1787,7 +1943,15 @@ const file_sts_v1_admin_proto_rawDesc = "" +
 	"\aproblem\x18\b \x01(\tR\aproblem\";\n" +
 	"\tIssuerKey\x12\x10\n" +
 	"\x03kid\x18\x01 \x01(\tR\x03kid\x12\x1c\n" +
-	"\talgorithm\x18\x02 \x01(\tR\talgorithm2\xf4\b\n" +
+	"\talgorithm\x18\x02 \x01(\tR\talgorithm\"\x0f\n" +
+	"\rBackupRequest\"I\n" +
+	"\x0eBackupResponse\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\x12#\n" +
+	"\x03end\x18\x02 \x01(\v2\x11.sts.v1.BackupEndR\x03end\"S\n" +
+	"\tBackupEnd\x12\x12\n" +
+	"\x04size\x18\x01 \x01(\x03R\x04size\x12\x16\n" +
+	"\x06sha256\x18\x02 \x01(\fR\x06sha256\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x03R\brevision2\xaf\t\n" +
 	"\fAdminService\x12T\n" +
 	"\x05Apply\x12\x14.sts.v1.ApplyRequest\x1a\x15.sts.v1.ApplyResponse\"\x1e\x82\xd3\xe4\x93\x02\x18:\x01*\"\x13/v1/resources:apply\x12:\n" +
 	"\tApplyMany\x12\x14.sts.v1.ApplyRequest\x1a\x15.sts.v1.ApplyResponse(\x01\x12n\n" +
@@ -1799,7 +1963,8 @@ const file_sts_v1_admin_proto_rawDesc = "" +
 	"\bListKeys\x12\x17.sts.v1.ListKeysRequest\x1a\x18.sts.v1.ListKeysResponse\"\x10\x82\xd3\xe4\x93\x02\n" +
 	"\x12\b/v1/keys\x12b\n" +
 	"\tRotateKey\x12\x18.sts.v1.RotateKeyRequest\x1a\x19.sts.v1.RotateKeyResponse\" \x82\xd3\xe4\x93\x02\x1a:\x01*\"\x15/v1/keys/{set}:rotate\x12\\\n" +
-	"\tRevokeKey\x12\x18.sts.v1.RevokeKeyRequest\x1a\x19.sts.v1.RevokeKeyResponse\"\x1a\x82\xd3\xe4\x93\x02\x14:\x01*\"\x0f/v1/keys:revoke\x12q\n" +
+	"\tRevokeKey\x12\x18.sts.v1.RevokeKeyRequest\x1a\x19.sts.v1.RevokeKeyResponse\"\x1a\x82\xd3\xe4\x93\x02\x14:\x01*\"\x0f/v1/keys:revoke\x129\n" +
+	"\x06Backup\x12\x15.sts.v1.BackupRequest\x1a\x16.sts.v1.BackupResponse0\x01\x12q\n" +
 	"\x10ListIssuerStatus\x12\x1f.sts.v1.ListIssuerStatusRequest\x1a .sts.v1.ListIssuerStatusResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/issuers:statusB.Z,github.com/workload-sts/sts/gen/sts/v1;stsv1b\x06proto3"
 
 var (
@@ -1814,7 +1979,7 @@ func file_sts_v1_admin_proto_rawDescGZIP() []byte {
 	return file_sts_v1_admin_proto_rawDescData
 }
 
-var file_sts_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_sts_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_sts_v1_admin_proto_goTypes = []any{
 	(*ApplyRequest)(nil),               // 0: sts.v1.ApplyRequest
 	(*ResourceRef)(nil),                // 1: sts.v1.ResourceRef
@@ -1842,68 +2007,74 @@ var file_sts_v1_admin_proto_goTypes = []any{
 	(*ListIssuerStatusResponse)(nil),   // 23: sts.v1.ListIssuerStatusResponse
 	(*IssuerStatus)(nil),               // 24: sts.v1.IssuerStatus
 	(*IssuerKey)(nil),                  // 25: sts.v1.IssuerKey
-	(*Resource)(nil),                   // 26: sts.v1.Resource
-	(*durationpb.Duration)(nil),        // 27: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),      // 28: google.protobuf.Timestamp
+	(*BackupRequest)(nil),              // 26: sts.v1.BackupRequest
+	(*BackupResponse)(nil),             // 27: sts.v1.BackupResponse
+	(*BackupEnd)(nil),                  // 28: sts.v1.BackupEnd
+	(*Resource)(nil),                   // 29: sts.v1.Resource
+	(*durationpb.Duration)(nil),        // 30: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),      // 31: google.protobuf.Timestamp
 }
 var file_sts_v1_admin_proto_depIdxs = []int32{
-	26, // 0: sts.v1.ApplyRequest.resources:type_name -> sts.v1.Resource
+	29, // 0: sts.v1.ApplyRequest.resources:type_name -> sts.v1.Resource
 	1,  // 1: sts.v1.ApplyRequest.delete:type_name -> sts.v1.ResourceRef
 	1,  // 2: sts.v1.ApplyResponse.created:type_name -> sts.v1.ResourceRef
 	1,  // 3: sts.v1.ApplyResponse.updated:type_name -> sts.v1.ResourceRef
 	1,  // 4: sts.v1.ApplyResponse.deleted:type_name -> sts.v1.ResourceRef
-	26, // 5: sts.v1.GetResourceResponse.resource:type_name -> sts.v1.Resource
-	26, // 6: sts.v1.ListResourcesResponse.resources:type_name -> sts.v1.Resource
-	27, // 7: sts.v1.RotateClientSecretRequest.overlap:type_name -> google.protobuf.Duration
-	28, // 8: sts.v1.RotateClientSecretResponse.previous_not_after:type_name -> google.protobuf.Timestamp
+	29, // 5: sts.v1.GetResourceResponse.resource:type_name -> sts.v1.Resource
+	29, // 6: sts.v1.ListResourcesResponse.resources:type_name -> sts.v1.Resource
+	30, // 7: sts.v1.RotateClientSecretRequest.overlap:type_name -> google.protobuf.Duration
+	31, // 8: sts.v1.RotateClientSecretResponse.previous_not_after:type_name -> google.protobuf.Timestamp
 	13, // 9: sts.v1.GetClientStatusResponse.credentials:type_name -> sts.v1.CredentialStatus
-	28, // 10: sts.v1.CredentialStatus.not_after:type_name -> google.protobuf.Timestamp
-	28, // 11: sts.v1.CredentialStatus.last_used:type_name -> google.protobuf.Timestamp
+	31, // 10: sts.v1.CredentialStatus.not_after:type_name -> google.protobuf.Timestamp
+	31, // 11: sts.v1.CredentialStatus.last_used:type_name -> google.protobuf.Timestamp
 	16, // 12: sts.v1.ListKeysResponse.key_sets:type_name -> sts.v1.KeySetStatus
 	17, // 13: sts.v1.KeySetStatus.keys:type_name -> sts.v1.KeyStatus
-	28, // 14: sts.v1.KeySetStatus.rotation_due:type_name -> google.protobuf.Timestamp
-	28, // 15: sts.v1.KeyStatus.published:type_name -> google.protobuf.Timestamp
-	28, // 16: sts.v1.KeyStatus.signs:type_name -> google.protobuf.Timestamp
-	28, // 17: sts.v1.KeyStatus.ends:type_name -> google.protobuf.Timestamp
-	28, // 18: sts.v1.KeyStatus.revoked:type_name -> google.protobuf.Timestamp
-	28, // 19: sts.v1.KeyStatus.last_fetch:type_name -> google.protobuf.Timestamp
+	31, // 14: sts.v1.KeySetStatus.rotation_due:type_name -> google.protobuf.Timestamp
+	31, // 15: sts.v1.KeyStatus.published:type_name -> google.protobuf.Timestamp
+	31, // 16: sts.v1.KeyStatus.signs:type_name -> google.protobuf.Timestamp
+	31, // 17: sts.v1.KeyStatus.ends:type_name -> google.protobuf.Timestamp
+	31, // 18: sts.v1.KeyStatus.revoked:type_name -> google.protobuf.Timestamp
+	31, // 19: sts.v1.KeyStatus.last_fetch:type_name -> google.protobuf.Timestamp
 	17, // 20: sts.v1.RotateKeyResponse.key:type_name -> sts.v1.KeyStatus
 	17, // 21: sts.v1.RevokeKeyResponse.revoked:type_name -> sts.v1.KeyStatus
 	17, // 22: sts.v1.RevokeKeyResponse.successor:type_name -> sts.v1.KeyStatus
-	28, // 23: sts.v1.RevokeKeyResponse.accepted_until:type_name -> google.protobuf.Timestamp
+	31, // 23: sts.v1.RevokeKeyResponse.accepted_until:type_name -> google.protobuf.Timestamp
 	24, // 24: sts.v1.ListIssuerStatusResponse.issuers:type_name -> sts.v1.IssuerStatus
 	25, // 25: sts.v1.IssuerStatus.keys:type_name -> sts.v1.IssuerKey
-	28, // 26: sts.v1.IssuerStatus.fetched:type_name -> google.protobuf.Timestamp
-	28, // 27: sts.v1.IssuerStatus.asked:type_name -> google.protobuf.Timestamp
-	28, // 28: sts.v1.IssuerStatus.refresh:type_name -> google.protobuf.Timestamp
-	28, // 29: sts.v1.IssuerStatus.stale:type_name -> google.protobuf.Timestamp
-	0,  // 30: sts.v1.AdminService.Apply:input_type -> sts.v1.ApplyRequest
-	0,  // 31: sts.v1.AdminService.ApplyMany:input_type -> sts.v1.ApplyRequest
-	3,  // 32: sts.v1.AdminService.GetResource:input_type -> sts.v1.GetResourceRequest
-	5,  // 33: sts.v1.AdminService.ListResources:input_type -> sts.v1.ListResourcesRequest
-	7,  // 34: sts.v1.AdminService.DeleteResource:input_type -> sts.v1.DeleteResourceRequest
-	9,  // 35: sts.v1.AdminService.RotateClientSecret:input_type -> sts.v1.RotateClientSecretRequest
-	11, // 36: sts.v1.AdminService.GetClientStatus:input_type -> sts.v1.GetClientStatusRequest
-	14, // 37: sts.v1.AdminService.ListKeys:input_type -> sts.v1.ListKeysRequest
-	18, // 38: sts.v1.AdminService.RotateKey:input_type -> sts.v1.RotateKeyRequest
-	20, // 39: sts.v1.AdminService.RevokeKey:input_type -> sts.v1.RevokeKeyRequest
-	22, // 40: sts.v1.AdminService.ListIssuerStatus:input_type -> sts.v1.ListIssuerStatusRequest
-	2,  // 41: sts.v1.AdminService.Apply:output_type -> sts.v1.ApplyResponse
-	2,  // 42: sts.v1.AdminService.ApplyMany:output_type -> sts.v1.ApplyResponse
-	4,  // 43: sts.v1.AdminService.GetResource:output_type -> sts.v1.GetResourceResponse
-	6,  // 44: sts.v1.AdminService.ListResources:output_type -> sts.v1.ListResourcesResponse
-	8,  // 45: sts.v1.AdminService.DeleteResource:output_type -> sts.v1.DeleteResourceResponse
-	10, // 46: sts.v1.AdminService.RotateClientSecret:output_type -> sts.v1.RotateClientSecretResponse
-	12, // 47: sts.v1.AdminService.GetClientStatus:output_type -> sts.v1.GetClientStatusResponse
-	15, // 48: sts.v1.AdminService.ListKeys:output_type -> sts.v1.ListKeysResponse
-	19, // 49: sts.v1.AdminService.RotateKey:output_type -> sts.v1.RotateKeyResponse
-	21, // 50: sts.v1.AdminService.RevokeKey:output_type -> sts.v1.RevokeKeyResponse
-	23, // 51: sts.v1.AdminService.ListIssuerStatus:output_type -> sts.v1.ListIssuerStatusResponse
-	41, // [41:52] is the sub-list for method output_type
-	30, // [30:41] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	31, // 26: sts.v1.IssuerStatus.fetched:type_name -> google.protobuf.Timestamp
+	31, // 27: sts.v1.IssuerStatus.asked:type_name -> google.protobuf.Timestamp
+	31, // 28: sts.v1.IssuerStatus.refresh:type_name -> google.protobuf.Timestamp
+	31, // 29: sts.v1.IssuerStatus.stale:type_name -> google.protobuf.Timestamp
+	28, // 30: sts.v1.BackupResponse.end:type_name -> sts.v1.BackupEnd
+	0,  // 31: sts.v1.AdminService.Apply:input_type -> sts.v1.ApplyRequest
+	0,  // 32: sts.v1.AdminService.ApplyMany:input_type -> sts.v1.ApplyRequest
+	3,  // 33: sts.v1.AdminService.GetResource:input_type -> sts.v1.GetResourceRequest
+	5,  // 34: sts.v1.AdminService.ListResources:input_type -> sts.v1.ListResourcesRequest
+	7,  // 35: sts.v1.AdminService.DeleteResource:input_type -> sts.v1.DeleteResourceRequest
+	9,  // 36: sts.v1.AdminService.RotateClientSecret:input_type -> sts.v1.RotateClientSecretRequest
+	11, // 37: sts.v1.AdminService.GetClientStatus:input_type -> sts.v1.GetClientStatusRequest
+	14, // 38: sts.v1.AdminService.ListKeys:input_type -> sts.v1.ListKeysRequest
+	18, // 39: sts.v1.AdminService.RotateKey:input_type -> sts.v1.RotateKeyRequest
+	20, // 40: sts.v1.AdminService.RevokeKey:input_type -> sts.v1.RevokeKeyRequest
+	26, // 41: sts.v1.AdminService.Backup:input_type -> sts.v1.BackupRequest
+	22, // 42: sts.v1.AdminService.ListIssuerStatus:input_type -> sts.v1.ListIssuerStatusRequest
+	2,  // 43: sts.v1.AdminService.Apply:output_type -> sts.v1.ApplyResponse
+	2,  // 44: sts.v1.AdminService.ApplyMany:output_type -> sts.v1.ApplyResponse
+	4,  // 45: sts.v1.AdminService.GetResource:output_type -> sts.v1.GetResourceResponse
+	6,  // 46: sts.v1.AdminService.ListResources:output_type -> sts.v1.ListResourcesResponse
+	8,  // 47: sts.v1.AdminService.DeleteResource:output_type -> sts.v1.DeleteResourceResponse
+	10, // 48: sts.v1.AdminService.RotateClientSecret:output_type -> sts.v1.RotateClientSecretResponse
+	12, // 49: sts.v1.AdminService.GetClientStatus:output_type -> sts.v1.GetClientStatusResponse
+	15, // 50: sts.v1.AdminService.ListKeys:output_type -> sts.v1.ListKeysResponse
+	19, // 51: sts.v1.AdminService.RotateKey:output_type -> sts.v1.RotateKeyResponse
+	21, // 52: sts.v1.AdminService.RevokeKey:output_type -> sts.v1.RevokeKeyResponse
+	27, // 53: sts.v1.AdminService.Backup:output_type -> sts.v1.BackupResponse
+	23, // 54: sts.v1.AdminService.ListIssuerStatus:output_type -> sts.v1.ListIssuerStatusResponse
+	43, // [43:55] is the sub-list for method output_type
+	31, // [31:43] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_sts_v1_admin_proto_init() }
@@ -1918,7 +2089,7 @@ func file_sts_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sts_v1_admin_proto_rawDesc), len(file_sts_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   26,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
