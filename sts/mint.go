@@ -29,6 +29,9 @@ func (s *Service) mint(ctx context.Context, d *decision, g policy.Grant) (Token,
 	if !g.Valid() {
 		return Token{}, &Error{Code: ServerError, Message: "the request could not be decided", Err: reason("grant without a decision")}
 	}
+	if e := s.stillborn(d, g); e != nil {
+		return Token{}, e
+	}
 	issued := shortTypes[g.TokenType()]
 	expires := g.Expires().Truncate(time.Second)
 	txn := g.Txn()
@@ -74,7 +77,8 @@ func (s *Service) mint(ctx context.Context, d *decision, g policy.Grant) (Token,
 
 // claims encodes the claims of a token: those of RFC 9068 §2.2 for an access
 // token, and the same for a plain JWT; an ID token names the requester by azp
-// and carries no scope [OIDC Core 1.0 §2].
+// and carries no scope [OIDC Core 1.0 §2], and no lineage, as nobody asks whether it
+// was revoked.
 func (s *Service) claims(d *decision, g policy.Grant, issued TokenType, expires time.Time, txn string) ([]byte, error) {
 	b := make([]byte, 0, 512)
 	b = append(b, `{"iss":`...)
@@ -110,6 +114,9 @@ func (s *Service) claims(d *decision, g policy.Grant, issued TokenType, expires 
 	}
 	b = append(b, `,"txn":`...)
 	b = appendString(b, txn)
+	if issued != IDToken {
+		b = appendLineage(b, d.lineage)
+	}
 	b = appendConfirmation(b, g.Confirmation())
 	for _, name := range slices.Sorted(maps.Keys(g.Claims())) {
 		v, err := json.Marshal(g.Claims()[name])

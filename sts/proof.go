@@ -38,7 +38,7 @@ func (s *Service) possession(d *decision) *Error {
 		d.asked.Proven.X5T = thumbprint(d.req.Certificates[0])
 	}
 	if d.req.Proof == "" {
-		if c := d.asked.Client; c != nil && c.DPoP {
+		if c := d.asked.Client; c != nil && c.DPoP && d.rec.Event == EventToken {
 			return badProof("this client gets bound tokens only; send a DPoP proof", reason("the client has dpop_bound_access_tokens"))
 		}
 		return nil

@@ -252,6 +252,12 @@ func (r *Record) bound() {
 	if p := r.Proof; p != nil {
 		p.JKT, p.JTI = cut(p.JKT, maxText), cut(p.JTI, maxJTI)
 	}
+	if v := r.Revocation; v != nil {
+		c := *v // it is in force as it is
+		c.Kind = RevocationKind(cut(string(c.Kind), maxText))
+		c.Issuer, c.Value, c.By, c.Reason = cut(c.Issuer, maxText), cut(c.Value, maxReasonText), cut(c.By, maxText), cut(c.Reason, maxText)
+		r.Revocation = &c
+	}
 	if t := r.Issued; t != nil {
 		t.JKT, t.X5T = cut(t.JKT, maxText), cut(t.X5T, maxText)
 		t.JTI, t.KID, t.Type, t.Sub = cut(t.JTI, maxText), cut(t.KID, maxText), TokenType(cut(string(t.Type), maxText)), cut(t.Sub, maxText)

@@ -1,6 +1,7 @@
 package sts
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,6 +21,11 @@ type Config struct {
 	Replay     Replay
 	Audit      Audit
 
+	Revocations Revocations
+	// MaxStaleness is how long ago the store may have been heard from for what is
+	// known here to count. Default 30 s.
+	MaxStaleness time.Duration
+
 	// Usage keeps when credentials were used. nil: that is known until the process
 	// ends.
 	Usage UsageStore
@@ -34,16 +40,18 @@ type Config struct {
 
 // Service issues tokens. Its methods can be called concurrently.
 type Service struct {
-	issuer     string
-	store      Store
-	keys       SigningKeys
-	issuerKeys IssuerKeys
-	clientKeys ClientKeys
-	replay     Replay
-	audit      Audit
-	nonces     *nonces // nil: proofs need none
-	byTLS      []AuthMethod
-	now        func() time.Time
+	issuer       string
+	store        Store
+	keys         SigningKeys
+	issuerKeys   IssuerKeys
+	clientKeys   ClientKeys
+	replay       Replay
+	audit        Audit
+	revocations  Revocations
+	maxStaleness time.Duration
+	nonces       *nonces // nil: proofs need none
+	byTLS        []AuthMethod
+	now          func() time.Time
 
 	throttle *throttle
 	usage    *usage
@@ -58,6 +66,7 @@ type Service struct {
 func New(ctx context.Context, c Config) (*Service, error) {
 	s := &Service{
 		issuer: c.Issuer, store: c.Store, keys: c.Keys, issuerKeys: c.IssuerKeys, clientKeys: c.ClientKeys, audit: c.Audit, replay: c.Replay,
+		revocations: c.Revocations, maxStaleness: cmp.Or(c.MaxStaleness, defaultMaxStaleness),
 		nonces: newNonces(c.NonceKey), byTLS: c.CertificateMethods, now: c.Now,
 	}
 	if s.now == nil {
@@ -159,7 +168,10 @@ type Metadata struct {
 	GrantTypes, AuthMethods, Algorithms []string
 	AuthAlgorithms                      []string // of client assertions
 	ProofAlgorithms                     []string // of DPoP proofs [RFC 9449 §5.1]
-	CertificateBound                    bool     // tokens can be bound to certificates [RFC 8705 §3.3]
+
+	IntrospectionEndpoint, RevocationEndpoint string   // [RFC 8414 §2]
+	RevocationAuthMethods                     []string // those of clients, and none of workloads
+	CertificateBound                          bool   // tokens can be bound to certificates [RFC 8705 §3.3]
 }
 
 func (s *Service) tokenEndpoint() string { return s.issuer + "/oauth2/token" }
@@ -170,8 +182,11 @@ func (s *Service) Metadata() Metadata {
 		Issuer:        s.issuer,
 		TokenEndpoint: s.tokenEndpoint(),
 		JWKSURI:       s.issuer + "/.well-known/jwks.json",
-		GrantTypes:    []string{string(ClientCredentials), string(TokenExchange)},
-		AuthMethods:   []string{string(SecretBasic), string(SecretPost), string(PrivateKeyJWT), string(SPIFFEJWT)},
+
+		IntrospectionEndpoint: s.issuer + "/oauth2/introspect", RevocationEndpoint: s.issuer + "/oauth2/revoke",
+
+		GrantTypes:  []string{string(ClientCredentials), string(TokenExchange)},
+		AuthMethods: []string{string(SecretBasic), string(SecretPost), string(PrivateKeyJWT), string(SPIFFEJWT)},
 
 		AuthAlgorithms:  slices.Clone(DefaultAlgorithms),
 		ProofAlgorithms: ProofAlgorithms, CertificateBound: len(s.byTLS) > 0,
@@ -179,6 +194,7 @@ func (s *Service) Metadata() Metadata {
 	for _, method := range s.byTLS {
 		m.AuthMethods = append(m.AuthMethods, string(method))
 	}
+	m.RevocationAuthMethods = append(slices.Clone(m.AuthMethods), "none")
 	for k := range s.keys.KeySet().All() {
 		if !slices.Contains(m.Algorithms, string(k.Algorithm)) {
 			m.Algorithms = append(m.Algorithms, string(k.Algorithm))

@@ -28,7 +28,8 @@ type state struct {
 	federated map[string][]*client // by Issuer, by name
 	rules     *policy.Set
 
-	identifiers, scopes map[string]bool // of all Audiences
+	identifiers, scopes map[string]bool     // of all Audiences
+	introspectors       map[string][]string // clients, by identifier
 
 	// proven remembers tokens whose signature was verified, by the SHA-256 of
 	// their text. It goes with the state: another configuration verifies anew.
@@ -76,6 +77,8 @@ func (s *Service) newState(resources map[Ref]Resource, revision int64) (*state, 
 
 		identifiers: map[string]bool{},
 		scopes:      map[string]bool{},
+
+		introspectors: map[string][]string{},
 	}
 	c := checker{service: s, resources: resources}
 	world := policy.World{}
@@ -92,6 +95,7 @@ func (s *Service) newState(resources map[Ref]Resource, revision int64) (*state, 
 			identifiers[ref.Name] = a.Identifiers
 			for _, id := range a.Identifiers {
 				st.identifiers[id] = true
+				st.introspectors[id] = r.Audience.Introspectors
 			}
 			for _, scope := range a.Scopes {
 				st.scopes[scope] = true

@@ -22,8 +22,10 @@ type decision struct {
 	assertion  *parsedAssertion // nil: the client authenticates otherwise
 	credential string           // which of the client's has authenticated it; see Client.credentials
 
-	proof *proof // nil: none
-	rec   Record // filled as the walk goes, so that a refusal records how far it came
+	proof   *proof           // nil: none
+	lineage []RevocationName // of the tokens that are presented, with themselves
+	ownOnly bool             // tokens of Issuers are not looked at
+	rec     Record           // filled as the walk goes, so that a refusal records how far it came
 }
 
 // Token decides a request and returns the token, or an error that is an *Error.
@@ -31,11 +33,7 @@ type decision struct {
 // Whatever the outcome, it is in the audit record before Token returns. What
 // cannot be recorded does not happen.
 func (s *Service) Token(ctx context.Context, req TokenRequest) (Token, error) {
-	d := &decision{req: req, st: s.state.Load(), now: s.now(), ids: newIDs()}
-	d.rec = Record{
-		Event: EventToken, Time: d.now.UTC(), Decision: d.ids.decision, RequestID: req.Source.RequestID, Peer: req.Source.Peer, Revision: d.st.revision,
-	}
-	d.asked = policy.Request{Now: d.now, SelfIssuer: s.issuer}
+	d := s.begin(EventToken, req)
 	token, e := s.walk(ctx, d)
 	nonce := s.nextNonce(d)
 	// 8. Record. The caller cannot cancel this: the decision has been taken.
@@ -53,6 +51,16 @@ func (s *Service) Token(ctx context.Context, req TokenRequest) (Token, error) {
 	s.health.worked(CapabilityIssue)
 	token.Nonce = nonce
 	return token, nil
+}
+
+// begin begins the walk of a request.
+func (s *Service) begin(event Event, req TokenRequest) *decision {
+	d := &decision{req: req, st: s.state.Load(), now: s.now(), ids: newIDs()}
+	d.rec = Record{
+		Event: event, Time: d.now.UTC(), Decision: d.ids.decision, RequestID: req.Source.RequestID, Peer: req.Source.Peer, Revision: d.st.revision,
+	}
+	d.asked = policy.Request{Now: d.now, SelfIssuer: s.issuer}
+	return d
 }
 
 // nextNonce is for the next proof of who sends proofs.
@@ -96,7 +104,10 @@ func (s *Service) walk(ctx context.Context, d *decision) (Token, *Error) {
 	if e := s.possession(d); e != nil {
 		return Token{}, e
 	}
-	// 4. On whose behalf.
+	// 4. On whose behalf. What is revoked must be known.
+	if e := s.current(d.now); e != nil {
+		return Token{}, e
+	}
 	if e := s.parties(ctx, d); e != nil {
 		return Token{}, e
 	}

@@ -52,7 +52,7 @@ func errToken(field, message string, cause error) *Error {
 // passed [RFC 8725 §3].
 func (s *Service) prove(ctx context.Context, d *decision, field string, p Presented, party *RecordParty) (*proven, *Error) {
 	sum := sha256.Sum256([]byte(p.Token))
-	if seen, ok := d.st.proven.Get(sum); ok {
+	if seen, ok := d.st.proven.Get(sum); ok && (seen.issuer == nil || !d.ownOnly) {
 		if s.stillProven(ctx, d, seen, p.Token) {
 			party.Unverified, party.Issuer = false, seen.issuerName()
 			return seen, d.checkType(field, p.Type, seen)
@@ -69,6 +69,9 @@ func (s *Service) prove(ctx context.Context, d *decision, field string, p Presen
 	}
 	out := &proven{kid: jws.Header.KeyID, alg: jws.Header.Algorithm, typ: jws.Header.Type, claims: claims}
 	if claims["iss"] != s.issuer {
+		if d.ownOnly {
+			return nil, errToken(field, "the "+field+" is not of this service", nil)
+		}
 		i, ok := d.st.issuerOf(claims)
 		if !ok {
 			return nil, d.untrusted(field, claims)
@@ -265,6 +268,9 @@ func (s *Service) present(ctx context.Context, d *decision, field string, p Pres
 		return nil, e
 	}
 	party.Txn, party.Act = c.Txn, chain(c.Act)
+	if e := s.notRevoked(d, field, pr, c, p.Token); e != nil {
+		return nil, e
+	}
 	return c, nil
 }
 

@@ -34,6 +34,9 @@ var accessTo = map[string]access{
 	stsv1.TokenService_ExchangeToken_FullMethodName: {who: anyone, decides: true},
 	stsv1.TokenService_WatchToken_FullMethodName:    {who: anyone, decides: true},
 
+	stsv1.TokenService_IntrospectToken_FullMethodName: {who: anyone, decides: true},
+	stsv1.TokenService_RevokeToken_FullMethodName:     {who: anyone, decides: true},
+
 	stsv1.DiscoveryService_GetProviderMetadata_FullMethodName: {who: anyone, quiet: true},
 	stsv1.DiscoveryService_GetJwks_FullMethodName:             {who: anyone, quiet: true},
 
@@ -49,6 +52,9 @@ var accessTo = map[string]access{
 
 	stsv1.AdminService_RotateKey_FullMethodName: {who: admins},
 	stsv1.AdminService_RevokeKey_FullMethodName: {who: admins},
+
+	stsv1.AdminService_Revoke_FullMethodName:          {who: admins},
+	stsv1.AdminService_ListRevocations_FullMethodName: {who: admins},
 
 	stsv1.AdminService_ListIssuerStatus_FullMethodName: {who: admins},
 

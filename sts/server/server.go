@@ -73,7 +73,7 @@ func New(c Config) (*Server, error) {
 	c.MaxConnections = cmp.Or(c.MaxConnections, 10_000)
 	c.MaxWatches = cmp.Or(c.MaxWatches, 10_000)
 	metadata := c.Service.Metadata()
-	m := newMetrics(c.Version)
+	m := newMetrics(c.Version, c.Service)
 	if err := c.Registry.Register(m); err != nil {
 		return nil, fmt.Errorf("registering metrics: %w", err)
 	}
@@ -83,7 +83,7 @@ func New(c Config) (*Server, error) {
 	tokens := &tokenService{
 		service: c.Service, chain: ch, watches: make(chan struct{}, c.MaxWatches),
 		stopping: s.stopping, timeout: c.RequestTimeout, jitter: rand.Float64,
-		proofs: proofURLs{metadata.TokenEndpoint, metadata.Issuer, cmp.Or(c.GRPCURL, metadata.Issuer)},
+		proofs: proofURLs{metadata.Issuer, cmp.Or(c.GRPCURL, metadata.Issuer)},
 	}
 	s.grpc = newGRPCServer(ch, c.GRPCClients.ask(hardened(c.GRPCTLS)))
 	conn := &inProcess{methods: map[string]inProcessMethod{}, intercept: ch.unary}
@@ -141,8 +141,11 @@ func newHTTPFace(c Config, ch *chain, conn grpc.ClientConnInterface, ready *read
 		clients: c.HTTPClients,
 		paths: map[string]http.Handler{
 			"/oauth2/token":                           &tokenEndpoint{conn: conn},
+			"/oauth2/introspect":                      &introspectionEndpoint{conn: conn},
+			"/oauth2/revoke":                          &revocationEndpoint{conn: conn},
 			"/v1/resources":                           api,
 			"/v1/resources:apply":                     api,
+			"/v1/revocations":                         api,
 			"/.well-known/openid-configuration":       metadata,
 			"/.well-known/oauth-authorization-server": metadata,
 			"/.well-known/jwks.json":                  keySet,
