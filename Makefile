@@ -31,7 +31,7 @@ run: build ## Build, then run a development server with its data in .dev
 	exec $(BIN)/stsd serve --dev --data .dev --http 127.0.0.1:8080 --grpc 127.0.0.1:8081
 
 .PHONY: test
-test: node-modules $(BIN)/vaultserver ## Run all tests: the module's with the race detector, then end to end
+test: node-modules $(BIN)/vaultserver $(BIN)/etcdserver ## Run all tests: the module's with the race detector, then end to end
 	@test -n "$(RACE)" || echo 'no C compiler: the tests run without the race detector'
 	go test $(RACE) ./...
 	@# What the race detector would distort.
@@ -47,11 +47,11 @@ test/node/node_modules/.installed: test/node/package-lock.json
 	cd test/node && npm ci --no-audit --no-fund
 	@touch $@
 
-# A real Vault for the tests, in a module of its own: it brings hundreds of others.
-# The first build takes minutes.
-$(BIN)/vaultserver: $(wildcard test/vaultserver/*.go) test/vaultserver/go.mod test/vaultserver/go.sum
+# A real Vault and a real etcd for the tests, in modules of their own: they bring
+# hundreds of others. The first build of Vault takes minutes.
+$(BIN)/%server: test/%server/main.go $(wildcard test/*server/*.go) test/%server/go.mod test/%server/go.sum
 	@mkdir -p $(BIN)
-	cd test/vaultserver && go build -o $@.new . && mv $@.new $@
+	cd test/$*server && go build -o $@.new . && mv $@.new $@
 
 .PHONY: bench
 bench: $(BIN)/vaultserver ## Measure the speed, as ratios to the floor of DESIGN.md
@@ -112,10 +112,11 @@ lint: workspace tidy-check ## gofmt, go mod tidy, go vet, staticcheck, buf lint,
 	staticcheck ./...
 	cd test && staticcheck ./...
 	cd test/vaultserver && go vet ./... && staticcheck ./...
+	cd test/etcdserver && go vet ./... && staticcheck ./...
 	cd $(WORKSPACE) && buf lint proto
 	$(MAKE) --no-print-directory breaking
 
-# Without tools/buf and test/vaultserver: their go.sum has what building needs, and
+# Without tools/buf, test/vaultserver and test/etcdserver: their go.sum has what building needs, and
 # the build fails when that is too little; tidy would add what the tests of their
 # own dependencies need.
 .PHONY: tidy-check

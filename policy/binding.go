@@ -94,7 +94,7 @@ func (q *query) bind(rules []match) ([]match, *Denial) {
 	}
 	d = deny(required.denial(), "the rule for this request requires a token that is bound to a key: "+advice)
 	for _, m := range rules[:min(len(rules), maxReasons)] {
-		d.Reasons = append(d.Reasons, Reason{m.rule.Name, "require.binding", string(q.bound), string(m.rule.Require.Binding)})
+		d.Reasons = append(d.Reasons, Reason{Rule: m.rule.Name, Predicate: "require.binding", Presented: string(q.bound), Expected: string(m.rule.Require.Binding)})
 	}
 	return nil, d
 }

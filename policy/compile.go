@@ -33,6 +33,7 @@ type Set struct {
 	byLabel   map[string][]*rule   // rules without clients, by their first label
 	workload  map[string][]*rule   // rules for workloads themselves, by issuer
 	rules     []*rule
+	reads     map[string]Reads // by the issuer of the subject token
 }
 
 type audience struct {
@@ -46,10 +47,12 @@ type audience struct {
 
 type rule struct {
 	*Rule
+	labels         []string // names of Requester.Labels, sorted
 	subject, actor *party
 	when           cel.Program // nil: always
 	claims         []claim     // sorted by name
 	audiences      []*audience
+	expressions    []compiled // all of them
 }
 
 // claim is an extra claim that a rule sets.
@@ -75,7 +78,7 @@ func Compile(w World) (*Set, []Problem) {
 		set:     &Set{audiences: map[string]*audience{}, byClient: map[string][]*rule{}, byLabel: map[string][]*rule{}, workload: map[string][]*rule{}},
 		named:   map[string]*audience{},
 		issuers: set(w.Issuers), clients: set(w.Clients),
-		programs: map[string]compiled{},
+		programs: map[string]compiled{}, reading: reading{},
 	}
 	for i := range w.Audiences {
 		c.audience(&w.Audiences[i])
@@ -89,6 +92,7 @@ func Compile(w World) (*Set, []Problem) {
 		names[r.Name] = true
 		c.rule(r)
 	}
+	c.set.reads = c.reading.sorted()
 	c.conflicts()
 	if len(c.problems) > 0 {
 		return nil, c.problems
@@ -109,12 +113,15 @@ type compiler struct {
 	named            map[string]*audience
 	issuers, clients map[string]bool
 	programs         map[string]compiled // one for rules that say the same
+	reading          reading
 	problems         []Problem
 }
 
 type compiled struct {
-	program cel.Program
-	err     error
+	program  cel.Program
+	reads    []string // claims that it names: subject.NAME and actor.NAME
+	readsAny bool     // it looks at claims that it does not name
+	err      error
 }
 
 func (c *compiler) problem(kind, name, field, format string, args ...any) {
@@ -158,7 +165,7 @@ func validScope(s string) bool {
 }
 
 func (c *compiler) rule(in *Rule) {
-	r := &rule{Rule: in, subject: newParty(in.Subject), actor: newParty(in.Actor)}
+	r := &rule{Rule: in, labels: slices.Sorted(maps.Keys(in.Requester.Labels)), subject: newParty(in.Subject), actor: newParty(in.Actor)}
 	bad := func(field, format string, args ...any) { c.problem("Rule", in.Name, field, format, args...) }
 	c.requester(r, bad)
 	c.party("subject", in.Subject, bad)
@@ -170,12 +177,14 @@ func (c *compiler) rule(in *Rule) {
 		bad("require.binding", "%q is not one of %s", in.Require.Binding, bindingNames)
 	}
 	if in.When != "" {
-		var err error
-		if r.when, err = c.program(in.When, true); err != nil {
-			bad("when", "%s", err)
+		p := c.program(in.When, true)
+		if r.when = p.program; p.err != nil {
+			bad("when", "%s", p.err)
 		}
+		r.expressions = append(r.expressions, p)
 	}
 	c.allow(r, bad)
+	c.reading.add(r, r.expressions)
 	c.set.rules = append(c.set.rules, r)
 	switch {
 	case in.Requester.workload():
@@ -187,7 +196,7 @@ func (c *compiler) rule(in *Rule) {
 			c.set.byClient[name] = append(c.set.byClient[name], r)
 		}
 	default:
-		first := slices.Sorted(maps.Keys(in.Requester.Labels))[0]
+		first := r.labels[0]
 		key := labelKey(first, in.Requester.Labels[first])
 		c.set.byLabel[key] = append(c.set.byLabel[key], r)
 	}
@@ -272,14 +281,14 @@ func (c *compiler) value(field string, v any, bad func(field, format string, arg
 }
 
 // program compiles an expression once, however many rules have it.
-func (c *compiler) program(source string, boolean bool) (cel.Program, error) {
+func (c *compiler) program(source string, boolean bool) compiled {
 	key := fmt.Sprint(boolean, source)
 	p, ok := c.programs[key]
 	if !ok {
-		p.program, p.err = compileExpression(source, boolean)
+		p = compileExpression(source, boolean)
 		c.programs[key] = p
 	}
-	return p.program, p.err
+	return p
 }
 
 // foldName is a claim's name without its case. Verifiers that ignore case take
@@ -334,11 +343,12 @@ func (c *compiler) allow(r *rule, bad func(field, format string, args ...any)) {
 			bad("allow.claims."+name, "this claim is defined by the token format and cannot be set by a rule")
 			continue
 		}
-		p, err := c.program(a.Claims[name], false)
-		if err != nil {
-			bad("allow.claims."+name, "%s", err)
+		p := c.program(a.Claims[name], false)
+		if p.err != nil {
+			bad("allow.claims."+name, "%s", p.err)
 			continue
 		}
-		r.claims = append(r.claims, claim{name, fold, a.Claims[name], p})
+		r.claims = append(r.claims, claim{name, fold, a.Claims[name], p.program})
+		r.expressions = append(r.expressions, p)
 	}
 }

@@ -123,10 +123,7 @@ func (r *rule) grants(q *query, scope string) bool {
 // those gets it back. If no rule is left, they all grant a token without scopes,
 // and without claims.
 func (g *grant) grantScopes(q *query, rules []match) ([]match, *Denial) {
-	ceiling := func(string) bool { return true }
-	if t := q.r.Subject; t != nil && t.Issuer == Self {
-		ceiling = func(scope string) bool { return slices.Contains(t.Scopes, scope) }
-	}
+	ceiling := func(scope string) bool { return withinSubject(q.r, scope) }
 	wanted := q.r.Scopes
 	if len(wanted) == 0 {
 		for _, m := range rules {
@@ -174,7 +171,7 @@ func (m match) grantsAny(q *query, scopes []string) bool {
 func (q *query) scopeDenied(rules []match) *Denial {
 	d := deny(InvalidScope, "a scope is wider than the rules allow")
 	for _, m := range rules[:min(len(rules), maxReasons)] {
-		d.Reasons = append(d.Reasons, Reason{m.rule.Name, "allow.scopes", q.shownScopes(), strings.Join(m.rule.Allow.Scopes, " ")})
+		d.Reasons = append(d.Reasons, Reason{Rule: m.rule.Name, Predicate: "allow.scopes", Presented: q.shownScopes(), Expected: strings.Join(m.rule.Allow.Scopes, " ")})
 	}
 	return d
 }

@@ -576,10 +576,10 @@ func TestReasons(t *testing.T) {
 	if len(d.Reasons) != maxReasons {
 		t.Errorf("%d reasons, want %d", len(d.Reasons), maxReasons)
 	}
-	if want := (Reason{"web-pays", "when", "false", "subject.claims.level > 5"}); d.Reasons[0] != want {
+	if want := (Reason{Rule: "web-pays", Predicate: "when", Presented: "false", Expected: "subject.claims.level > 5"}); d.Reasons[0] != want {
 		t.Errorf("nearest %+v, want %+v", d.Reasons[0], want)
 	}
-	if want := (Reason{"far-00", "subject.issuer", Self, "corp"}); d.Reasons[1] != want {
+	if want := (Reason{Rule: "far-00", Predicate: "subject.issuer", Presented: Self, Expected: "corp"}); d.Reasons[1] != want {
 		t.Errorf("next %+v, want %+v", d.Reasons[1], want)
 	}
 	if !strings.Contains(d.Error(), "web-pays") || !strings.Contains(d.Error(), "when") {

@@ -24,6 +24,7 @@ type Denial struct {
 // and a claim.
 type Reason struct {
 	Rule, Predicate, Presented, Expected string
+	Hint                                 string // what may be meant; may be empty
 }
 
 // maxReasons bounds how many rules a denial explains.
@@ -44,7 +45,7 @@ func deny(code Code, message string) *Denial { return &Denial{Code: code, Messag
 
 // because adds a reason that is not about a rule.
 func (d *Denial) because(predicate, presented, expected string) *Denial {
-	d.Reasons = append(d.Reasons, Reason{"", predicate, presented, expected})
+	d.Reasons = append(d.Reasons, Reason{Predicate: predicate, Presented: presented, Expected: expected})
 	return d
 }
 

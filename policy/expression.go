@@ -50,32 +50,85 @@ var environment = sync.OnceValues(func() (*cel.Env, error) {
 
 // compileExpression returns a program, or an error that shows where in the
 // expression something is wrong.
-func compileExpression(source string, boolean bool) (cel.Program, error) {
+func compileExpression(source string, boolean bool) compiled {
 	if len(source) > maxExpression {
-		return nil, fmt.Errorf("the expression has %d characters, at most %d are allowed", len(source), maxExpression)
+		return compiled{err: fmt.Errorf("the expression has %d characters, at most %d are allowed", len(source), maxExpression)}
 	}
 	env, err := environment()
 	if err != nil {
-		return nil, err
+		return compiled{err: err}
 	}
 	ast, issues := env.Compile(source)
 	if issues.Err() != nil {
-		return nil, errors.New(strings.TrimPrefix(issues.Err().Error(), "ERROR: "))
+		return compiled{err: errors.New(strings.TrimPrefix(issues.Err().Error(), "ERROR: "))}
 	}
 	if boolean && ast.OutputType() != cel.BoolType {
-		return nil, fmt.Errorf("the expression yields %s, it must yield bool; compare it with something", ast.OutputType())
+		return compiled{err: fmt.Errorf("the expression yields %s, it must yield bool; compare it with something", ast.OutputType())}
 	}
 	if readsActors(ast) {
-		return nil, errors.New("the claim act cannot be read: only who presents an actor token decides about access, not who acted before [RFC 8693 §4.1]")
+		return compiled{err: errors.New("the claim act cannot be read: only who presents an actor token decides about access, not who acted before [RFC 8693 §4.1]")}
 	}
 	estimate, err := env.EstimateCost(ast, unknownSizes{})
 	if err != nil {
-		return nil, err
+		return compiled{err: err}
 	}
 	if estimate.Min > maxCost {
-		return nil, fmt.Errorf("the expression costs at least %d, at most %d are allowed", estimate.Min, maxCost)
+		return compiled{err: fmt.Errorf("the expression costs at least %d, at most %d are allowed", estimate.Min, maxCost)}
 	}
-	return env.Program(ast, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(maxCost), cel.InterruptCheckFrequency(interruptEach))
+	var out compiled
+	out.program, out.err = env.Program(ast, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(maxCost), cel.InterruptCheckFrequency(interruptEach))
+	out.reads, out.readsAny = claimsRead(ast.NativeRep().Expr())
+	return out
+}
+
+// claimsRead returns the claims that an expression names, as subject.NAME and
+// actor.NAME, and whether it looks at the claims in any other way.
+func claimsRead(e celast.Expr) (names []string, any bool) {
+	used := map[int64]bool{} // claims that are asked for one by its name
+	whole := map[int64]bool{}
+	celast.PreOrderVisit(e, celast.NewExprVisitor(func(e celast.Expr) {
+		if claimsOf(e) != "" {
+			whole[e.ID()] = true
+		}
+		party, claim, at := claimRead(e)
+		if party != "" {
+			used[at] = true
+			names = append(names, party+"."+claim)
+		}
+	}))
+	for id := range whole {
+		any = any || !used[id]
+	}
+	return names, any
+}
+
+// claimRead reads what claimOf does, and has(subject.claims.NAME) and "NAME" in
+// subject.claims; at is the id of the part that stands for all claims.
+func claimRead(e celast.Expr) (party, claim string, at int64) {
+	switch e.Kind() {
+	case celast.SelectKind:
+		of := e.AsSelect().Operand()
+		return claimsOf(of), e.AsSelect().FieldName(), of.ID()
+	case celast.CallKind:
+		call := e.AsCall()
+		if len(call.Args()) != 2 {
+			return "", "", 0
+		}
+		of, key := call.Args()[0], call.Args()[1]
+		switch call.FunctionName() {
+		case operators.In:
+			of, key = key, of
+		case operators.Index:
+		default:
+			return "", "", 0
+		}
+		if name, ok := literal(key); ok {
+			if name, ok := name.(string); ok {
+				return claimsOf(of), name, of.ID()
+			}
+		}
+	}
+	return "", "", 0
 }
 
 // readsActors tells whether an expression names the claim act.

@@ -22,34 +22,47 @@ func newParty(p *Party) *party {
 	return &party{Party: p, exact: slices.Sorted(maps.Keys(p.Claims)), globs: slices.Sorted(maps.Keys(p.ClaimGlobs))}
 }
 
-// matches tells whether a token is one of the party's. If why is not nil, it is
-// filled with the predicate that failed.
-func (p *party) matches(t *Token, what string, why *Reason) bool {
-	if t == nil {
-		return fail(why, what, "none", "a token of issuer "+p.Issuer)
+// matches holds a token against a party, and tells whether to stop there.
+func (p *party) matches(t *Token, what string, at stage, run *progress) (stop bool) {
+	if run.test(at, t != nil, func() Check {
+		return Check{Predicate: what, Presented: presence(t), Expected: "a token of issuer " + p.Issuer}
+	}) {
+		return true
 	}
-	if t.Issuer != p.Issuer {
-		return fail(why, what+".issuer", t.Issuer, p.Issuer)
+	if t == nil {
+		return false // there is nothing more to look at
+	}
+	if run.test(at, t.Issuer == p.Issuer, func() Check {
+		return Check{Predicate: what + ".issuer", Presented: t.Issuer, Expected: p.Issuer}
+	}) {
+		return true
 	}
 	for _, name := range p.exact {
-		if got, ok := t.Claims[name]; !ok || !holds(got, p.Claims[name]) {
-			return fail(why, what+".claims."+name, show(got, ok), show(p.Claims[name], true))
+		got, ok := t.Claims[name]
+		if run.test(at, ok && holds(got, p.Claims[name]), func() Check {
+			return Check{what + ".claims." + name, false, show(got, ok), show(p.Claims[name], true), nearClaim(t, name, p.Claims[name])}
+		}) {
+			return true
 		}
 	}
 	for _, name := range p.globs {
 		got, ok := t.Claims[name]
-		if s, isString := got.(string); !isString || !glob(p.ClaimGlobs[name], s) {
-			return fail(why, what+".claim_globs."+name, show(got, ok), p.ClaimGlobs[name])
+		s, isString := got.(string)
+		if run.test(at, isString && glob(p.ClaimGlobs[name], s), func() Check {
+			return Check{what + ".claim_globs." + name, false, show(got, ok), p.ClaimGlobs[name], nearGlobClaim(t, name, p.ClaimGlobs[name])}
+		}) {
+			return true
 		}
 	}
-	return true
+	return false
 }
 
-func fail(why *Reason, predicate, presented, expected string) bool {
-	if why != nil {
-		why.Predicate, why.Presented, why.Expected = predicate, presented, expected
+// presence says of which issuer a token is, or that there is none.
+func presence(t *Token) string {
+	if t == nil {
+		return "none"
 	}
-	return false
+	return "a token of issuer " + t.Issuer
 }
 
 // maxShown bounds what a reason repeats of a claim.

@@ -391,7 +391,7 @@ func TestReasonsShowClaims(t *testing.T) {
 	w.Rules[0].Subject.Claims = map[string]any{"level": int64(4)}
 	_, err := compile(t, w).Decide(t.Context(), r)
 	d, ok := errors.AsType[*Denial](err)
-	if want := (Reason{"web-pays", "subject.claims.level", "3", "4"}); !ok || len(d.Reasons) != 1 || d.Reasons[0] != want {
+	if want := (Reason{Rule: "web-pays", Predicate: "subject.claims.level", Presented: "3", Expected: "4"}); !ok || len(d.Reasons) != 1 || d.Reasons[0] != want {
 		t.Errorf("%s, want %s", explained(err), fmt.Sprint(want))
 	}
 }

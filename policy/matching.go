@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"strings"
@@ -33,131 +34,209 @@ func (s *Set) candidates(q *query, yield func(*rule)) {
 // matching returns the rules that match, or why none does.
 func (s *Set) matching(ctx context.Context, q *query) ([]match, *Denial) {
 	var out []match
-	furthest := atRequester
+	nearest := make([]tried, 0, maxReasons)
 	s.candidates(q, func(r *rule) {
-		m, at := r.match(ctx, q, nil)
-		furthest = max(furthest, at)
-		if at == matched {
+		p := progress{at: matched}
+		m := r.match(ctx, q, &p)
+		if p.at == matched {
 			out = append(out, m)
+		} else if len(out) == 0 {
+			nearest = keepNearest(nearest, tried{rule: r, at: p.at, last: p.last})
 		}
 	})
 	if len(out) == 0 {
-		return nil, s.explain(ctx, q, furthest)
+		return nil, s.refusal(ctx, q, nearest)
 	}
 	// Labels are a map: the order must not show.
 	slices.SortFunc(out, func(a, b match) int { return strings.Compare(a.rule.Name, b.rule.Name) })
 	return out, nil
 }
 
-// explain says for each candidate why it did not match. It evaluates them again,
-// so that decisions that end well do not pay for it.
-func (s *Set) explain(ctx context.Context, q *query, furthest stage) *Denial {
-	type near struct {
-		reason Reason
-		at     stage
+// keepNearest adds a rule to a list of at most maxReasons, in order.
+func keepNearest(list []tried, n tried) []tried {
+	i := len(list)
+	for i > 0 && nearer(n, list[i-1]) < 0 {
+		i--
 	}
-	var all []near
-	s.candidates(q, func(r *rule) {
-		n := near{reason: Reason{Rule: r.Name}}
-		_, n.at = r.match(ctx, q, &n.reason)
-		i, _ := slices.BinarySearchFunc(all, n, func(a, b near) int {
-			if a.at != b.at {
-				return int(b.at - a.at)
-			}
-			return strings.Compare(a.reason.Rule, b.reason.Rule)
-		})
-		all = slices.Insert(all, i, n)
-		all = all[:min(len(all), maxReasons)]
-	})
+	switch {
+	case i == maxReasons:
+		return list
+	case len(list) == maxReasons:
+		list = list[:maxReasons-1]
+	}
+	return slices.Insert(list, i, n)
+}
+
+// refusal says for the nearest candidates why they did not match. It goes through
+// their predicates again, so that decisions that end well do not pay for it.
+func (s *Set) refusal(ctx context.Context, q *query, nearest []tried) *Denial {
+	furthest := atRequester
+	if len(nearest) > 0 {
+		furthest = nearest[0].at
+	}
 	d := deny(denials[furthest].code, denials[furthest].message)
-	for _, n := range all {
-		d.Reasons = append(d.Reasons, n.reason)
+	for _, n := range nearest {
+		t := trial{}
+		n.rule.match(ctx, q, &progress{t: &t, at: matched, last: n.last})
+		for _, c := range t.checks {
+			d.Reasons = append(d.Reasons, Reason{n.rule.Name, c.Predicate, c.Presented, c.Expected, c.Hint})
+		}
 	}
 	return d
 }
 
-// match tells how far a rule comes with a request; why is filled if it is not
-// nil and the rule does not match.
-func (r *rule) match(ctx context.Context, q *query, why *Reason) (match, stage) {
-	for name, value := range r.Requester.Labels {
-		if got, ok := q.r.Client.Labels[name]; !ok || got != value {
-			fail(why, "requester.labels."+name, show(got, ok), show(value, true))
-			return match{}, atRequester
-		}
-	}
-	if !r.matchesSubject(q.r, why) {
-		return match{}, atSubject
-	}
-	if r.actor == nil && q.r.Actor != nil {
-		fail(why, "actor", "an actor_token", "none")
-		return match{}, atActor
-	}
-	if r.actor != nil && !r.actor.matches(q.r.Actor, "actor", why) {
-		return match{}, atActor
-	}
-	if !r.covers(q) {
-		fail(why, "allow.audiences", strings.Join(q.names, " "), strings.Join(r.Allow.Audiences, " "))
-		return match{}, atAudience
-	}
-	if q.r.TokenType != AccessToken && !slices.Contains(r.Allow.TokenTypes, q.r.TokenType) {
-		fail(why, "allow.token_types", q.r.TokenType, strings.Join(append([]string{AccessToken}, r.Allow.TokenTypes...), " "))
-		return match{}, atType
-	}
-	return r.evaluate(ctx, q, why)
+// tried is a rule that was tried with a request.
+type tried struct {
+	rule  *rule
+	at    stage
+	last  evaluated
+	trial trial
 }
 
-// evaluate runs the expressions of a rule whose other predicates hold.
-func (r *rule) evaluate(ctx context.Context, q *query, why *Reason) (match, stage) {
-	if r.when != nil {
-		v, err := evaluate(ctx, r.when, &q.vars)
-		if err != nil {
-			fail(why, "when", err.Error(), "true")
-			return match{}, atWhen
-		}
-		if v != true {
-			fail(why, "when", "false", r.When)
-			return match{}, atWhen
-		}
-	}
-	m := match{rule: r}
-	for _, c := range r.claims {
-		v, err := evaluate(ctx, c.value, &q.vars)
-		if err != nil {
-			fail(why, "allow.claims."+c.name, err.Error(), "a value")
-			return match{}, atWhen
-		}
-		m.claims = append(m.claims, v)
-	}
-	return m, matched
+// nearer orders rules by how far they came, then by how many predicates do not
+// hold, then by name.
+func nearer(a, b tried) int {
+	return cmp.Or(cmp.Compare(b.at, a.at), cmp.Compare(a.trial.failed, b.trial.failed), strings.Compare(a.rule.Name, b.rule.Name))
 }
 
-func (r *rule) matchesSubject(q *Request, why *Reason) bool {
-	if r.subject == nil {
-		t := q.Subject
-		if t == nil {
+// match holds a rule against a request; p says how far it comes.
+func (r *rule) match(ctx context.Context, q *query, p *progress) match {
+	if r.requester(q, p) || r.parties(q, p) || r.target(q, p) {
+		return match{}
+	}
+	return r.evaluate(ctx, q, p)
+}
+
+// requester is about who asks. That a rule is for the client, or for workloads
+// themselves, is what the index says in a decision.
+func (r *rule) requester(q *query, p *progress) (stop bool) {
+	if p.t != nil && p.t.all && r.requesterOfIndex(q, p) {
+		return true
+	}
+	for _, name := range r.labels {
+		value := r.Requester.Labels[name]
+		got, ok := clientOrNone(q.r.Client).Labels[name]
+		if p.test(atRequester, ok && got == value, func() Check {
+			return Check{"requester.labels." + name, false, show(got, ok), show(value, true), near(got, value)}
+		}) {
 			return true
 		}
-		own := t.Issuer == Self && t.Subject == q.Client.ID && t.ClientID == q.Client.ID && t.Act == nil
-		return own || fail(why, "subject", "a token of "+t.Issuer, "none, or one that the client got for itself")
 	}
-	if !r.subject.matches(q.Subject, "subject", why) {
-		return false
-	}
-	if q.Subject.Issuer == Self && !r.Subject.AcceptUnaddressed && !q.Subject.usableBy(q.Client) {
-		return fail(why, "subject.accept_unaddressed", "addressed to "+strings.Join(q.Subject.Audiences, " "), "addressed or issued to the client")
-	}
-	return true
+	return false
 }
 
-// covers tells whether the rule is for all audiences of a request.
-func (r *rule) covers(q *query) bool {
-	if len(q.audiences) > 1 && !r.Allow.MultipleAudiences {
+// requesterOfIndex is what [Set.candidates] has looked at.
+func (r *rule) requesterOfIndex(q *query, p *progress) (stop bool) {
+	presented := "the workload itself"
+	if c := q.r.Client; c != nil {
+		presented = "client " + c.ID
+	}
+	if r.Requester.workload() {
+		return p.test(atRequester, q.r.Client == nil, func() Check {
+			return Check{Predicate: "requester.workload", Presented: presented, Expected: "the workload itself, without a client"}
+		})
+	}
+	if p.test(atRequester, q.r.Client != nil, func() Check {
+		return Check{Predicate: "requester", Presented: presented, Expected: "a client"}
+	}) {
+		return true
+	}
+	clients := r.Requester.Clients
+	if len(clients) == 0 || q.r.Client == nil {
 		return false
 	}
+	return p.test(atRequester, slices.Contains(clients, q.r.Client.ID), func() Check {
+		return Check{"requester.clients", false, q.r.Client.ID, cutList(clients), nearAny(q.r.Client.ID, clients)}
+	})
+}
+
+// parties is about the subject and the actor token.
+func (r *rule) parties(q *query, p *progress) (stop bool) {
+	if r.matchesSubject(q.r, p) {
+		return true
+	}
+	if r.actor != nil {
+		return r.actor.matches(q.r.Actor, "actor", atActor, p)
+	}
+	return p.test(atActor, q.r.Actor == nil, func() Check {
+		return Check{Predicate: "actor", Presented: presence(q.r.Actor), Expected: "none"}
+	})
+}
+
+func (r *rule) matchesSubject(q *Request, p *progress) (stop bool) {
+	t := q.Subject
+	if r.subject == nil {
+		return p.test(atSubject, t == nil || t.gotFor(q.Client), func() Check {
+			return Check{Predicate: "subject", Presented: presence(t), Expected: "none, or one that the client got for itself"}
+		})
+	}
+	if r.subject.matches(t, "subject", atSubject, p) {
+		return true
+	}
+	if t == nil || t.Issuer != Self || r.Subject.AcceptUnaddressed {
+		return false
+	}
+	return p.test(atSubject, t.usableBy(q.Client), func() Check {
+		return Check{Predicate: "subject.accept_unaddressed", Presented: "addressed to " + cutList(t.Audiences), Expected: "addressed or issued to the client"}
+	})
+}
+
+// gotFor tells whether a token is one that a client got for itself.
+func (t *Token) gotFor(c *Client) bool {
+	return c != nil && t.Issuer == Self && t.Subject == c.ID && t.ClientID == c.ID && t.Act == nil
+}
+
+// target is about where the token is to be used, and of which type it is.
+func (r *rule) target(q *query, p *progress) (stop bool) {
+	if len(q.audiences) > 1 && p.test(atAudience, r.Allow.MultipleAudiences, func() Check {
+		return Check{Predicate: "allow.multiple_audiences", Presented: cutList(q.names), Expected: "one audience", Hint: "ask for one token for each audience, or let the rule say multiple_audiences"}
+	}) {
+		return true
+	}
+	if len(q.audiences) > 0 && p.test(atAudience, r.covers(q), func() Check {
+		return Check{Predicate: "allow.audiences", Presented: cutList(q.names), Expected: cutList(r.Allow.Audiences)}
+	}) {
+		return true
+	}
+	if q.r.TokenType == AccessToken {
+		return false
+	}
+	return p.test(atType, slices.Contains(r.Allow.TokenTypes, q.r.TokenType), func() Check {
+		return Check{Predicate: "allow.token_types", Presented: q.r.TokenType, Expected: strings.Join(append([]string{AccessToken}, r.Allow.TokenTypes...), " ")}
+	})
+}
+
+// covers tells whether all audiences of a request are the rule's.
+func (r *rule) covers(q *query) bool {
 	for _, a := range q.audiences {
 		if !slices.Contains(r.audiences, a) {
 			return false
 		}
 	}
 	return true
+}
+
+// evaluate runs the expressions of a rule.
+func (r *rule) evaluate(ctx context.Context, q *query, p *progress) match {
+	if r.when != nil {
+		v, err := p.evaluate(ctx, r.when, q)
+		if p.test(atWhen, err == nil && v == true, func() Check { return r.explainWhen(ctx, q, v, err, p.t.parts) }) {
+			return match{}
+		}
+	}
+	m := match{rule: r}
+	for _, c := range r.claims {
+		v, err := p.evaluate(ctx, c.value, q)
+		if p.test(atWhen, err == nil, func() Check {
+			out := Check{Predicate: "allow.claims." + c.name, Presented: show(v, err == nil), Expected: "a value"}
+			if err != nil {
+				out.Presented, out.Expected = err.Error(), "a value of "+c.source
+			}
+			return out
+		}) {
+			return match{}
+		}
+		m.claims = append(m.claims, v)
+	}
+	return m
 }

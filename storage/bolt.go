@@ -3,7 +3,6 @@ package storage
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
@@ -12,23 +11,10 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
-)
-
-// boltFormat is the version of the layout below. A file of another one is not
-// opened. Format 1 had no sum and was never released.
-const boltFormat = 2
-
-// Layout: bucket "meta" has "format", 8 bytes big endian, and "state", see
-// boltState; bucket "kv" has for each key the revision of its entry, 8 bytes, and
-// the value.
-var (
-	bucketMeta = []byte("meta")
-	bucketKV   = []byte("kv")
-	keyFormat  = []byte("format")
-	keyState   = []byte("state")
 )
 
 // Bolt is a KV in one file.
@@ -44,34 +30,59 @@ type Bolt struct {
 	written chan struct{} // closed when the last transaction was written
 	file    *os.File      // the one that bbolt has
 	seen    os.FileInfo   // of file, when it was last written
+	sweeper sweeper       // of writeLoop
 
 	damage atomic.Pointer[error] // what was found in use
 
 	mu       sync.Mutex
 	failed   error         // the write that could not be made durable
 	revision int64         // of the last transaction
-	changed  chan struct{} // closed when revision rises
+	changed  chan struct{} // closed when revision rises, or something failed
+	recent   boltLog       // the last transactions, for watchers
 	closed   bool
 }
 
 // BoltOptions say how to open a store; the zero value is right.
-type BoltOptions struct{}
+type BoltOptions struct {
+	Now        func() time.Time // by which entries expire; time.Now
+	SweepEvery time.Duration    // how often is looked for what has expired; a second
+}
+
+// mapSize is how much memory is set aside to map the file, at no cost until it is
+// used. Below that size, no write waits for a long read to end.
+const (
+	mapSize  = 1 << 30
+	growStep = 512 << 10 // by how much the file grows, at the cost of one more sync
+)
 
 // OpenBolt opens the store in a file, which is made with mode 0600 if it is
-// missing. Its directory must exist.
+// missing. Its directory must exist. A file of an older format is migrated, one of
+// a newer format refused.
 //
 // The whole file is read and checked first, at about 1 GB a second: one that is
 // empty, cut off or damaged is refused, never taken for an empty store.
-func OpenBolt(path string, _ BoltOptions) (*Bolt, error) {
-	b := &Bolt{
-		path: path, txns: make(chan *txn), changed: make(chan struct{}),
-		closing: make(chan struct{}), written: make(chan struct{}),
-	}
+func OpenBolt(path string, o BoltOptions) (*Bolt, error) {
 	if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
 		if err := createBolt(path); err != nil {
 			return nil, fmt.Errorf("making the store %s: %w", path, err)
 		}
 	}
+	b, err := openChecked(path, false)
+	if err != nil {
+		return nil, err
+	}
+	b.txns, b.changed = make(chan *txn), make(chan struct{})
+	b.closing, b.written = make(chan struct{}), make(chan struct{})
+	b.recent.floor = b.revision
+	b.sweeper = newSweeper(o)
+	go b.writeLoop()
+	return b, nil
+}
+
+// openChecked opens a file that is there and checks all of it. A file that is only
+// to be read is not migrated either.
+func openChecked(path string, readOnly bool) (*Bolt, error) {
+	b := &Bolt{path: path}
 	f, info, err := openPrivate(path, 0)
 	if err != nil {
 		return nil, fmt.Errorf("opening the store: %w", err)
@@ -85,7 +96,7 @@ func OpenBolt(path string, _ BoltOptions) (*Bolt, error) {
 	b.file, b.seen = f, info
 	err = guard(func() (err error) {
 		b.db, err = bolt.Open(path, 0o600, &bolt.Options{
-			Timeout: lockWait, FreelistType: bolt.FreelistMapType,
+			Timeout: lockWait, FreelistType: bolt.FreelistMapType, ReadOnly: readOnly, InitialMmapSize: mapSize,
 			OpenFile: func(string, int, os.FileMode) (*os.File, error) { return f, nil },
 		})
 		return err
@@ -94,13 +105,33 @@ func OpenBolt(path string, _ BoltOptions) (*Bolt, error) {
 		abandon(f) // its error would only be that bbolt has closed it
 		return nil, fmt.Errorf("opening the store %s: %w; restore it from a backup if it is damaged", path, err)
 	}
-	if err := guard(func() error { return b.db.View(b.verify) }); errors.Is(err, errDamaged) {
+	b.db.AllocSize = growStep
+	if err := guard(func() error { return b.load(readOnly) }); errors.Is(err, errDamaged) {
 		return nil, errors.Join(fmt.Errorf("%s: %w; restore it from a backup", path, err), abandon(f))
 	} else if err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", path, err), b.db.Close())
 	}
-	go b.writeLoop()
 	return b, nil
+}
+
+// load takes over what is in the file, after a migration if it is an older one.
+func (b *Bolt) load(readOnly bool) error {
+	var format uint64
+	err := b.db.View(func(tx *bolt.Tx) (err error) {
+		format, err = readFormat(tx)
+		return err
+	})
+	if err == nil && format < boltFormat && !readOnly {
+		err = b.db.Update(migrate)
+	}
+	if err != nil {
+		return err
+	}
+	return b.db.View(func(tx *bolt.Tx) error {
+		state, err := verify(tx)
+		b.revision = state.revision
+		return err
+	})
 }
 
 // createBolt makes a store under another name and then gives it its own, so that
@@ -132,8 +163,9 @@ func createBolt(path string) error {
 		if err != nil {
 			return err
 		}
-		_, err = tx.CreateBucket(bucketKV)
-		return errors.Join(err, meta.Put(keyFormat, number(boltFormat)), meta.Put(keyState, boltState{}.encode()))
+		_, kvErr := tx.CreateBucket(bucketKV)
+		_, expiryErr := tx.CreateBucket(bucketExpiry)
+		return errors.Join(kvErr, expiryErr, meta.Put(keyFormat, number(boltFormat)), meta.Put(keyState, boltState{}.encode()))
 	})
 	if err := errors.Join(err, db.Close()); err != nil {
 		return err
@@ -149,32 +181,6 @@ func createBolt(path string) error {
 // stays, and would keep the lock on the file.
 func abandon(f *os.File) error {
 	return errors.Join(syscall.Flock(int(f.Fd()), syscall.LOCK_UN), f.Close())
-}
-
-// verify checks that every entry is as it was written.
-func (b *Bolt) verify(tx *bolt.Tx) error {
-	meta, kv := tx.Bucket(bucketMeta), tx.Bucket(bucketKV)
-	if meta == nil || kv == nil || len(meta.Get(keyFormat)) != 8 {
-		return fmt.Errorf("%w or was not written by this program", errDamaged)
-	}
-	if v := binary.BigEndian.Uint64(meta.Get(keyFormat)); v != boltFormat {
-		return fmt.Errorf("it has format %d, this program reads format %d; use the program that wrote it or a newer one", v, boltFormat)
-	}
-	state, err := readState(tx)
-	if err != nil {
-		return err
-	}
-	var sum uint64
-	err = kv.ForEach(func(k, v []byte) error {
-		sum += entrySum(k, v)
-		_, err := decodeEntry(k, v)
-		return err
-	})
-	if err == nil && sum != state.sum {
-		err = fmt.Errorf("%w: entries are missing or not as they were written", errDamaged)
-	}
-	b.revision = state.revision
-	return err
 }
 
 // errDamaged is the error of a file whose content cannot be right.
@@ -270,25 +276,6 @@ func (b *Bolt) Err() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.failed
-}
-
-// Wait implements KV.
-func (b *Bolt) Wait(ctx context.Context, after int64) (int64, error) {
-	for {
-		b.mu.Lock()
-		revision, changed := b.revision, b.changed
-		b.mu.Unlock()
-		if revision > after {
-			return revision, nil
-		}
-		select {
-		case <-changed:
-		case <-b.closing:
-			return 0, ErrClosed
-		case <-ctx.Done():
-			return 0, ctx.Err()
-		}
-	}
 }
 
 // Close implements KV. It waits for the disk as long as a write does.

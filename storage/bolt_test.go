@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -27,12 +28,30 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-func TestBolt(t *testing.T) {
-	testKV(t, func(t testing.TB) opener {
-		dir, err := os.MkdirTemp(t.TempDir(), "kv")
-		must(t, err)
-		return func() (KV, error) { return OpenBolt(filepath.Join(dir, "sts.db"), BoltOptions{}) }
-	})
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// put writes unconditionally and returns the revision.
+func put(t testing.TB, kv KV, pairs ...string) int64 {
+	t.Helper()
+	var ops []Op
+	for i := 0; i < len(pairs); i += 2 {
+		ops = append(ops, Op{Key: pairs[i], Value: []byte(pairs[i+1])})
+	}
+	revision, done, err := kv.Txn(t.Context(), nil, ops)
+	must(t, err)
+	if !done {
+		t.Fatal("a transaction without comparisons was not done")
+	}
+	return revision
+}
+
+func equalEntries(a, b Entry) bool {
+	return a.Key == b.Key && a.Revision == b.Revision && bytes.Equal(a.Value, b.Value) && a.Expires.Equal(b.Expires)
 }
 
 // newBolt returns an open store and its file.
@@ -142,9 +161,9 @@ func TestBoltFormat(t *testing.T) { // B-03
 		must(t, db.Update(func(tx *bolt.Tx) error { return f(tx.Bucket(bucketMeta)) }))
 		must(t, db.Close())
 	}
-	for _, format := range []int64{boltFormat + 1, boltFormat - 1} {
+	for _, format := range []int64{boltFormat + 1, oldestBolt - 1} {
 		edit(func(meta *bolt.Bucket) error { return meta.Put(keyFormat, number(format)) })
-		refuses(t, path, fmt.Sprintf("has format %d", format), "use the program that wrote it")
+		refuses(t, path, fmt.Sprintf("has format %d", format), fmt.Sprintf("reads formats %d to %d", oldestBolt, boltFormat), "use the program that wrote it")
 	}
 	edit(func(meta *bolt.Bucket) error { return meta.Delete(keyFormat) })
 	refuses(t, path, "not written by this program")

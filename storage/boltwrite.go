@@ -2,13 +2,12 @@ package storage
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io/fs"
 	"os"
 	"syscall"
+	"time"
 
 	bolt "go.etcd.io/bbolt"
 )
@@ -24,6 +23,7 @@ type txn struct {
 	finished chan struct{}
 	revision int64
 	done     bool
+	events   []Event
 	err      error
 }
 
@@ -55,10 +55,14 @@ func (b *Bolt) Txn(ctx context.Context, compare []Compare, ops []Op) (int64, boo
 // goroutine and its callers can leave.
 func (b *Bolt) writeLoop() {
 	defer close(b.written)
+	sweep := time.NewTimer(b.sweeper.every)
+	defer sweep.Stop()
 	for {
 		select {
 		case t := <-b.txns:
 			b.write(b.gather(t))
+		case <-sweep.C:
+			sweep.Reset(b.sweep())
 		case <-b.closing:
 			return
 		}
@@ -99,10 +103,13 @@ func (b *Bolt) write(group []*txn) {
 	switch {
 	case errors.Is(err, ErrFailed):
 		b.failed = err
+		b.wake()
 	case err == nil && revision > before:
 		b.revision = revision
-		close(b.changed)
-		b.changed = make(chan struct{})
+		for _, t := range group {
+			b.recent.add(t.revision, t.events)
+		}
+		b.wake()
 	}
 	b.mu.Unlock()
 	for _, t := range group {
@@ -142,8 +149,9 @@ func (b *Bolt) commit(group []*txn) (revision int64, err error) {
 				return err
 			}
 			before := state.revision
+			kv, expiry := tx.Bucket(bucketKV), tx.Bucket(bucketExpiry)
 			for _, t := range group {
-				if err := state.apply(tx.Bucket(bucketKV), t); err != nil {
+				if err := state.apply(kv, expiry, t); err != nil {
 					return err
 				}
 			}
@@ -181,81 +189,41 @@ func (b *Bolt) harmless(err error, revision int64) bool {
 	return err == nil
 }
 
-// boltState is the revision of the store, and the sum of its entries, by which
-// one that is missing or was not written so is found when the file is opened.
-type boltState struct {
-	revision int64
-	sum      uint64
-}
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
-// entrySum is what an entry as it is stored adds to the sum, 0 if there is none.
-func entrySum(key, stored []byte) uint64 {
-	if stored == nil {
-		return 0
-	}
-	return uint64(crc32.Update(crc32.Checksum(key, castagnoli), castagnoli, stored))
-}
-
-// encode returns revision, sum and a checksum of both.
-func (s boltState) encode() []byte {
-	b := binary.BigEndian.AppendUint64(number(s.revision), s.sum)
-	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b, castagnoli))
-}
-
-func readState(tx *bolt.Tx) (boltState, error) {
-	b := tx.Bucket(bucketMeta).Get(keyState)
-	if len(b) != 20 || crc32.Checksum(b[:16], castagnoli) != binary.BigEndian.Uint32(b[16:]) {
-		return boltState{}, fmt.Errorf("%w: its revision is not as it was written", errDamaged)
-	}
-	return boltState{int64(binary.BigEndian.Uint64(b)), binary.BigEndian.Uint64(b[8:])}, nil
-}
-
-// apply makes a transaction, or says in it that a comparison does not hold.
-func (s *boltState) apply(kv *bolt.Bucket, t *txn) error {
+// apply makes a transaction, or says in it that a comparison does not hold. A
+// transaction that changes nothing does not raise the revision.
+func (s *boltState) apply(kv, expiry *bolt.Bucket, t *txn) error {
 	for _, c := range t.compare {
-		var have int64
-		if v := kv.Get([]byte(c.Key)); len(v) >= 8 {
-			have = int64(binary.BigEndian.Uint64(v))
-		}
-		if have != c.Revision {
+		if storedRevision(kv.Get([]byte(c.Key))) != c.Revision {
 			t.revision, t.done = s.revision, false
 			return nil
 		}
 	}
-	if len(t.ops) > 0 {
-		s.revision++
-	}
+	next := s.revision + 1
 	for _, op := range t.ops {
 		key, stored := []byte(op.Key), []byte(nil)
-		s.sum -= entrySum(key, kv.Get(key))
-		var err error
+		before := kv.Get(key)
+		if op.Delete && before == nil {
+			continue
+		}
+		s.sum -= entrySum(key, before)
+		err := unindex(expiry, key, before)
+		e := Event{Entry: Entry{Key: op.Key, Revision: next}, Deleted: op.Delete}
 		if op.Delete {
-			err = kv.Delete(key)
+			err = errors.Join(err, kv.Delete(key))
 		} else {
-			stored = append(number(s.revision), op.Value...)
-			err = kv.Put(key, stored)
+			stored = encodeEntry(next, op)
+			e.Value, e.Expires = stored[entryHeader:], storedExpires(stored)
+			err = errors.Join(err, kv.Put(key, stored), index(expiry, key, stored))
 		}
 		if err != nil {
 			return err
 		}
 		s.sum += entrySum(key, stored)
+		t.events = append(t.events, e)
+	}
+	if len(t.events) > 0 {
+		s.revision = next
 	}
 	t.revision, t.done = s.revision, true
 	return nil
 }
-
-// decodeEntry copies: what bbolt hands out is gone with the transaction.
-func decodeEntry(key, stored []byte) (Entry, error) {
-	if len(stored) < 8 {
-		return Entry{}, fmt.Errorf("%w: the entry of key %q is too short", errDamaged, key)
-	}
-	return Entry{
-		Key:      string(key),
-		Value:    append([]byte{}, stored[8:]...),
-		Revision: int64(binary.BigEndian.Uint64(stored)),
-	}, nil
-}
-
-func number(n int64) []byte { return binary.BigEndian.AppendUint64(nil, uint64(n)) }

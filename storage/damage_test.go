@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // damaged returns a closed store of many pages, some of them free, and what is in
@@ -20,7 +21,14 @@ func damaged(t *testing.T) (path string, want []Entry) {
 	for range 40 {
 		var ops []Op
 		for _, i := range rnd.Perm(800)[:20] {
-			ops = append(ops, Op{Key: fmt.Sprintf("resource/Client/%03d", i), Value: make([]byte, rnd.IntN(2000)), Delete: rnd.IntN(8) == 0})
+			op := Op{Key: fmt.Sprintf("resource/Client/%03d", i), Delete: rnd.IntN(8) == 0}
+			if !op.Delete {
+				op.Value = make([]byte, rnd.IntN(2000))
+			}
+			if !op.Delete && rnd.IntN(3) == 0 {
+				op.Expires = time.Now().Add(time.Duration(1+rnd.IntN(1000)) * time.Hour)
+			}
+			ops = append(ops, op)
 		}
 		ops = append(ops, Op{Key: "large", Value: make([]byte, 20_000)})
 		_, _, err := b.Txn(t.Context(), nil, ops)

@@ -165,22 +165,31 @@ func (s *Store) Changed(ctx context.Context, after int64) error {
 	return changed(ctx, s.kv, resourcesKey, after)
 }
 
-// changed returns when the entry of a key has a revision above after.
+// changed returns when the entry of a key was put at a revision above after.
 func changed(ctx context.Context, kv KV, key string, after int64) error {
-	seen := after
+	found := errors.New("it was put")
 	for {
-		at, err := kv.Wait(ctx, seen)
+		list, revision, err := kv.List(ctx, key, "", 1)
 		if err != nil {
 			return err
 		}
-		e, err := kv.Get(ctx, key)
-		if err != nil && !errors.Is(err, ErrNotFound) {
-			return err
-		}
-		if e.Revision > after {
+		if len(list) == 1 && list[0].Key == key && list[0].Revision > after {
 			return nil
 		}
-		seen = at // something else was written
+		err = kv.Watch(ctx, key, revision, func(c Changes) error {
+			for _, e := range c.Events {
+				if e.Key == key && !e.Deleted && e.Revision > after {
+					return found
+				}
+			}
+			return nil
+		})
+		switch {
+		case errors.Is(err, found):
+			return nil
+		case !errors.Is(err, ErrCompacted):
+			return err
+		}
 	}
 }
 

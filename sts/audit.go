@@ -62,6 +62,7 @@ type RecordReason struct {
 	Predicate string `json:"predicate"` // of the rule, or parameter and claim: subject_token.aud
 	Presented string `json:"presented,omitempty"`
 	Expected  string `json:"expected,omitempty"`
+	Hint      string `json:"hint,omitempty"` // what may be meant
 }
 
 // RecordParty names a presented token by what identifies it.

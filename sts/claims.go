@@ -31,7 +31,7 @@ func (s *Service) checkClaims(field string, p *proven, now time.Time) (*policy.T
 			presented = showTime
 		}
 		return errToken(field, "the "+field+" "+f.says, &mismatch{RecordReason: RecordReason{
-			Predicate: field + "." + f.claim, Presented: presented(v, present), Expected: f.expected,
+			Predicate: field + "." + f.claim, Presented: presented(v, present), Expected: f.expected, Hint: s.hint(f, p, now),
 		}})
 	}
 	t := &policy.Token{Issuer: policy.Self, Iss: s.issuer, Claims: p.claims}
@@ -96,6 +96,27 @@ func (i *Issuer) maxLifetime() time.Duration {
 
 // flaw is what is wrong with a claim.
 type flaw struct{ claim, says, expected string }
+
+// hint says how near a claim has come, empty if there is nothing to say.
+func (s *Service) hint(f *flaw, p *proven, now time.Time) string {
+	switch f.claim {
+	case "aud":
+		if p.issuer != nil {
+			return policy.Near(p.claims["aud"], s.audienceOf(p.issuer))
+		}
+	case "exp", "nbf", "iat":
+		n, ok := jose.Seconds(p.claims[f.claim])
+		if !ok {
+			return ""
+		}
+		if left := time.Unix(n, 0).Sub(now).Truncate(time.Second); left < 0 {
+			return fmt.Sprintf("by the clock here that was %s ago, and %s are allowed for clocks that differ", -left, Skew)
+		} else if f.claim != "exp" {
+			return fmt.Sprintf("by the clock here that is in %s, and %s are allowed for clocks that differ", left, Skew)
+		}
+	}
+	return ""
+}
 
 // checkTimes checks exp, nbf and iat [RFC 7519 §4.1.4-4.1.6]. A token is accepted
 // until its exp plus the skew, exclusive.

@@ -38,10 +38,10 @@ func (s *Service) possession(d *decision) *Error {
 		d.asked.Proven.X5T = thumbprint(d.req.Certificates[0])
 	}
 	if d.req.Proof == "" {
-		if c := d.asked.Client; c != nil && c.DPoP && d.rec.Event == EventToken {
-			return badProof("this client gets bound tokens only; send a DPoP proof", reason("the client has dpop_bound_access_tokens"))
+		if d.rec.Event != EventToken {
+			return nil // nothing is issued that would have to be bound
 		}
-		return nil
+		return d.unproven()
 	}
 	p, e := s.verifyProof(d)
 	if e != nil {
@@ -49,6 +49,14 @@ func (s *Service) possession(d *decision) *Error {
 	}
 	d.proof, d.asked.Proven.JKT = p, p.jkt
 	d.rec.Proof = &RecordProof{JKT: p.jkt, JTI: p.jti}
+	return nil
+}
+
+// unproven refuses a client that must send a proof and did not.
+func (d *decision) unproven() *Error {
+	if c := d.asked.Client; c != nil && c.DPoP {
+		return badProof("this client gets bound tokens only; send a DPoP proof", reason("the client has dpop_bound_access_tokens"))
+	}
 	return nil
 }
 

@@ -30,11 +30,7 @@ func (s *Service) record(ctx context.Context, d *decision, e *Error) error {
 	d.rec.Outcome = "allow"
 	if e != nil {
 		d.rec.Outcome, d.rec.Error, d.rec.Reason, d.rec.Issued = "deny", e.Code, e.Message, nil
-		cause := e.Err
-		if m, ok := errors.AsType[*mismatch](cause); ok {
-			d.rec.Reasons, cause = append(d.rec.Reasons, m.RecordReason), m.err
-		}
-		if cause != nil {
+		if cause := d.because(e); cause != nil {
 			d.rec.Reason += ": " + cause.Error()
 		}
 	}
@@ -44,6 +40,17 @@ func (s *Service) record(ctx context.Context, d *decision, e *Error) error {
 	d.rec.Actor = named(d.rec.Actor, d.req.Actor.Token)
 	d.rec.Assertion = named(d.rec.Assertion, d.req.Credential.Assertion)
 	return s.write(ctx, &d.rec)
+}
+
+// because adds what a refusal says of what was presented and expected to the
+// reasons, and returns what else there is to say, or nil.
+func (d *decision) because(e *Error) error {
+	m, ok := errors.AsType[*mismatch](e.Err)
+	if !ok {
+		return e.Err
+	}
+	d.rec.Reasons = append(d.rec.Reasons, m.RecordReason)
+	return m.err
 }
 
 // recordEvent has the record of anything but a token decision written, before it
@@ -240,7 +247,7 @@ func (r *Record) bound() {
 	}
 	for i := range r.Reasons {
 		w := &r.Reasons[i]
-		w.Rule, w.Predicate, w.Presented, w.Expected = cut(w.Rule, maxText), cut(w.Predicate, maxText), cut(w.Presented, maxText), cut(w.Expected, maxText)
+		w.Rule, w.Predicate, w.Presented, w.Expected, w.Hint = cut(w.Rule, maxText), cut(w.Predicate, maxText), cut(w.Presented, maxText), cut(w.Expected, maxText), cut(w.Hint, maxText)
 	}
 	r.AskedAudiences, r.AskedScopes = cutList(r.AskedAudiences), cutList(r.AskedScopes)
 	for _, p := range []*RecordParty{r.Subject, r.Actor, r.Assertion} {

@@ -38,11 +38,11 @@ func TestRecordNamesWhatWasPresented(t *testing.T) {
 		"expired": {
 			claims: map[string]any{"exp": now - 60, "iat": now - 120},
 			party:  sts.RecordParty{Issuer: "idp", Sub: "user-1", JTI: "jti-1", Exp: now - 60},
-			reason: sts.RecordReason{Predicate: "subject_token.exp", Presented: "1799999940 (2027-01-15T07:59:00Z)", Expected: "after 2027-01-15T07:59:30Z"},
+			reason: sts.RecordReason{Predicate: "subject_token.exp", Presented: "1799999940 (2027-01-15T07:59:00Z)", Expected: "after 2027-01-15T07:59:30Z", Hint: "by the clock here that was 1m0s ago, and 30s are allowed for clocks that differ"},
 		},
 		"not yet valid": {
 			claims: map[string]any{"nbf": now + 60}, party: verified,
-			reason: sts.RecordReason{Predicate: "subject_token.nbf", Presented: "1800000060 (2027-01-15T08:01:00Z)", Expected: "until 2027-01-15T08:00:30Z"},
+			reason: sts.RecordReason{Predicate: "subject_token.nbf", Presented: "1800000060 (2027-01-15T08:01:00Z)", Expected: "until 2027-01-15T08:00:30Z", Hint: "by the clock here that is in 1m0s, and 30s are allowed for clocks that differ"},
 		},
 		"lives too long": {
 			claims: map[string]any{"exp": now + 100_000}, party: sts.RecordParty{Issuer: "idp", Sub: "user-1", JTI: "jti-1", Exp: now + 100_000},

@@ -134,6 +134,11 @@ func (d *decision) selfPresented(self string) *Error {
 	if err != nil {
 		return errToken("subject_token", "the claims of the subject_token are not a well-formed JSON object", err)
 	}
+	return d.presentsItself(claims, self)
+}
+
+// presentsItself is selfPresented for claims that have been read.
+func (d *decision) presentsItself(claims map[string]any, self string) *Error {
 	issuer, ok := d.st.issuerOf(claims)
 	switch {
 	case claims["iss"] == self:

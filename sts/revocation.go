@@ -17,7 +17,7 @@ import (
 const maxLineage = 16
 
 // Name is what the revocation is found by.
-func (r *Revocation) Name() RevocationName { return revocationName(r.Kind, r.Issuer, r.Value) }
+func (r Revocation) Name() RevocationName { return revocationName(r.Kind, r.Issuer, r.Value) }
 
 // revocationName does not allocate for what tokens have.
 func revocationName(kind RevocationKind, issuer, value string) RevocationName {

@@ -171,7 +171,7 @@ type Metadata struct {
 
 	IntrospectionEndpoint, RevocationEndpoint string   // [RFC 8414 §2]
 	RevocationAuthMethods                     []string // those of clients, and none of workloads
-	CertificateBound                          bool   // tokens can be bound to certificates [RFC 8705 §3.3]
+	CertificateBound                          bool     // tokens can be bound to certificates [RFC 8705 §3.3]
 }
 
 func (s *Service) tokenEndpoint() string { return s.issuer + "/oauth2/token" }

@@ -211,7 +211,7 @@ func (d *decision) denied(err error) *Error {
 		return &Error{Code: ServerError, Message: "the request could not be decided", Err: err}
 	}
 	for _, r := range denial.Reasons {
-		d.rec.Reasons = append(d.rec.Reasons, RecordReason{Rule: r.Rule, Predicate: r.Predicate, Presented: r.Presented, Expected: r.Expected})
+		d.rec.Reasons = append(d.rec.Reasons, RecordReason{Rule: r.Rule, Predicate: r.Predicate, Presented: r.Presented, Expected: r.Expected, Hint: r.Hint})
 	}
 	return &Error{Code: denialCodes[denial.Code], Message: denial.Message, Err: denial}
 }

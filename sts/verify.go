@@ -263,15 +263,21 @@ func (s *Service) present(ctx context.Context, d *decision, field string, p Pres
 	if e != nil {
 		return nil, e
 	}
-	c, e := s.checkClaims(field, pr, d.now)
+	t, e := s.accept(d, field, pr, party)
 	if e != nil {
 		return nil, e
 	}
-	party.Txn, party.Act = c.Txn, chain(c.Act)
-	if e := s.notRevoked(d, field, pr, c, p.Token); e != nil {
+	return t, s.notRevoked(d, field, pr, t, p.Token)
+}
+
+// accept returns a token whose signature was verified as policy sees it.
+func (s *Service) accept(d *decision, field string, p *proven, party *RecordParty) (*policy.Token, *Error) {
+	t, e := s.checkClaims(field, p, d.now)
+	if e != nil {
 		return nil, e
 	}
-	return c, nil
+	party.Txn, party.Act = t.Txn, chain(t.Act)
+	return t, nil
 }
 
 func (i *Issuer) algorithms() []string {

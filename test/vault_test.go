@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/workload-sts/sts/internal/testserver"
 	"github.com/workload-sts/sts/internal/vaulttest"
 )
 
@@ -17,7 +18,7 @@ import (
 type vaultNode struct {
 	*node
 	vault  *vaulttest.Server
-	proxy  *vaulttest.Proxy
+	proxy  *testserver.Proxy
 	config string // file
 	secret string // of the client app
 }
@@ -34,7 +35,7 @@ const vaultSet = `{name: default, vault: {key: sts}}`
 func startVault(t *testing.T, set, more string) *vaultNode {
 	t.Helper()
 	n := &vaultNode{vault: vaulttest.Start(t, vaulttest.WithDir(""))}
-	n.proxy = vaulttest.NewProxy(t, strings.TrimPrefix(n.vault.Addr, "http://"))
+	n.proxy = testserver.NewProxy(t, strings.TrimPrefix(n.vault.Addr, "http://"))
 	dir := t.TempDir()
 	env := append(os.Environ(), "VAULT_ADDR="+n.vault.Addr, "VAULT_TOKEN="+n.vault.RootToken)
 	if out, stderr, code := command(t, env, "", "sh", "../deploy/vault/setup.sh", filepath.Join(dir, "vault")); code != 0 {

@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/workload-sts/sts/internal/vaulttest"
+	"github.com/workload-sts/sts/internal/testserver"
 )
 
 // vaultFault is something that happens to Vault, or on the way there, while
@@ -151,7 +151,7 @@ func startFaultNode(t *testing.T) *faultNode {
 	n.firstSecretID = n.secretID(t)
 	n.tap = newTap(t, strings.TrimPrefix(n.vault.Addr, "http://"))
 	direct := n.proxy.Addr
-	n.proxy = vaulttest.NewProxy(t, n.tap.addr)
+	n.proxy = testserver.NewProxy(t, n.tap.addr)
 	text, err := os.ReadFile(n.config)
 	if err == nil {
 		err = os.WriteFile(n.config, bytes.Replace(text, []byte(direct), []byte(n.proxy.Addr), 1), 0o600)

@@ -65,6 +65,7 @@ func listen(c *stsv1.ServerConfig) (httpLn, grpcLn net.Listener, err error) {
 type node struct {
 	ring     *keys.Ring
 	replay   *storage.Replay
+	revoked  *storage.Revocations
 	newStore bool // there was none before
 	service  *sts.Service
 	server   *server.Server
@@ -117,9 +118,12 @@ func (n *node) wire(ctx context.Context, c *stsv1.ServerConfig, store *storage.S
 	if err := n.openReplay(c.Storage.ReplayFile, n.newStore); err != nil {
 		return err
 	}
+	if n.revoked, err = store.Revocations(ctx); err != nil {
+		return err
+	}
 	n.service, err = sts.New(ctx, sts.Config{
 		Issuer: c.Issuer, Store: store, Keys: signingKeys{n.ring}, IssuerKeys: issuerKeys{remote}, ClientKeys: clientKeys{clients},
-		Audit: audit, Replay: n.replay, Usage: store, NonceKey: nonceKey,
+		Audit: audit, Replay: n.replay, Revocations: n.revoked, Usage: store, NonceKey: nonceKey,
 		CertificateMethods: certificateMethods(c.Http),
 	})
 	if err != nil {
@@ -177,6 +181,7 @@ func (n *node) serve(ctx context.Context, httpLn, grpcLn net.Listener) error {
 	// done.
 	serving, served := context.WithCancel(context.WithoutCancel(ctx))
 	g.Go(func() error { return n.ring.Run(serving) })
+	g.Go(func() error { return n.revoked.Run(serving) })
 	g.Go(func() error { return n.service.Run(serving) })
 	g.Go(func() error {
 		defer served()

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/workload-sts/sts/internal/testserver"
 	"github.com/workload-sts/sts/internal/vaulttest"
 	"github.com/workload-sts/sts/jose"
 	"github.com/workload-sts/sts/policy"
@@ -18,7 +19,7 @@ import (
 
 // vaultSections is a configuration with a set in Vault and one that it wraps,
 // which reaches a stub over TLS.
-func vaultSections(t *testing.T, dir string, stub *vaulttest.Stub, ca, clients *vaulttest.CA, login string) string {
+func vaultSections(t *testing.T, dir string, stub *vaulttest.Stub, ca, clients *testserver.CA, login string) string {
 	t.Helper()
 	for name, content := range map[string]string{"token": stub.RootToken, "secret-id": "secret-id", "jwt": "eyJhbGciOiJSUzI1NiJ9.e30.AA"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content+"\n"), 0o600); err != nil {
@@ -51,7 +52,7 @@ func TestVaultLogins(t *testing.T) {
 		"certificate": "{certificate: {}}",
 	} {
 		t.Run(name, func(t *testing.T) {
-			ca, clients := vaulttest.NewCA(t), vaulttest.NewCA(t)
+			ca, clients := testserver.NewCA(t), testserver.NewCA(t)
 			stub := vaulttest.NewStub(t, vaulttest.StubConfig{Server: ca, Clients: clients})
 			stub.AddKey(t, "sts", "ecdsa-p256")
 			stub.AddKey(t, "sts-wrap", "aes256-gcm96")
@@ -95,7 +96,7 @@ func TestVaultLogins(t *testing.T) {
 // Vault is sealed: what it is needed for is refused with a time to come back and
 // everything else goes on.
 func TestVaultSealed(t *testing.T) {
-	ca, clients := vaulttest.NewCA(t), vaulttest.NewCA(t)
+	ca, clients := testserver.NewCA(t), testserver.NewCA(t)
 	stub := vaulttest.NewStub(t, vaulttest.StubConfig{Server: ca, Clients: clients})
 	stub.AddKey(t, "sts", "ecdsa-p256")
 	stub.AddKey(t, "sts-wrap", "aes256-gcm96")
@@ -140,7 +141,7 @@ func TestVaultSealed(t *testing.T) {
 // TestFirstStartNeedsVault holds that a server without any keys does not start
 // without Vault, and says what is missing.
 func TestFirstStartNeedsVault(t *testing.T) {
-	ca, clients := vaulttest.NewCA(t), vaulttest.NewCA(t)
+	ca, clients := testserver.NewCA(t), testserver.NewCA(t)
 	stub := vaulttest.NewStub(t, vaulttest.StubConfig{Server: ca, Clients: clients})
 	stub.AddKey(t, "sts-wrap", "aes256-gcm96")
 	dir := t.TempDir()

@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"github.com/workload-sts/sts/internal/testserver"
 )
 
 // Client calls a Vault as the holder of one token. The methods are safe for
@@ -26,7 +28,7 @@ func newClient() *Client {
 
 // trust makes a client that has not been used speak TLS with servers of an
 // authority.
-func (c *Client) trust(ca *CA) {
+func (c *Client) trust(ca *testserver.CA) {
 	roots := x509.NewCertPool()
 	roots.AddCert(ca.Certificate)
 	c.http.Transport.(*http.Transport).TLSClientConfig = &tls.Config{RootCAs: roots}

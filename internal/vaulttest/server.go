@@ -1,25 +1,22 @@
 // Package vaulttest gives tests a HashiCorp Vault: a real one in a process of
-// its own ([Start]), a network in front of it that fails on demand ([NewProxy]),
-// and a fake that shows what a real one cannot be made to show ([NewStub]).
+// its own ([Start]), and a fake that shows what a real one cannot be made to show
+// ([NewStub]).
 //
 // Everything listens on 127.0.0.1 and ends with the test that started it.
 package vaulttest
 
 import (
-	"bufio"
-	"bytes"
 	"encoding/json"
-	"io"
 	"net/http"
-	"os/exec"
 	"strings"
-	"sync"
 	"testing"
 	"time"
+
+	"github.com/workload-sts/sts/internal/testserver"
 )
 
 // patience is how long a step of a server may take before the test fails.
-const patience = 30 * time.Second
+const patience = testserver.Patience
 
 // Server is a running Vault. The client in it has the root token. What controls
 // the process, from Kill to Resume, belongs to one goroutine.
@@ -32,18 +29,8 @@ type Server struct {
 	binary string
 	dir    string // empty: in memory
 	args   []string
-	run    *process // nil: not running
-	log    []byte   // of the runs that have ended
-}
-
-// process is one run of the server.
-type process struct {
-	cmd   *exec.Cmd
-	stdin io.Closer
-	log   bytes.Buffer // read it only after ended
-	lines chan string  // the first line of its output
-	ended chan struct{}
-	guard *guard // not nil: paused
+	run    *testserver.Process // nil: not running
+	log    []byte              // of the runs that have ended
 }
 
 // An Option says how a server is to run.
@@ -62,7 +49,7 @@ func WithDir(dir string) Option {
 // WithTLS serves HTTPS with a certificate of server for 127.0.0.1 and
 // localhost. If clients is not nil, callers are asked for a certificate of it,
 // which the auth method cert needs; they may have none.
-func WithTLS(server, clients *CA) Option {
+func WithTLS(server, clients *testserver.CA) Option {
 	return func(t testing.TB, s *Server) {
 		cert, key := server.Issue(t, "vault")
 		s.args = append(s.args, "-tls-cert", cert, "-tls-key", key)
@@ -77,7 +64,7 @@ func WithTLS(server, clients *CA) Option {
 // The first call on a machine builds it, which takes minutes.
 func Start(t testing.TB, options ...Option) *Server {
 	t.Helper()
-	path, err := binary()
+	path, err := testserver.Binary("vaultserver")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,66 +136,18 @@ type ready struct {
 	UnsealKey string `json:"unseal_key"`
 }
 
-// start tries for a while: a port that was free may be in use for a moment.
 func (s *Server) start(t testing.TB, address string) ready {
 	t.Helper()
 	args := append([]string{"-listen", address}, s.args...)
 	if s.dir != "" {
 		args = append(args, "-dir", s.dir)
 	}
-	for deadline := time.Now().Add(patience); ; time.Sleep(100 * time.Millisecond) {
-		s.run = begin(t, exec.Command(s.binary, args...))
-		select {
-		case line := <-s.run.lines:
-			var r ready
-			if err := json.Unmarshal([]byte(line), &r); err != nil {
-				t.Fatalf("the Vault server printed %q: %v", line, err)
-			}
-			return r
-		case <-s.run.ended:
-			log := s.run.log.String()
-			s.stop()
-			if !strings.Contains(log, "address already in use") || time.Now().After(deadline) {
-				t.Fatalf("the Vault server does not start:\n%s", log)
-			}
-		case <-time.After(patience):
-			s.run.cmd.Process.Kill()
-			<-s.run.ended
-			t.Fatalf("the Vault server is not ready after %v:\n%s", patience, s.run.log.String())
-		}
+	s.run = testserver.Run(t, s.binary, args...)
+	var r ready
+	if err := json.Unmarshal([]byte(s.run.Ready), &r); err != nil {
+		t.Fatalf("the Vault server printed %q: %v", s.run.Ready, err)
 	}
-}
-
-func begin(t testing.TB, cmd *exec.Cmd) *process {
-	t.Helper()
-	p := &process{cmd: cmd, lines: make(chan string, 1), ended: make(chan struct{})}
-	cmd.Stderr = &p.log
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	p.stdin = stdin
-	var reading sync.WaitGroup
-	reading.Go(func() {
-		lines := bufio.NewScanner(stdout)
-		if lines.Scan() {
-			p.lines <- lines.Text()
-		}
-		io.Copy(io.Discard, stdout)
-	})
-	go func() {
-		defer close(p.ended)
-		reading.Wait()
-		cmd.Wait() // it was killed or says in its log why it ended
-	}()
-	return p
+	return r
 }
 
 // stop kills the process, if there is one, and waits for its end.
@@ -216,12 +155,25 @@ func (s *Server) stop() {
 	if s.run == nil {
 		return
 	}
-	if s.run.guard != nil {
-		s.run.guard.dismiss()
-	}
-	s.run.cmd.Process.Kill()
-	<-s.run.ended
-	s.run.stdin.Close()
-	s.log = append(s.log, s.run.log.Bytes()...)
+	s.log = append(s.log, s.run.Kill()...)
 	s.run = nil
+}
+
+// Pause stops the process without ending it: connections stay, new ones are
+// even accepted, and nobody answers.
+func (s *Server) Pause(t testing.TB) {
+	t.Helper()
+	if s.run == nil {
+		t.Fatal("the Vault server does not run")
+	}
+	s.run.Pause(t)
+}
+
+// Resume lets a paused process go on.
+func (s *Server) Resume(t testing.TB) {
+	t.Helper()
+	if s.run == nil {
+		t.Fatal("the Vault server does not run")
+	}
+	s.run.Resume(t)
 }

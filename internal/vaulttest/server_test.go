@@ -8,12 +8,12 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/workload-sts/sts/internal/testserver"
 )
 
 func TestSeal(t *testing.T) {
@@ -125,7 +125,7 @@ func TestTokenExpires(t *testing.T) {
 }
 
 func TestCertificateLogin(t *testing.T) {
-	servers, clients, others := NewCA(t), NewCA(t), NewCA(t)
+	servers, clients, others := testserver.NewCA(t), testserver.NewCA(t), testserver.NewCA(t)
 	s := Start(t, WithTLS(servers, clients))
 	if !strings.HasPrefix(s.Addr, "https://") {
 		t.Fatalf("the address is %s", s.Addr)
@@ -160,7 +160,7 @@ func TestOrphan(t *testing.T) {
 		if mode == "paused" {
 			s.Pause(t)
 		}
-		fmt.Printf("\npid %d\n", s.run.cmd.Process.Pid)
+		fmt.Printf("\npid %d\n", s.run.PID())
 		select {}
 	}
 	for _, mode := range []string{"running", "paused"} {
@@ -203,42 +203,15 @@ func running(pid int) bool {
 	return !strings.HasPrefix(state, "Z") // ended, and nobody has asked how
 }
 
-// TestBuildTogether lets several builders, as several test processes would be,
-// make one command.
-func TestBuildTogether(t *testing.T) {
-	module := t.TempDir()
-	write(t, filepath.Join(module, "go.mod"), []byte("module example.test/one\n\ngo 1.26\n"))
-	write(t, filepath.Join(module, "main.go"), []byte("package main\n\nfunc main() { println(1) }\n"))
-	path := filepath.Join(t.TempDir(), "bin", "one")
-	var all sync.WaitGroup
-	for range 4 {
-		all.Go(func() {
-			if got, err := build(module, path); err != nil || exec.Command(got).Run() != nil {
-				t.Errorf("build: %q, %v", got, err)
-			}
-		})
+func TestProxyInFrontOfVault(t *testing.T) {
+	s := Start(t, WithDir(""))
+	p := testserver.NewProxy(t, s.Addr)
+	c := s.At(p.Addr)
+	c.Do(t, "GET", "sys/health", nil)
+	s.Restart(t)
+	s.Unseal(t)
+	c.Do(t, "GET", "auth/token/lookup-self", nil)
+	if p.Accepted() != 2 {
+		t.Errorf("%d connections, want one for each call", p.Accepted())
 	}
-	all.Wait()
-	write(t, filepath.Join(module, "main.go"), []byte("package main\n\nfunc main() { does not compile }\n"))
-	if _, err := build(module, path); err == nil || !strings.Contains(err.Error(), "main.go:3") {
-		t.Errorf("a build that fails: %v", err)
-	}
-}
-
-func TestLockWaitsNoLongerThanItsLimit(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "lock")
-	unlock, err := lock(path, patience)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := lock(path, 60*time.Millisecond); err == nil {
-		t.Error("a lock was taken twice")
-	}
-	if err := unlock(); err != nil {
-		t.Fatal(err)
-	}
-	if unlock, err = lock(path, patience); err != nil {
-		t.Fatal(err)
-	}
-	unlock()
 }

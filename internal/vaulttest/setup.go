@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"testing"
 	"time"
+
+	"github.com/workload-sts/sts/internal/testserver"
 )
 
 // Transit makes a key in the engine at transit/, and mounts that first if it is
@@ -51,7 +53,7 @@ func (s *Server) AppRoleWith(t testing.TB, role string, fields map[string]any) (
 
 // CertRole lets clients with a certificate of the authority log in at
 // auth/cert/ as the role "test". The server must have been started WithTLS.
-func (s *Server) CertRole(t testing.TB, clients *CA, policies ...string) {
+func (s *Server) CertRole(t testing.TB, clients *testserver.CA, policies ...string) {
 	t.Helper()
 	s.mount(t, "sys/auth", "cert")
 	s.Do(t, http.MethodPost, "auth/cert/certs/test", map[string]any{

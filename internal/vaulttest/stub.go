@@ -15,6 +15,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/workload-sts/sts/internal/testserver"
 )
 
 // Stub is a fake Vault with the part of the API that a signer uses: the logins
@@ -41,8 +43,8 @@ type Stub struct {
 
 // StubConfig says what a stub accepts. The zero value is a plain Vault.
 type StubConfig struct {
-	Server  *CA // serve HTTPS with a certificate of it
-	Clients *CA // ask for client certificates of it, for the login by certificate
+	Server  *testserver.CA // serve HTTPS with a certificate of it
+	Clients *testserver.CA // ask for client certificates of it, for the login by certificate
 
 	Mount            string // of transit; empty: "transit"
 	RoleID, SecretID string // of AppRole; empty: "role-id" and "secret-id"

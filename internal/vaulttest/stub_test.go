@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/workload-sts/sts/internal/testserver"
 )
 
 // raw calls the stub and returns what came over the wire.
@@ -194,7 +196,7 @@ func TestSignatureFaults(t *testing.T) {
 }
 
 func TestStubLogins(t *testing.T) {
-	servers, clients, others := NewCA(t), NewCA(t), NewCA(t)
+	servers, clients, others := testserver.NewCA(t), testserver.NewCA(t), testserver.NewCA(t)
 	s := NewStub(t, StubConfig{Server: servers, Clients: clients, JWT: "jwt"})
 	cert, key := clients.Issue(t, "sts")
 	other, otherKey := others.Issue(t, "sts")

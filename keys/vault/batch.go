@@ -49,7 +49,7 @@ func (s *Signer) take(r *round) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	lanes := min(spread, s.limits.Calls)
-	share := max(worthwhile, (s.waiting.length+s.sent+lanes-1)/lanes)
+	share := max(worthwhile, (s.waiting.length+s.sent.length+lanes-1)/lanes)
 	r.items, r.inputs, r.epoch = r.items[:0], r.inputs[:0], s.circuit.epoch
 	now := time.Now()
 	for it := range s.waiting.take() {
@@ -59,6 +59,7 @@ func (s *Signer) take(r *round) bool {
 			it.answer <- signResult{Err: &Unavailable{Reason: s.late, RetryAfter: comeBack}}
 			continue
 		}
+		s.sent.push(it)
 		r.items, r.inputs = append(r.items, it), append(r.inputs, it.input)
 		if len(r.items) == min(share, s.limits.Size) {
 			break
@@ -68,7 +69,6 @@ func (s *Signer) take(r *round) bool {
 		s.calls--
 		return false
 	}
-	s.sent += len(r.items)
 	s.stats.sending(len(r.items))
 	if s.waiting.length > 0 && s.calls < lanes {
 		s.open()
@@ -97,7 +97,11 @@ func (s *Signer) call(ctx context.Context, inputs [][]byte) ([]signResult, error
 // settle accounts for a call that ended, and answers who wait for it.
 func (s *Signer) settle(r *round, results []signResult, err error, took time.Duration) {
 	s.mu.Lock()
-	s.sent -= len(r.items)
+	for i, it := range r.items {
+		if !s.sent.remove(it) {
+			r.items[i] = nil // its caller has left
+		}
+	}
 	// Less than Timeout, so that what is sent at once is never taken for late.
 	s.took = min(s.took+(took-s.took)/4, s.limits.Timeout*3/4)
 	made, failed := tally(results, err)
@@ -120,6 +124,7 @@ func (s *Signer) settle(r *round, results []signResult, err error, took time.Dur
 	}
 	for i, it := range r.items {
 		switch {
+		case it == nil:
 		case err != nil:
 			it.answer <- signResult{Err: err}
 		case results[i].Err != nil:
@@ -173,43 +178,49 @@ func (s *Signer) delay() time.Duration {
 	return max(s.limits.Delay, spaced)
 }
 
-// opener makes another call when the one who waits longest has waited for delay.
-type opener struct {
+// alarm is a timer of a signer. Its methods are called with the lock held.
+type alarm struct {
 	timer *time.Timer
 	armed bool
 }
 
-// arm and disarm are called with the lock held.
-func (s *Signer) arm(d time.Duration) {
-	if s.opener.armed {
+// arm has f called with the lock held after d, unless that is to happen already.
+// f is the same each time.
+func (a *alarm) arm(s *Signer, d time.Duration, f func()) {
+	if a.armed {
 		return
 	}
-	s.opener.armed = true
+	a.armed = true
 	s.done.Add(1)
-	if s.opener.timer == nil {
-		s.opener.timer = time.AfterFunc(d, s.overdue)
-	} else {
-		s.opener.timer.Reset(d)
+	if a.timer != nil {
+		a.timer.Reset(d)
+		return
 	}
+	a.timer = time.AfterFunc(d, func() {
+		defer s.done.Done()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		a.armed = false
+		if !s.closed {
+			f()
+		}
+	})
 }
 
-func (s *Signer) disarm() {
-	if s.opener.armed && s.opener.timer.Stop() {
-		s.opener.armed = false
+func (a *alarm) disarm(s *Signer) {
+	if a.armed && a.timer.Stop() {
+		a.armed = false
 		s.done.Done()
 	}
 }
 
+// overdue makes another call if the one who waits longest has waited for delay.
 func (s *Signer) overdue() {
-	defer s.done.Done()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.opener.armed = false
 	if s.waiting.length == 0 || s.calls == s.limits.Calls {
 		return // calls under way take all who wait when they end
 	}
 	if left := s.delay() - time.Since(s.waiting.first.arrived); left > 0 {
-		s.arm(left)
+		s.opener.arm(s, left, s.overdue)
 		return
 	}
 	s.open()

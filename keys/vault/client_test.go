@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/workload-sts/sts/internal/testserver"
 	"github.com/workload-sts/sts/internal/vaulttest"
 )
 
@@ -81,7 +82,7 @@ func TestFailoverAtStart(t *testing.T) {
 	stub := vaulttest.NewStub(t, vaulttest.StubConfig{})
 	stub.AddKey(t, "sts", "ecdsa-p256")
 	c := approleConfig(t, stub)
-	gone := vaulttest.NewProxy(t, stub.Addr)
+	gone := testserver.NewProxy(t, stub.Addr)
 	gone.Refuse()
 	c.Addresses = []string{gone.Addr, stub.Addr}
 	if err := readKey(ready(t, c)); err != nil {
@@ -183,7 +184,7 @@ func TestEnvironment(t *testing.T) {
 	for name, value := range hostile {
 		t.Setenv(name, value)
 	}
-	ca := vaulttest.NewCA(t)
+	ca := testserver.NewCA(t)
 	stub := vaulttest.NewStub(t, vaulttest.StubConfig{Server: ca})
 	stub.AddKey(t, "sts", "ecdsa-p256")
 	c := approleConfig(t, stub)
@@ -215,13 +216,13 @@ func TestEnvironment(t *testing.T) {
 	}
 	// The other CA is not trusted, whatever VAULT_SKIP_VERIFY says.
 	t.Setenv("VAULT_SKIP_VERIFY", "true")
-	c.CAFile = vaulttest.NewCA(t).File
+	c.CAFile = testserver.NewCA(t).File
 	wantKind(t, readKey(open(t, c)), Unreachable)
 }
 
 // TestLogins is about each method.
 func TestLogins(t *testing.T) {
-	ca, clients := vaulttest.NewCA(t), vaulttest.NewCA(t)
+	ca, clients := testserver.NewCA(t), testserver.NewCA(t)
 	cert, key := clients.Issue(t, "sts-node-1")
 	stub := vaulttest.NewStub(t, vaulttest.StubConfig{Server: ca, Clients: clients, JWT: "jwt"})
 	stub.AddKey(t, "sts", "ecdsa-p256")
@@ -271,7 +272,7 @@ func TestLogins(t *testing.T) {
 			c.Login = tt.wrong
 			if tt.wrong == (Login{}) { // a certificate of another authority
 				c.Login = tt.login
-				c.CertFile, c.KeyFile = vaulttest.NewCA(t).Issue(t, "stranger")
+				c.CertFile, c.KeyFile = testserver.NewCA(t).Issue(t, "stranger")
 			}
 			refused := open(t, c)
 			err := readKey(refused)
@@ -417,7 +418,7 @@ func TestHungNode(t *testing.T) {
 func TestDroppedMidAnswer(t *testing.T) {
 	stub := vaulttest.NewStub(t, vaulttest.StubConfig{})
 	stub.AddKey(t, "sts", "ecdsa-p256")
-	proxy := vaulttest.NewProxy(t, stub.Addr)
+	proxy := testserver.NewProxy(t, stub.Addr)
 	c := rootConfig(t, stub)
 	c.Addresses, c.Timeout = []string{proxy.Addr}, time.Second
 	client := ready(t, c)

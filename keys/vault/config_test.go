@@ -7,11 +7,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/workload-sts/sts/internal/vaulttest"
+	"github.com/workload-sts/sts/internal/testserver"
 )
 
 func TestCheck(t *testing.T) {
-	ca := vaulttest.NewCA(t)
+	ca := testserver.NewCA(t)
 	cert, key := ca.Issue(t, "client")
 	_, otherKey := ca.Issue(t, "other")
 	empty := secretFile(t, "")

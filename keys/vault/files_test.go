@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/workload-sts/sts/internal/testserver"
 	"github.com/workload-sts/sts/internal/vaulttest"
 )
 
@@ -23,7 +24,7 @@ func copyFile(t testing.TB, from, to string) {
 // TestCAIsReplaced: a client that does not trust Vault any more does again when
 // the file has the new authority, with the session that it had [F13].
 func TestCAIsReplaced(t *testing.T) {
-	before, after := vaulttest.NewCA(t), vaulttest.NewCA(t)
+	before, after := testserver.NewCA(t), testserver.NewCA(t)
 	// Two nodes of one Vault: the second has a certificate of the new authority.
 	old, renewed := vaulttest.NewStub(t, vaulttest.StubConfig{Server: before}), vaulttest.NewStub(t, vaulttest.StubConfig{Server: after})
 	for _, stub := range []*vaulttest.Stub{old, renewed} {
@@ -58,7 +59,7 @@ func TestCAIsReplaced(t *testing.T) {
 
 // TestClientCertificateIsReplaced: the next connection has the new one.
 func TestClientCertificateIsReplaced(t *testing.T) {
-	ca, clients := vaulttest.NewCA(t), vaulttest.NewCA(t)
+	ca, clients := testserver.NewCA(t), testserver.NewCA(t)
 	stub := vaulttest.NewStub(t, vaulttest.StubConfig{Server: ca, Clients: clients})
 	stub.AddKey(t, "sts", "ecdsa-p256")
 	dir := t.TempDir()

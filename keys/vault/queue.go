@@ -11,21 +11,22 @@ type item struct {
 	input   []byte // what is sent: a digest or a copy, for the caller may leave
 	arrived time.Time
 	answer  chan signResult // has room for the answer
-	timer   *time.Timer
 
 	next, previous *item // in the queue
-	queued         bool
+	in             *queue
+	kept           bool // by a call under way: not to be used again
 }
 
-// queue has the items that are not sent yet, oldest first. To leave it takes the
-// same time however long it is: callers leave when Vault is slow and it is long.
+// queue has items, oldest first: those that are not sent yet, or those that are.
+// To leave it takes the same time however long it is: callers leave when Vault is
+// slow and it is long.
 type queue struct {
 	first, last *item
 	length      int
 }
 
 func (q *queue) push(it *item) {
-	it.queued, it.previous = true, q.last
+	it.in, it.previous = q, q.last
 	if q.last != nil {
 		q.last.next = it
 	} else {
@@ -37,7 +38,7 @@ func (q *queue) push(it *item) {
 
 // remove takes an item out, and tells whether it was in.
 func (q *queue) remove(it *item) bool {
-	if !it.queued {
+	if it.in != q {
 		return false
 	}
 	if it.previous != nil {
@@ -50,7 +51,7 @@ func (q *queue) remove(it *item) bool {
 	} else {
 		q.last = it.previous
 	}
-	it.next, it.previous, it.queued = nil, nil, false
+	it.next, it.previous, it.in = nil, nil, nil
 	q.length--
 	return true
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/workload-sts/sts/internal/testserver"
 	"github.com/workload-sts/sts/internal/vaulttest"
 	"github.com/workload-sts/sts/jose"
 )
@@ -304,7 +305,7 @@ func TestVaultOutage(t *testing.T) {
 // TestVaultCertificate logs in by certificate, with TLS.
 func TestVaultCertificate(t *testing.T) {
 	t.Parallel()
-	ca, clients := vaulttest.NewCA(t), vaulttest.NewCA(t)
+	ca, clients := testserver.NewCA(t), testserver.NewCA(t)
 	v := startVault(t, vaulttest.WithTLS(ca, clients))
 	v.CertRole(t, clients, "sts")
 	cert, key := clients.Issue(t, "node-1")
@@ -319,7 +320,7 @@ func TestVaultCertificate(t *testing.T) {
 		if _, err := client.session.renewed(t.Context(), client.session.view.Load().grant); err != nil {
 			t.Error(err)
 		}
-		c.CertFile, c.KeyFile = vaulttest.NewCA(t).Issue(t, "node-1")
+		c.CertFile, c.KeyFile = testserver.NewCA(t).Issue(t, "node-1")
 		wantKind(t, signOnce(t, open(t, c)), Denied)
 	}
 	c := v.config

@@ -1,6 +1,7 @@
 package vault
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -219,7 +220,7 @@ func (n node) send(ctx context.Context, r request) (body []byte, sent bool, e *E
 	if res == nil || err != nil && !isAnswer(err) {
 		return nil, wrote.Load(), unreachable(ctx, n.address, err)
 	}
-	body, err = io.ReadAll(res.Body)
+	body, err = readAll(res.Body, len(r.body))
 	switch {
 	case err != nil:
 		return nil, true, unreachable(ctx, n.address, err)
@@ -230,6 +231,13 @@ func (n node) send(ctx context.Context, r request) (body []byte, sent bool, e *E
 		return nil, true, &Error{Kind: e.Kind, Status: e.Status, RetryAfter: e.RetryAfter, Err: errors.New(n.address + ": " + e.Error())}
 	}
 	return body, true, nil
+}
+
+// readAll reads an answer that is likely to be somewhat larger than its request.
+func readAll(r io.Reader, request int) ([]byte, error) {
+	b := bytes.NewBuffer(make([]byte, 0, 2*request+bytes.MinRead))
+	_, err := b.ReadFrom(r)
+	return b.Bytes(), err
 }
 
 // isAnswer reports whether an error of the library is made of an answer.

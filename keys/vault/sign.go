@@ -1,10 +1,16 @@
 package vault
 
 import (
+	"bytes"
 	"context"
 	"encoding/base64"
-	"strconv"
-	"strings"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+
+	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/workload-sts/sts/jose"
 )
@@ -22,20 +28,15 @@ type signResult struct {
 	Err       error
 }
 
-// batch is a request to sign. What Vault has a default for that is not JOSE's is
-// said [RFC 7518 §3.3-3.5].
+// batch is a request to sign, without its inputs. What Vault has a default for that
+// is not JOSE's is said [RFC 7518 §3.3-3.5].
 type batch struct {
-	Input      []batchItem `json:"batch_input"`
-	Version    int         `json:"key_version"`
-	Prehashed  bool        `json:"prehashed"`
-	Hash       string      `json:"hash_algorithm,omitempty"`
-	Marshaling string      `json:"marshaling_algorithm"` // jws: r and s side by side, and base64url
-	Signature  string      `json:"signature_algorithm,omitempty"`
-	Salt       string      `json:"salt_length,omitempty"`
-}
-
-type batchItem struct {
-	Input []byte `json:"input"`
+	Version    int    `json:"key_version"`
+	Prehashed  bool   `json:"prehashed"`
+	Hash       string `json:"hash_algorithm,omitempty"`
+	Marshaling string `json:"marshaling_algorithm"` // jws: r and s side by side, and base64url
+	Signature  string `json:"signature_algorithm,omitempty"`
+	Salt       string `json:"salt_length,omitempty"`
 }
 
 var batches = map[jose.Algorithm]batch{
@@ -57,11 +58,11 @@ func (k *Key) sign(ctx context.Context, r signRequest) ([]signResult, error) {
 		return nil, newError(Refused, "signing with %s: no request for version %d, algorithm %q, %d inputs", k, r.Version, r.Algorithm, len(r.Inputs))
 	}
 	b.Version = r.Version
-	b.Input = make([]batchItem, len(r.Inputs))
-	for i, in := range r.Inputs {
-		b.Input[i].Input = in
+	sent, err := b.with(r.Inputs)
+	if err != nil {
+		return nil, err
 	}
-	body, err := k.write(ctx, "signing with", "sign", b)
+	body, err := k.call(ctx, "signing with", request{method: http.MethodPost, path: k.path("sign"), body: sent, repeatable: true})
 	if err != nil {
 		return nil, err
 	}
@@ -72,51 +73,193 @@ func (k *Key) sign(ctx context.Context, r signRequest) ([]signResult, error) {
 	return results, nil
 }
 
+// with returns the request for inputs, in base64 as Vault takes bytes. It is
+// written by hand, as the answer is read: together they are what a signature
+// costs here beside the hash.
+func (b batch) with(inputs [][]byte) ([]byte, error) {
+	rest, err := json.Marshal(b)
+	if err != nil {
+		return nil, err
+	}
+	size := len(rest) + 32
+	for _, in := range inputs {
+		size += base64.StdEncoding.EncodedLen(len(in)) + 16
+	}
+	out := append(make([]byte, 0, size), `{"batch_input":[`...)
+	for i, in := range inputs {
+		if i > 0 {
+			out = append(out, ',')
+		}
+		out = append(out, `{"input":"`...)
+		out = base64.StdEncoding.AppendEncode(out, in)
+		out = append(out, `"}`...)
+	}
+	out = append(out, "],"...)
+	return append(out, rest[1:]...), nil
+}
+
 // signed reads the answer to a number of inputs that were to be signed with a
 // version.
 func signed(body []byte, inputs, version int) ([]signResult, error) {
-	var out struct {
-		Results []batchResult `json:"batch_results"`
+	out := batchAnswer{
+		prefix:  fmt.Sprintf("vault:v%d:", version),
+		version: version,
+		results: make([]signResult, 0, inputs),
 	}
-	if err := decode(body, &out); err != nil {
-		return nil, err
+	switch err := out.read(body); {
+	case err != nil:
+		return nil, newError(Garbage, "the answer cannot be read") // the error may repeat what was read
+	case len(out.results) != inputs:
+		return nil, newError(Garbage, "%d results for %d inputs", len(out.results), inputs)
 	}
-	if len(out.Results) != inputs {
-		return nil, newError(Garbage, "%d results for %d inputs", len(out.Results), inputs)
-	}
-	results := make([]signResult, inputs)
-	for i, got := range out.Results {
-		results[i] = got.result(version)
-	}
-	return results, nil
+	return out.results, nil
 }
 
-// batchResult is what Vault answers to one input.
-type batchResult struct {
-	Signature string `json:"signature"`
-	Error     string `json:"error"`
+// batchAnswer collects the results of an answer.
+type batchAnswer struct {
+	prefix  string // of each signature
+	version int
+	results []signResult
+
+	sig, problem []byte // of the result that is read
+	decoded      []byte // all signatures, one after the other
+}
+
+// read reads {"data":{"batch_results":[…]}} and skips what else there is.
+func (a *batchAnswer) read(body []byte) error {
+	d := jsontext.NewDecoder(bytes.NewBuffer(body))
+	err := members(d, func(name string) error {
+		if name != "data" {
+			return d.SkipValue()
+		}
+		return members(d, func(name string) error {
+			if name != "batch_results" {
+				return d.SkipValue()
+			}
+			return a.elements(d)
+		})
+	})
+	if err != nil {
+		return err
+	}
+	if _, err := d.ReadToken(); err != io.EOF {
+		return errShape
+	}
+	return nil
+}
+
+var errShape = errors.New("the answer is not what it should be")
+
+// members calls f before the value of each member of the object that comes next,
+// or of none if that is null.
+// Names are compared as they are written: Vault escapes none of those that count.
+func members(d *jsontext.Decoder, f func(name string) error) error {
+	switch t, err := d.ReadToken(); {
+	case err != nil:
+		return err
+	case t.Kind() == 'n':
+		return nil
+	case t.Kind() != '{':
+		return errShape
+	}
+	for d.PeekKind() == '"' {
+		name, err := d.ReadValue()
+		if err != nil {
+			return err
+		}
+		if err := f(known(name)); err != nil {
+			return err
+		}
+	}
+	_, err := d.ReadToken()
+	return err
+}
+
+// known returns a name that counts without its quotes, without making a string of
+// each.
+func known(name jsontext.Value) string {
+	switch string(name) {
+	case `"data"`:
+		return "data"
+	case `"batch_results"`:
+		return "batch_results"
+	case `"signature"`:
+		return "signature"
+	case `"error"`:
+		return "error"
+	default:
+		return ""
+	}
+}
+
+// text appends the string that comes next.
+func text(dst []byte, d *jsontext.Decoder) ([]byte, error) {
+	v, err := d.ReadValue()
+	if err != nil {
+		return nil, err
+	}
+	return jsontext.AppendUnquote(dst, v)
+}
+
+// elements reads the results.
+func (a *batchAnswer) elements(d *jsontext.Decoder) error {
+	if t, err := d.ReadToken(); err != nil || t.Kind() != '[' {
+		return errShape
+	}
+	for d.PeekKind() == '{' {
+		if len(a.results) == cap(a.results) {
+			return errShape // more than were asked for
+		}
+		a.sig, a.problem = a.sig[:0], a.problem[:0]
+		err := members(d, func(name string) (err error) {
+			switch name {
+			case "signature":
+				a.sig, err = text(a.sig, d)
+			case "error":
+				a.problem, err = text(a.problem, d)
+			default:
+				err = d.SkipValue()
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		a.results = append(a.results, a.result())
+	}
+	t, err := d.ReadToken()
+	if err == nil && t.Kind() != ']' {
+		err = errShape
+	}
+	return err
 }
 
 // strict refuses what can be written in two ways.
 var strict = base64.RawURLEncoding.Strict()
 
 // result takes the signature out of "vault:vVERSION:BASE64URL".
-func (b batchResult) result(version int) signResult {
-	if b.Error != "" {
-		text := sentence([]string{b.Error})
+func (a *batchAnswer) result() signResult {
+	if len(a.problem) > 0 {
+		text := sentence([]string{string(a.problem)})
 		kind := Refused
 		if aboutKey(text) {
 			kind = NoKey
 		}
-		return signResult{Err: newError(kind, "vault does not sign with version %d: %s", version, text)}
+		return signResult{Err: newError(kind, "vault does not sign with version %d: %s", a.version, text)}
 	}
-	encoded, ok := strings.CutPrefix(b.Signature, "vault:v"+strconv.Itoa(version)+":")
+	encoded, ok := bytes.CutPrefix(a.sig, []byte(a.prefix))
 	if !ok {
-		return signResult{Err: newError(Garbage, "the signature is not of version %d, which was asked for", version)}
+		return signResult{Err: newError(Garbage, "the signature is not of version %d, which was asked for", a.version)}
 	}
-	sig, err := strict.DecodeString(encoded)
+	if a.decoded == nil {
+		a.decoded = make([]byte, 0, cap(a.results)*strict.DecodedLen(len(encoded)))
+	}
+	before := len(a.decoded)
+	var err error
+	a.decoded, err = strict.AppendDecode(a.decoded, encoded)
+	sig := a.decoded[before:len(a.decoded):len(a.decoded)]
 	// The decoder skips line breaks.
-	if err != nil || len(sig) == 0 || strings.ContainsAny(encoded, "\r\n") {
+	if err != nil || len(sig) == 0 || bytes.ContainsAny(encoded, "\r\n") {
 		return signResult{Err: newError(Garbage, "the signature is not in base64url")}
 	}
 	return signResult{Signature: sig}

@@ -65,11 +65,12 @@ type Signer struct {
 
 	mu      sync.Mutex
 	closed  bool
-	waiting queue
-	sent    int           // signatures in calls under way
+	waiting queue         // to be sent
+	sent    queue         // in calls under way, whose callers still wait
 	calls   int           // under way
 	took    time.Duration // a call, smoothed
-	opener  opener
+	opener  alarm         // makes another call
+	expiry  alarm         // ends what takes too long
 	circuit circuit
 	stats   Stats
 }
@@ -92,9 +93,7 @@ func newSigner(sign signFunc, version int, alg jose.Algorithm, b Batching) *Sign
 	s := &Signer{sign: sign, version: version, alg: alg, limits: b.withDefaults()}
 	s.late = fmt.Errorf("no signature within %s", s.limits.Timeout)
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	s.spare.New = func() any {
-		return &item{answer: make(chan signResult, 1), timer: time.NewTimer(s.limits.Timeout)}
-	}
+	s.spare.New = func() any { return &item{answer: make(chan signResult, 1)} }
 	return s
 }
 
@@ -112,26 +111,24 @@ func (s *Signer) Sign(ctx context.Context, input []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	it.timer.Reset(s.limits.Timeout)
 	select {
 	case r := <-it.answer:
-		it.timer.Stop()
-		s.spare.Put(it)
+		if !it.kept {
+			s.spare.Put(it)
+		}
 		return r.Signature, r.Err
 	case <-ctx.Done():
-		err = ctx.Err()
-	case <-it.timer.C:
-		err = &Unavailable{Reason: s.late, RetryAfter: comeBack}
+		s.leave(it)
+		return nil, ctx.Err()
 	}
-	s.leave(it)
-	return nil, err
 }
 
 // enter puts an item into the queue, or says why there is no place.
 func (s *Signer) enter(input []byte) (*item, error) {
 	// Asked before there is a digest, which takes longer, and again after it.
+	now := time.Now()
 	s.mu.Lock()
-	err := s.refusal(time.Now())
+	err := s.refusal(now)
 	s.mu.Unlock()
 	if err != nil {
 		return nil, err
@@ -140,20 +137,21 @@ func (s *Signer) enter(input []byte) (*item, error) {
 	if it.input, err = appendSigned(it.input[:0], s.alg, input); err != nil {
 		return nil, err
 	}
-	it.arrived = time.Now()
+	it.arrived = now
 
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.refusal(it.arrived); err != nil {
+	if err := s.refusal(now); err != nil {
 		s.spare.Put(it)
 		return nil, err
 	}
 	s.waiting.push(it)
+	s.expiry.arm(s, s.limits.Timeout, s.expire)
 	switch {
 	case s.calls == 0, s.calls < s.limits.Calls && s.waiting.length >= s.limits.Size:
 		s.open()
 	case s.calls < s.limits.Calls:
-		s.arm(s.delay())
+		s.opener.arm(s, s.delay(), s.overdue)
 	}
 	return it, nil
 }
@@ -201,12 +199,38 @@ func (s *Signer) refusal(now time.Time) error {
 // leave is for a caller who does not wait any more. An item that was sent is left
 // to its call and not used again.
 func (s *Signer) leave(it *item) {
-	it.timer.Stop()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.stats.Abandoned++
 	if s.waiting.remove(it) {
 		s.spare.Put(it)
+	} else {
+		s.sent.remove(it)
+	}
+}
+
+// expire answers those whose time is up, whether they were sent or not. One timer
+// does for all: items are sent in the order in which they came.
+func (s *Signer) expire() {
+	now := time.Now()
+	next := time.Duration(-1)
+	for _, q := range []*queue{&s.sent, &s.waiting} {
+		for q.first != nil {
+			it := q.first
+			if left := s.limits.Timeout - now.Sub(it.arrived); left > 0 {
+				if next < 0 || left < next {
+					next = left
+				}
+				break
+			}
+			it.kept = q == &s.sent
+			q.remove(it)
+			s.stats.Abandoned++
+			it.answer <- signResult{Err: &Unavailable{Reason: s.late, RetryAfter: comeBack}}
+		}
+	}
+	if next > 0 {
+		s.expiry.arm(s, next, s.expire)
 	}
 }
 
@@ -235,7 +259,8 @@ func (s *Signer) Close() {
 	if !s.closed {
 		s.closed = true
 		s.flush(&Unavailable{Reason: errEnded, RetryAfter: comeBack})
-		s.disarm()
+		s.opener.disarm(s)
+		s.expiry.disarm(s)
 		s.cancel()
 	}
 	s.mu.Unlock()

@@ -151,8 +151,8 @@ func TestSignerBaseline(t *testing.T) {
 		}
 		recovers(t, v, s, time.Second)
 		synctest.Wait()
-		if grown := heap() - before; grown > 1<<20 || s.waiting.length != 0 || s.sent != 0 || s.calls != 0 {
-			t.Errorf("%d bytes more than before; %d waiting, %d sent", grown, s.waiting.length, s.sent)
+		if grown := heap() - before; grown > 1<<20 || s.waiting.length != 0 || s.sent.length != 0 || s.calls != 0 {
+			t.Errorf("%d bytes more than before; %d waiting, %d sent", grown, s.waiting.length, s.sent.length)
 		}
 	})
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/workload-sts/sts/internal/testserver"
 	"github.com/workload-sts/sts/internal/vaulttest"
 	"github.com/workload-sts/sts/jose"
 )
@@ -134,7 +135,7 @@ func TestSignerRefusedDial(t *testing.T) {
 	t.Parallel()
 	stub := vaulttest.NewStub(t, vaulttest.StubConfig{})
 	stub.AddKey(t, "sts", "ecdsa-p256")
-	proxy := vaulttest.NewProxy(t, stub.Addr)
+	proxy := testserver.NewProxy(t, stub.Addr)
 	c := rootConfig(t, stub)
 	c.Addresses = []string{proxy.Addr}
 	s := ready(t, c).Key("transit", "sts").Signer(1, jose.ES256, Batching{})

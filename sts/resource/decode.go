@@ -188,6 +188,10 @@ func (d *decoder) any(at *path, n *yaml.Node, m protoreflect.Message) bool {
 		if v, ok := d.claim(at, n, true); ok {
 			proto.Merge(to, v)
 		}
+	case *structpb.Struct:
+		if v, ok := d.object(at, n); ok {
+			proto.Merge(to, v)
+		}
 	default:
 		d.message(at, n, m)
 		return true // keep what could be read

@@ -155,3 +155,35 @@ func (d *decoder) claims(at *path, n *yaml.Node) (*structpb.Value, bool) {
 	}
 	return structpb.NewListValue(list), all
 }
+
+// object reads claims as a token has them: a mapping whose values are claims, or
+// mappings and lists of such.
+func (d *decoder) object(at *path, n *yaml.Node) (*structpb.Struct, bool) {
+	if n.Kind != yaml.MappingNode {
+		d.wrongType(at, n, "a mapping such as {name: value}")
+		return nil, false
+	}
+	out, all := &structpb.Struct{Fields: map[string]*structpb.Value{}}, true
+	d.entries(at, n, func(at *path, key, value *yaml.Node) {
+		v, ok := d.member(at, value)
+		out.Fields[key.Value], all = v, all && ok
+	})
+	return out, all
+}
+
+// member reads a value of any shape.
+func (d *decoder) member(at *path, n *yaml.Node) (*structpb.Value, bool) {
+	switch n.Kind {
+	case yaml.MappingNode:
+		m, ok := d.object(at, n)
+		return structpb.NewStructValue(m), ok
+	case yaml.SequenceNode:
+		list, all := &structpb.ListValue{}, true
+		for i, item := range n.Content {
+			v, ok := d.member(&path{parent: at, index: i}, item)
+			list.Values, all = append(list.Values, v), all && ok
+		}
+		return structpb.NewListValue(list), all
+	}
+	return d.claim(at, n, false)
+}

@@ -1,4 +1,4 @@
-package vaulttest
+package testserver
 
 import (
 	"context"
@@ -45,7 +45,7 @@ func proxied(t *testing.T) (*Proxy, func(timeout time.Duration) (string, error))
 func TestProxyPassesAndCounts(t *testing.T) {
 	p, call := proxied(t)
 	for range 3 {
-		if body, err := call(patience); body != "hello" || err != nil {
+		if body, err := call(Patience); body != "hello" || err != nil {
 			t.Fatalf("%q, %v", body, err)
 		}
 	}
@@ -73,7 +73,7 @@ func TestProxyFaults(t *testing.T) {
 			t.Run(c.name+" "+when, func(t *testing.T) {
 				p, call := proxied(t)
 				if when == "kept" {
-					if body, err := call(patience); body != "hello" || err != nil {
+					if body, err := call(Patience); body != "hello" || err != nil {
 						t.Fatalf("before: %q, %v", body, err)
 					}
 				}
@@ -82,7 +82,7 @@ func TestProxyFaults(t *testing.T) {
 					t.Errorf("%q, %v", body, err)
 				}
 				p.Heal()
-				if body, err := call(patience); body != "hello" || err != nil {
+				if body, err := call(Patience); body != "hello" || err != nil {
 					t.Errorf("healed: %q, %v", body, err)
 				}
 			})
@@ -95,7 +95,7 @@ func TestProxyDelays(t *testing.T) {
 	const delay = 60 * time.Millisecond
 	p.Delay(delay)
 	start := time.Now()
-	if body, err := call(patience); body != "hello" || err != nil || time.Since(start) < delay {
+	if body, err := call(Patience); body != "hello" || err != nil || time.Since(start) < delay {
 		t.Errorf("%q, %v after %v", body, err, time.Since(start))
 	}
 }
@@ -106,10 +106,10 @@ func TestProxyDeliversLate(t *testing.T) {
 	p.Blackhole()
 	answered := make(chan error, 1)
 	go func() {
-		_, err := call(patience)
+		_, err := call(Patience)
 		answered <- err
 	}()
-	for deadline := time.Now().Add(patience); p.Accepted() == 0; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(Patience); p.Accepted() == 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("the connection is not accepted")
 		}
@@ -135,18 +135,5 @@ func TestProxyWithoutTarget(t *testing.T) {
 	}
 	if _, err := http.Get("http://" + p.Addr); !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, io.EOF) {
 		t.Errorf("%v", err)
-	}
-}
-
-func TestProxyInFrontOfVault(t *testing.T) {
-	s := Start(t, WithDir(""))
-	p := NewProxy(t, s.Addr)
-	c := s.At(p.Addr)
-	c.Do(t, "GET", "sys/health", nil)
-	s.Restart(t)
-	s.Unseal(t)
-	c.Do(t, "GET", "auth/token/lookup-self", nil)
-	if p.Accepted() != 2 {
-		t.Errorf("%d connections, want one for each call", p.Accepted())
 	}
 }

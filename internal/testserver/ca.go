@@ -1,9 +1,10 @@
-package vaulttest
+package testserver
 
 import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
@@ -94,4 +95,17 @@ func write(t testing.TB, path string, data []byte) {
 	if err := os.WriteFile(path, data, 0o600); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// ClientConfig makes a client trust the authority and show a certificate, none if
+// certFile is empty.
+func (ca *CA) ClientConfig(certFile, keyFile string) (*tls.Config, error) {
+	c := &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: x509.NewCertPool()}
+	c.RootCAs.AddCert(ca.Certificate)
+	if certFile == "" {
+		return c, nil
+	}
+	pair, err := tls.LoadX509KeyPair(certFile, keyFile)
+	c.Certificates = []tls.Certificate{pair}
+	return c, err
 }

@@ -1,4 +1,4 @@
-package vaulttest
+package testserver
 
 import (
 	"errors"
@@ -173,7 +173,7 @@ func (p *Proxy) serve(l *link) {
 	if _, ok := p.wait(l, false); !ok {
 		return
 	}
-	conn, err := net.DialTimeout("tcp", p.target, patience)
+	conn, err := net.DialTimeout("tcp", p.target, Patience)
 	if err != nil || !l.connect(conn.(*net.TCPConn)) {
 		l.abort()
 		return

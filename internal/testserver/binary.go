@@ -1,4 +1,4 @@
-package vaulttest
+package testserver
 
 import (
 	"bytes"
@@ -8,32 +8,43 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
 )
 
-// buildLimit is how long a first build may take: it compiles all of Vault.
+// buildLimit is how long a first build may take: some servers bring hundreds of
+// modules.
 const buildLimit = 20 * time.Minute
 
-// binary returns the path of the server. The environment variable
-// STS_VAULTSERVER names one that is built; without it, this process asks the go
-// command once to bring bin/vaultserver up to date.
-var binary = sync.OnceValues(func() (string, error) {
-	if path := os.Getenv("STS_VAULTSERVER"); path != "" {
+// binaries are those that this process has looked for.
+var binaries sync.Map // name → func() (string, error)
+
+// Binary returns the path of a server whose source is the module test/NAME. The
+// environment variable STS_NAME names one that is built; without it, this process
+// asks the go command once to bring bin/NAME up to date.
+func Binary(name string) (string, error) {
+	f, _ := binaries.LoadOrStore(name, sync.OnceValues(func() (string, error) { return find(name) }))
+	return f.(func() (string, error))()
+}
+
+func find(name string) (string, error) {
+	variable := "STS_" + strings.ToUpper(name)
+	if path := os.Getenv(variable); path != "" {
 		if _, err := os.Stat(path); err != nil {
-			return "", fmt.Errorf("STS_VAULTSERVER: %w", err)
+			return "", fmt.Errorf("%s: %w", variable, err)
 		}
 		return path, nil
 	}
 	_, here, _, _ := runtime.Caller(0)
 	root := filepath.Dir(filepath.Dir(filepath.Dir(here)))
-	module := filepath.Join(root, "test", "vaultserver")
+	module := filepath.Join(root, "test", name)
 	if _, err := os.Stat(filepath.Join(module, "go.mod")); err != nil {
-		return "", fmt.Errorf("the source of the Vault server is not where this test was compiled; build it and name it in STS_VAULTSERVER: %w", err)
+		return "", fmt.Errorf("the source of %s is not where this test was compiled; build it and name it in %s: %w", name, variable, err)
 	}
-	return build(module, filepath.Join(root, "bin", "vaultserver"))
-})
+	return build(module, filepath.Join(root, "bin", name))
+}
 
 // build makes a module's command if it is older than the module's files. Several
 // processes may do so at a time: the first builds, the others wait and find
@@ -102,7 +113,7 @@ func lock(path string, limit time.Duration) (unlock func() error, err error) {
 		case err != syscall.EWOULDBLOCK && err != syscall.EINTR:
 			return nil, errors.Join(fmt.Errorf("locking %s: %w", path, err), f.Close())
 		case time.Now().After(deadline):
-			return nil, errors.Join(fmt.Errorf("%s is still locked after %v: another process builds the Vault server", path, limit), f.Close())
+			return nil, errors.Join(fmt.Errorf("%s is still locked after %v: another process builds it", path, limit), f.Close())
 		}
 		time.Sleep(50 * time.Millisecond)
 	}
