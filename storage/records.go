@@ -15,12 +15,11 @@ import (
 // Keys of the records. Each kind of record has a space of its own, so that a name
 // of one can never be taken for a name of another.
 const (
-	resourceSpace  = "resource"   // begins the next two, which are read together
-	resourcePrefix = "resource/"  // + kind + "/" + name: a resource as JSON
-	resourcesKey   = "resources"  // compared and written by every change of resources
-	adminKey       = "admin/hash" // hash of the admin token
-	keyStatePrefix = "keys/"      // + name: a state of signing keys, opaque
-	usagePrefix    = "usage/"     // + credential + "/" + client: when it was used, in Unix seconds
+	resourceSpace  = "resource"  // begins the next two, which are read together
+	resourcePrefix = "resource/" // + kind + "/" + name: a resource as JSON
+	resourcesKey   = "resources" // compared and written by every change of resources
+	keyStatePrefix = "keys/"     // + name: a state of signing keys, opaque
+	usagePrefix    = "usage/"    // + credential + "/" + client: when it was used, in Unix seconds
 )
 
 // Store keeps typed records in a KV. It implements sts.Store.
@@ -191,31 +190,6 @@ func changed(ctx context.Context, kv KV, key string, after int64) error {
 			return err
 		}
 	}
-}
-
-// AdminHash implements sts.Store.
-func (s *Store) AdminHash(ctx context.Context) (string, error) {
-	e, err := s.kv.Get(ctx, adminKey)
-	if errors.Is(err, ErrNotFound) {
-		return "", nil
-	}
-	return string(e.Value), err
-}
-
-// SetAdminHash implements sts.Store.
-func (s *Store) SetAdminHash(ctx context.Context, old, hash string) error {
-	e, err := s.kv.Get(ctx, adminKey)
-	if err != nil && !errors.Is(err, ErrNotFound) {
-		return err
-	}
-	if string(e.Value) != old {
-		return sts.ErrConflict
-	}
-	_, done, err := s.kv.Txn(ctx, []Compare{{adminKey, e.Revision}}, []Op{{Key: adminKey, Value: []byte(hash)}})
-	if err == nil && !done {
-		err = sts.ErrConflict
-	}
-	return err
 }
 
 // Err implements sts.Store.

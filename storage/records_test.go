@@ -44,7 +44,6 @@ func TestCommit(t *testing.T) {
 	}
 	first, err := s.Commit(ctx, 0, []sts.Resource{audience("b"), audience("a"), {Client: &sts.Client{Name: "a"}}}, nil)
 	must(t, err)
-	must(t, s.SetAdminHash(ctx, "", "hash")) // has no part in the revision of the resources
 	if _, err := s.Commit(ctx, 0, []sts.Resource{audience("late")}, nil); !errors.Is(err, sts.ErrConflict) {
 		t.Errorf("Commit on an old revision: %v", err)
 	}
@@ -239,7 +238,6 @@ func TestChanged(t *testing.T) {
 	s, kv := newStore(t)
 	woken := make(chan error)
 	go func() { woken <- s.Changed(ctx, 0) }()
-	must(t, s.SetAdminHash(ctx, "", "hash"))
 	put(t, kv, "other", "")
 	select {
 	case err := <-woken:
@@ -259,47 +257,6 @@ func TestChanged(t *testing.T) {
 	must(t, kv.Close())
 	if err := <-woken; !errors.Is(err, ErrClosed) {
 		t.Errorf("closed: %v", err)
-	}
-}
-
-func TestAdminHash(t *testing.T) {
-	ctx := t.Context()
-	s, _ := newStore(t)
-	for _, c := range []struct {
-		old, hash string
-		want      error
-	}{
-		{"wrong", "first", sts.ErrConflict},
-		{"", "first", nil},
-		{"", "second", sts.ErrConflict},
-		{"first", "second", nil},
-		{"first", "third", sts.ErrConflict},
-	} {
-		if err := s.SetAdminHash(ctx, c.old, c.hash); !errors.Is(err, c.want) {
-			t.Errorf("from %q to %q: %v", c.old, c.hash, err)
-		}
-	}
-	if hash, err := s.AdminHash(ctx); hash != "second" || err != nil {
-		t.Errorf("%q, %v", hash, err)
-	}
-	var wg sync.WaitGroup
-	var mu sync.Mutex
-	var won []int
-	for i := range 8 {
-		wg.Go(func() {
-			err := s.SetAdminHash(ctx, "second", fmt.Sprint(i))
-			if err == nil {
-				mu.Lock()
-				won = append(won, i)
-				mu.Unlock()
-			} else if !errors.Is(err, sts.ErrConflict) {
-				t.Error(err)
-			}
-		})
-	}
-	wg.Wait()
-	if hash, err := s.AdminHash(ctx); err != nil || len(won) != 1 || hash != fmt.Sprint(won[0]) {
-		t.Errorf("%v won, %q is there, %v", won, hash, err)
 	}
 }
 

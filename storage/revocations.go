@@ -126,9 +126,11 @@ func (r *Revocations) take(c Changes) error {
 			delete(r.until, name)
 			continue
 		}
-		if name, r.until[name], err = readRevoked(e.Entry); err != nil {
+		_, last, err := readRevoked(e.Entry)
+		if err != nil {
 			return err
 		}
+		r.until[name] = last
 	}
 	for name, at := range r.added {
 		if at <= c.Revision {

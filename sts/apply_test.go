@@ -205,28 +205,6 @@ func TestNothingUnrecorded(t *testing.T) {
 	f.token(t, f.credentials("web"))
 }
 
-// TestAdminToken makes and replaces the admin token.
-func TestAdminToken(t *testing.T) {
-	f := newFixture(t)
-	if f.service.AuthenticateAdmin(t.Context(), "") == nil {
-		t.Error("without a token set, an empty one is accepted")
-	}
-	first, err := f.service.EnsureAdmin(t.Context())
-	if err != nil || first == "" {
-		t.Fatalf("%q, %v", first, err)
-	}
-	if again, err := f.service.EnsureAdmin(t.Context()); err != nil || again != "" {
-		t.Errorf("a second time %q, %v", again, err)
-	}
-	second, err := f.service.ReplaceAdmin(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if f.service.AuthenticateAdmin(t.Context(), first) == nil || f.service.AuthenticateAdmin(t.Context(), second) != nil {
-		t.Error("the old token works, or the new one does not")
-	}
-}
-
 // TestFailedForGood holds that a store or an audit log that cannot work any more
 // makes the service not ready until the end, and ends it [F30, F52].
 func TestFailedForGood(t *testing.T) {
@@ -294,26 +272,5 @@ func TestRecordHasItsTime(t *testing.T) {
 		case until < least || until > max(left, time.Second):
 			t.Errorf("a request with %s left has %s for its record", left, until)
 		}
-	}
-}
-
-// TestStrangersDoNotMakeUnready holds that an admin call that came without time
-// says nothing about the store: anybody can make one.
-func TestStrangersDoNotMakeUnready(t *testing.T) {
-	f := newFixture(t)
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	f.store.err = ctx.Err()
-	err := f.service.AuthenticateAdmin(ctx, "x")
-	if e, _ := errors.AsType[*sts.Error](err); e == nil || e.Code != sts.Unavailable {
-		t.Errorf("%v", err)
-	}
-	if why := f.service.Ready(t.Context())[sts.CapabilityAdmin]; why != nil {
-		t.Errorf("not ready: %v", why)
-	}
-	f.store.err = errors.New("disk on fire")
-	f.service.AuthenticateAdmin(t.Context(), "x")
-	if f.service.Ready(t.Context())[sts.CapabilityAdmin] == nil {
-		t.Error("ready without a store")
 	}
 }

@@ -58,6 +58,7 @@ func (c *checker) audience(a *Audience) {
 			c.problem(ref, fmt.Sprintf("identifiers[%d]", i), "this is the issuer identifier of this service; tokens addressed to it would be addressed to the service itself")
 		}
 	}
+	c.adminAudience(ref, a)
 	for i, scope := range a.Scopes {
 		if len(scope) > maxIdentifier {
 			c.problem(ref, fmt.Sprintf("scopes[%d]", i), "longer than %d characters", maxIdentifier)
@@ -84,6 +85,20 @@ func (c *checker) audience(a *Audience) {
 			}
 		}
 		c.problem(ref, "key_set", "key set %q is not in the configuration of the server%s", set, policy.DidYouMean(set, known))
+	}
+}
+
+// adminAudience holds the Audience of the admin interface to what that understands:
+// a scope that looks like a right and is none would be granted by mistake.
+func (c *checker) adminAudience(ref Ref, a *Audience) {
+	admin := c.service.AdminAudience()
+	if !slices.Contains(a.identifiers(), admin) {
+		return
+	}
+	for i, scope := range a.Scopes {
+		if scope != ScopeAdminRead && scope != ScopeAdminWrite {
+			c.problem(ref, fmt.Sprintf("scopes[%d]", i), "%s is the admin interface, which has the scopes %s and %s alone", admin, ScopeAdminRead, ScopeAdminWrite)
+		}
 	}
 }
 

@@ -19,22 +19,26 @@ const (
 	InvalidTarget        Code = "invalid_target"          // [RFC 8693 §2.2.2]
 	InvalidDPoPProof     Code = "invalid_dpop_proof"      // [RFC 9449 §5]
 	UseDPoPNonce         Code = "use_dpop_nonce"          // [RFC 9449 §8]
+	TooManyRequests      Code = "too_many_requests"       // a limit of this service; see DESIGN.md
 	Unavailable          Code = "temporarily_unavailable" // a dependency is down
 	ServerError          Code = "server_error"            // a defect of ours
 )
 
 // Error codes of the admin interface.
 const (
-	Unauthenticated Code = "unauthenticated"  // no or a wrong admin token
-	InvalidResource Code = "invalid_resource" // the change is not sound
-	NotFound        Code = "not_found"
-	Conflict        Code = "conflict" // another revision is in force
+	Unauthenticated    Code = "unauthenticated"    // it is not known who asks
+	InsufficientScope  Code = "insufficient_scope" // who asks may not [RFC 6750 §3.1]
+	InvalidResource    Code = "invalid_resource"   // the change is not sound
+	NotFound           Code = "not_found"
+	Conflict           Code = "conflict"            // another revision is in force
+	PreconditionFailed Code = "precondition_failed" // a resource is another than the change expects
 )
 
 // Codes lists every code, so that a wire can be tested to know them all.
 var Codes = []Code{
 	InvalidRequest, InvalidClient, InvalidScope, UnauthorizedClient, UnsupportedGrantType, UnsupportedTokenType,
-	InvalidTarget, InvalidDPoPProof, UseDPoPNonce, Unavailable, ServerError, Unauthenticated, InvalidResource, NotFound, Conflict,
+	InvalidTarget, InvalidDPoPProof, UseDPoPNonce, Unavailable, ServerError, Unauthenticated, InsufficientScope, InvalidResource, NotFound, Conflict, PreconditionFailed,
+	TooManyRequests,
 }
 
 // meanings say what each code tells a caller, and what to do.
@@ -50,10 +54,13 @@ var meanings = map[Code]string{
 	UseDPoPNonce:         "The DPoP proof must carry a nonce of the service. Make another with the one in the DPoP-Nonce header (`dpop-nonce` metadata) of the answer, and use that of each answer for the next.",
 	Unavailable:          "Something that the service depends on is missing at the moment: the keys of an issuer, a signing key, the audit log, the store. Come back after Retry-After (RetryInfo).",
 	ServerError:          "A defect of the service. The operator finds it in the log by the request id.",
-	Unauthenticated:      "The admin token is missing or wrong.",
+	TooManyRequests:      "More requests than a limit allows: of the client, of the network, of the audience or of all. Come back after Retry-After (RetryInfo). Nothing was issued or used up.",
+	Unauthenticated:      "The admin interface does not know who calls. It takes a token of this service for it, a client certificate that is named in the configuration, or the admin socket; the description says what is wrong.",
+	InsufficientScope:    "The caller is known, and may not call this method: it changes something and the caller may only read, or the caller's token has no admin scope.",
 	InvalidResource:      "A change of resources would not fit together. Nothing was changed; every problem is listed with its path.",
 	NotFound:             "There is no such resource, signing key, key set or path.",
-	Conflict:             "Another revision is in force than the change expects.",
+	Conflict:             "Another revision is in force than the change expects, or than the pages before were of.",
+	PreconditionFailed:   "A resource is not what the change expects by its etag: somebody changed it in between. Read it again, and make the change against that.",
 }
 
 // Meaning says what a code tells a caller, and what to do.

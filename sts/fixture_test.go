@@ -247,7 +247,6 @@ type memStore struct {
 	mu        sync.Mutex
 	resources map[sts.Ref]sts.Resource
 	revision  int64
-	admin     string
 	err       error // what Commit and Load return
 	failed    error
 	changed   chan struct{}
@@ -300,16 +299,6 @@ func (m *memStore) Changed(ctx context.Context, after int64) error {
 }
 
 func (m *memStore) Err() error { return m.failed }
-
-func (m *memStore) AdminHash(context.Context) (string, error) { return m.admin, m.err }
-
-func (m *memStore) SetAdminHash(_ context.Context, old, hash string) error {
-	if old != m.admin {
-		return sts.ErrConflict
-	}
-	m.admin = hash
-	return m.err
-}
 
 // memIssuers has a key for each issuer.
 type memIssuers struct {

@@ -19,8 +19,8 @@ import (
 // it costs an attacker.
 const MinSecretLength = 43
 
-// secretPrefix lets secret scanners recognise a leaked secret.
-const secretPrefix = "stss_"
+// SecretPrefix lets secret scanners recognise a leaked secret.
+const SecretPrefix = "stss_"
 
 const hashScheme = "hmac-sha256"
 
@@ -31,7 +31,7 @@ var ErrShortSecret = fmt.Errorf("the secret has fewer than %d characters; make o
 func NewSecret() (secret, hash string) {
 	var b [32]byte
 	rand.Read(b[:])
-	secret = secretPrefix + base64.RawURLEncoding.EncodeToString(b[:])
+	secret = SecretPrefix + base64.RawURLEncoding.EncodeToString(b[:])
 	hash, err := HashSecret(secret)
 	if err != nil {
 		panic(err) // a fresh secret is long enough

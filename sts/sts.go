@@ -346,7 +346,7 @@ type Changed struct {
 // ErrConflict is what Store.Commit returns when another writer came first.
 var ErrConflict = errors.New("the resources were changed by someone else in between")
 
-// Store keeps the resources and the hash of the admin token.
+// Store keeps the resources.
 //
 // What a method acknowledged survives a crash. An error other than ErrConflict
 // may leave the write done or not done, never half done.
@@ -359,10 +359,6 @@ type Store interface {
 	// Changed returns when the revision in the store is above after, or with the
 	// error of ctx.
 	Changed(ctx context.Context, after int64) error
-	// AdminHash returns the hash of the admin token, empty if none was set.
-	AdminHash(ctx context.Context) (string, error)
-	// SetAdminHash replaces the hash if it is still old, else ErrConflict.
-	SetAdminHash(ctx context.Context, old, hash string) error
 	// Err returns why nothing can be written any more, as Audit's does.
 	Err() error
 }

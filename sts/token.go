@@ -19,12 +19,13 @@ type decision struct {
 	ids   ids
 	asked policy.Request
 
+	ownOnly bool // tokens of Issuers are not looked at
+
 	assertion  *parsedAssertion // nil: the client authenticates otherwise
 	credential string           // which of the client's has authenticated it; see Client.credentials
 
 	proof   *proof           // nil: none
 	lineage []RevocationName // of the tokens that are presented, with themselves
-	ownOnly bool             // tokens of Issuers are not looked at
 	rec     Record           // filled as the walk goes, so that a refusal records how far it came
 }
 

@@ -63,16 +63,18 @@ http: {listen: "%[1]s"}
 grpc: {listen: "%[2]s"}
 storage: {bolt_file: sts.db}
 audit: {file: audit.jsonl}
+admin: {token_file: admin.token}
 keys: {sets: [{name: default, local: {key_file: signing.key}}]}
 dpop: {require_nonce: true, grpc_url: "http://%[2]s"}
 `, httpAddr, grpcAddr), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	token := adminToken(t, dir)
 	n := start(t, "serve", "--config", file)
 	n.dir = dir
 	n.env = map[string]string{
 		"STS_ISSUER": "http://" + httpAddr, "STS_HTTP": "http://" + httpAddr, "STS_GRPC": grpcAddr,
-		"STS_ADMIN_TOKEN": strings.TrimSpace(n.printed(t, "not shown again:\n")),
+		"STS_ADMIN_TOKEN": token,
 		"STS_CLIENT_ID":   "demo", "STS_AUDIENCE": "demo",
 	}
 	out, _, _ := n.stsctl(t, "", "secret", "new", "-o", "json")

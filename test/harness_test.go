@@ -6,6 +6,8 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/rand"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -131,6 +133,18 @@ func (n *node) printed(t *testing.T, marker string) string {
 	}
 }
 
+// adminToken makes the file admin.token in a directory and returns what is in it.
+func adminToken(t *testing.T, dir string) string {
+	t.Helper()
+	var b [32]byte
+	rand.Read(b[:])
+	token := "stss_" + base64.RawURLEncoding.EncodeToString(b[:])
+	if err := os.WriteFile(filepath.Join(dir, "admin.token"), []byte(token+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return token
+}
+
 // stop ends the server as an operator does, and fails the test if it does not
 // end well.
 func (n *node) stop(t *testing.T) {
@@ -250,7 +264,12 @@ func (n *node) token(t *testing.T, form url.Values) reply {
 // post posts a form to the token endpoint.
 func (n *node) post(t *testing.T, form url.Values, edit func(*http.Request)) reply {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, n.env["STS_HTTP"]+"/oauth2/token", strings.NewReader(form.Encode()))
+	return n.postTo(t, n.env["STS_HTTP"]+"/oauth2/token", form, edit)
+}
+
+func (n *node) postTo(t *testing.T, endpoint string, form url.Values, edit func(*http.Request)) reply {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, endpoint, strings.NewReader(form.Encode()))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -110,17 +110,18 @@ grpc:
 storage: {bolt_file: sts.db}
 keys: {sets: [{name: default, local: {key_file: signing.key}}]}
 audit: {file: audit.jsonl}
+admin: {token_file: admin.token}
 `, httpAddr, grpcAddr, settings) + strings.Join(more, "\n")
+	token := adminToken(t, dir)
 	file := filepath.Join(dir, "stsd.yaml")
 	if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	n := start(t, "serve", "--config", file)
 	n.dir = dir
-	token := n.printed(t, "not shown again:\n")
 	n.env = map[string]string{
 		"STS_ISSUER": "https://" + httpAddr, "STS_HTTP": "https://" + httpAddr, "STS_GRPC": grpcAddr,
-		"STS_ADMIN_TOKEN": strings.TrimSpace(token),
+		"STS_ADMIN_TOKEN": token, "STS_ADMIN_SOCKET": filepath.Join(dir, "admin.sock"),
 	}
 	return n
 }
@@ -133,32 +134,6 @@ func freeAddress(t *testing.T) string {
 	}
 	defer l.Close()
 	return l.Addr().String()
-}
-
-// TestAdminTokenReplaced holds that a lost admin token is no dead end: the new
-// one works, and the old one does not.
-func TestAdminTokenReplaced(t *testing.T) {
-	n := startTLS(t)
-	file, lost := filepath.Join(n.dir, "stsd.yaml"), n.env["STS_ADMIN_TOKEN"]
-	n.apply(t, "kind: Audience\nname: kept\n")
-	n.stop(t)
-	out, stderr, code := command(t, os.Environ(), "", filepath.Join(bin, "stsd"), "replace-admin-token", "--config", file)
-	_, token, ok := strings.Cut(out, "not shown again:\n")
-	if code != 0 || !ok {
-		t.Fatalf("exit code %d: %s%s", code, out, stderr)
-	}
-	again := start(t, "serve", "--config", file)
-	again.env = n.env
-	if _, stderr, code := again.stsctl(t, "", "get", "audience", "kept"); code == 0 || !strings.Contains(stderr, "unauthenticated") {
-		t.Errorf("the lost token: exit code %d, %s", code, stderr)
-	}
-	again.env["STS_ADMIN_TOKEN"] = strings.TrimSpace(token)
-	if _, stderr, code := again.stsctl(t, "", "get", "audience", "kept"); code != 0 || again.stdout.String() != "" {
-		t.Errorf("the new token: exit code %d, %s; the start printed %q", code, stderr, again.stdout)
-	}
-	if strings.Contains(again.log.String(), lost) || strings.Contains(again.log.String(), strings.TrimSpace(token)) {
-		t.Error("a token is in the log")
-	}
 }
 
 // TestGRPCCredentials makes a gRPC call with the token that grpc-go's own STS
@@ -260,21 +235,5 @@ func TestCertificateReload(t *testing.T) {
 		if err == nil {
 			t.Errorf("%s accepts TLS 1.1", addr)
 		}
-	}
-}
-
-// TestAdminTokenOnce holds that the admin token is printed at the first start
-// and never again.
-func TestAdminTokenOnce(t *testing.T) {
-	n := startTLS(t)
-	n.stop(t)
-	again := start(t, "serve", "--config", filepath.Join(n.dir, "stsd.yaml"))
-	again.env = n.env
-	if _, stderr, code := again.stsctl(t, "", "get", "clients"); code != 0 {
-		t.Errorf("the token of the first start is refused: %s", stderr)
-	}
-	again.stop(t)
-	if out := again.stdout.String(); out != "" {
-		t.Errorf("the second start prints:\n%s", out)
 	}
 }

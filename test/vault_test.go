@@ -52,6 +52,7 @@ http: {listen: "%[1]s"}
 grpc: {listen: "%[2]s"}
 storage: {bolt_file: sts.db}
 audit: {file: audit.jsonl}
+admin: {token_file: admin.token}
 keys:
   vault:
     addresses: ["http://%[3]s"]
@@ -62,11 +63,12 @@ keys:
 	if err := os.WriteFile(n.config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	token := adminToken(t, dir)
 	n.node = start(t, "serve", "--config", n.config)
 	n.dir = dir
 	n.env = map[string]string{
 		"STS_ISSUER": "http://" + httpAddr, "STS_HTTP": "http://" + httpAddr, "STS_GRPC": grpcAddr,
-		"STS_ADMIN_TOKEN": strings.TrimSpace(n.printed(t, "not shown again:\n")),
+		"STS_ADMIN_TOKEN": token, "STS_ADMIN_SOCKET": filepath.Join(dir, "admin.sock"),
 	}
 	n.addClient(t)
 	return n

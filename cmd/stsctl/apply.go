@@ -200,16 +200,26 @@ func (c *cli) reportChange(req *stsv1.ApplyRequest, done *stsv1.ApplyResponse, o
 	return err
 }
 
-// adminCall makes a call with the admin token.
+// adminCall makes a call as an administrator: over the admin socket, with a token,
+// or with a certificate.
 func (c *cli) adminCall(ctx context.Context, use func(context.Context, stsv1.AdminServiceClient) error) error {
-	token, err := c.conn.secret(c.conn.adminTokenFile, "STS_ADMIN_TOKEN")
-	if err != nil {
-		return err
+	if socket := c.conn.socket(); socket != "" {
+		c.conn.addr = socket
 	}
-	if token == "" {
-		return usage("no admin token given; use STS_ADMIN_TOKEN or --admin-token-file")
+	token := ""
+	if !strings.HasPrefix(c.conn.address(), unixScheme) {
+		var err error
+		if token, err = c.conn.secret(c.conn.adminTokenFile, "STS_ADMIN_TOKEN"); err != nil {
+			return err
+		}
+		if cert, _, err := c.conn.certificateFiles(); token == "" && (cert == "" || err != nil) {
+			return usage("nothing says that you are an administrator; use STS_ADMIN_TOKEN, --admin-token-file, --tls-cert, or the admin socket on the machine of the server (STS_ADMIN_SOCKET)")
+		}
 	}
 	return c.call(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
-		return use(withBearer(ctx, token), stsv1.NewAdminServiceClient(conn))
+		if token != "" {
+			ctx = withBearer(ctx, token)
+		}
+		return use(ctx, stsv1.NewAdminServiceClient(conn))
 	})
 }

@@ -30,7 +30,7 @@ type connFlags struct {
 
 // server adds the flags of every command that connects.
 func (f *connFlags) server(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&f.addr, "addr", "", "gRPC address of the server, `HOST:PORT` (default $STS_GRPC)")
+	cmd.Flags().StringVar(&f.addr, "addr", "", "gRPC address of the server, `HOST:PORT` or unix:///PATH (default $STS_GRPC)")
 	f.trust(cmd)
 }
 
@@ -45,7 +45,13 @@ func (f *connFlags) trust(cmd *cobra.Command) {
 // admin adds the flags of commands for operators.
 func (f *connFlags) admin(cmd *cobra.Command) {
 	f.server(cmd)
-	cmd.Flags().StringVar(&f.adminTokenFile, "admin-token-file", "", "`FILE` with the admin token (default $STS_ADMIN_TOKEN)")
+	cmd.Flags().StringVar(&f.adminTokenFile, "admin-token-file", "", "`FILE` with a token for the admin interface (default $STS_ADMIN_TOKEN); see `stsctl help environment`")
+	f.certificate(cmd)
+}
+
+func (f *connFlags) certificate(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.tlsCert, "tls-cert", "", "PEM `FILE` with a certificate to show to the server, and its chain (default $STS_TLS_CERT)")
+	cmd.Flags().StringVar(&f.tlsKey, "tls-key", "", "PEM `FILE` with its private key (default $STS_TLS_KEY)")
 }
 
 // client adds the flags of commands that ask for tokens.
@@ -53,8 +59,7 @@ func (f *connFlags) client(cmd *cobra.Command) {
 	f.server(cmd)
 	cmd.Flags().StringVar(&f.clientID, "client-id", "", "`NAME` of the client that asks (default $STS_CLIENT_ID)")
 	cmd.Flags().StringVar(&f.clientSecretFile, "client-secret-file", "", "`FILE` with the client's secret (default $STS_CLIENT_SECRET); a secret is never a flag, see `stsctl help environment`")
-	cmd.Flags().StringVar(&f.tlsCert, "tls-cert", "", "PEM `FILE` with a certificate to show to the server, and its chain (default $STS_TLS_CERT)")
-	cmd.Flags().StringVar(&f.tlsKey, "tls-key", "", "PEM `FILE` with its private key (default $STS_TLS_KEY)")
+	f.certificate(cmd)
 }
 
 // certificateFiles returns the files of the certificate to show to the server,
@@ -109,6 +114,9 @@ func (c *cli) dial() (*grpc.ClientConn, error) {
 	if addr == "" {
 		return nil, usage("no server given; use --addr HOST:PORT, STS_GRPC or --env-file")
 	}
+	if strings.HasPrefix(addr, unixScheme) {
+		return dialSocket(addr)
+	}
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil || host == "" || port == "" || strings.Contains(addr, "/") {
 		return nil, usage("%q is not an address; write HOST:PORT, such as sts.example.com:8443", addr)
@@ -151,6 +159,42 @@ func (c *cli) dial() (*grpc.ClientConn, error) {
 		return nil, usage("%q is not an address: %v", addr, err)
 	}
 	return conn, nil
+}
+
+// unixScheme begins the address of a unix socket.
+const unixScheme = "unix://"
+
+// dialSocket prepares a connection to the admin socket, over which the kernel says
+// who calls.
+func dialSocket(addr string) (*grpc.ClientConn, error) {
+	if !strings.HasPrefix(addr, unixScheme+"/") {
+		return nil, usage("%q is not an address; write unix:///PATH with an absolute path, such as unix://%s", addr, defaultSocket)
+	}
+	conn, err := grpc.NewClient(addr,
+		grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithUserAgent("stsctl/"+version()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxReply)), grpc.WithAuthority("localhost"))
+	if err != nil {
+		return nil, usage("%q is not an address: %v", addr, err)
+	}
+	return conn, nil
+}
+
+// defaultSocket is where the admin socket of an installed server is.
+const defaultSocket = "/run/sts/admin.sock"
+
+// socket returns the address of the admin socket, empty if the server is to be
+// reached in another way: because a flag says so, or because there is none.
+func (f *connFlags) socket() string {
+	if f.addr != "" || f.adminTokenFile != "" || f.tlsCert != "" {
+		return ""
+	}
+	if path := f.setting("", "STS_ADMIN_SOCKET"); path != "" {
+		return unixScheme + path
+	}
+	if info, err := os.Stat(defaultSocket); f.address() == "" && err == nil && info.Mode().Type() == os.ModeSocket {
+		return unixScheme + defaultSocket
+	}
+	return ""
 }
 
 // maxReply holds a page of large resources, in bytes.

@@ -155,11 +155,19 @@ func environmentTopic() *cobra.Command {
 
   STS_GRPC           address of the server, HOST:PORT       --addr
   STS_ISSUER         issuer identifier of the server        --issuer
-  STS_ADMIN_TOKEN    admin token                            --admin-token-file
+  STS_ADMIN_SOCKET   admin socket, on the server's machine
+  STS_ADMIN_TOKEN    token for the admin interface          --admin-token-file
   STS_CLIENT_ID      client that asks for tokens            --client-id
   STS_CLIENT_SECRET  its secret                             --client-secret-file
   STS_TLS_CERT       file with its certificate              --tls-cert
   STS_TLS_KEY        file with the key of that              --tls-key
+
+Commands for administrators use the admin socket if STS_ADMIN_SOCKET names one,
+or if STS_GRPC is not set and there is one at ` + defaultSocket + `. The flags
+--addr, --admin-token-file and --tls-cert say otherwise. Over the socket the
+server knows you by your user. Elsewhere it takes a token, such as
+` + "`stsctl token --audience ISSUER/v1 -o token`" + ` prints for a client that may,
+the secret of admin.token_file, or a certificate that admin.clients names.
 
 A development server writes such a file; use it with ` + "`--env-file DIR/dev.env`" + `
 or, in a shell, ` + "`set -a; . DIR/dev.env; set +a`" + `.

@@ -75,12 +75,17 @@ func (k configCheck) trustedProxies(path string, l *stsv1.Listener) {
 
 // proxyName is by which certificate a proxy is known.
 func proxyName(p *stsv1.TrustedProxyConfig) (sts.CertificateName, error) {
-	match := &sts.ClientTLS{SANDNS: p.GetSanDns(), SANURI: p.GetSanUri()}
-	if strings.HasPrefix(p.GetSanUri(), "spiffe:") {
-		match.SANURI, match.SPIFFE = "", &sts.ClientSPIFFE{ID: p.GetSanUri()}
+	return certificateName(p.GetSanDns(), p.GetSanUri(), "the proxy")
+}
+
+// certificateName is that of a certificate by one of two names in it.
+func certificateName(dns, uri, whose string) (sts.CertificateName, error) {
+	match := &sts.ClientTLS{SANDNS: dns, SANURI: uri}
+	if strings.HasPrefix(uri, "spiffe:") {
+		match.SANURI, match.SPIFFE = "", &sts.ClientSPIFFE{ID: uri}
 	}
-	if p.Name == nil || *match == (sts.ClientTLS{}) {
-		return sts.CertificateName{}, fmt.Errorf("needs san_dns or san_uri, a name in the certificate of the proxy")
+	if *match == (sts.ClientTLS{}) {
+		return sts.CertificateName{}, fmt.Errorf("needs san_dns or san_uri, a name in the certificate of %s", whose)
 	}
 	return sts.NewCertificateName(match)
 }

@@ -104,6 +104,7 @@ func (k configCheck) config(c *stsv1.ServerConfig) {
 	k.oneOf("log.level", &c.Log.Level, "info", "debug", "warn", "error")
 	k.limits(c)
 	k.dpop(c)
+	k.admin(c)
 }
 
 // orEmpty stands in for a section that is missing, so that what is missing is

@@ -13,6 +13,7 @@ import (
 	stsv1 "github.com/workload-sts/sts/gen/sts/v1"
 	"github.com/workload-sts/sts/policy"
 	"github.com/workload-sts/sts/sts"
+	"github.com/workload-sts/sts/sts/server"
 )
 
 // devOptions are the flags of a development server.
@@ -39,22 +40,45 @@ func serveDev(ctx context.Context, o devOptions, stdout, stderr io.Writer) error
 		return err
 	}
 	c := devConfig(dir, o)
-	httpLn, grpcLn, err := listen(c)
+	ls, err := listen(c)
 	if err != nil {
 		return err
 	}
-	c.Issuer, c.Dpop.GrpcUrl = "http://"+httpLn.Addr().String(), "http://"+grpcLn.Addr().String()
+	c.Issuer, c.Dpop.GrpcUrl = "http://"+ls.http.Addr().String(), "http://"+ls.grpc.Addr().String()
+	env := devEnv{file: filepath.Join(dir, "dev.env"), issuer: c.Issuer, grpc: ls.grpc.Addr().String(), socket: c.Admin.Socket.Path}
+	if env.adminSecret, err = devAdminToken(c.Admin.TokenFile); err != nil {
+		return errors.Join(err, ls.close())
+	}
 	n, err := open(ctx, c, true, stderr)
 	if err != nil {
-		return errors.Join(err, httpLn.Close(), grpcLn.Close())
+		return errors.Join(err, ls.close())
 	}
 	defer n.close()
-	env := devEnv{file: filepath.Join(dir, "dev.env"), issuer: c.Issuer, grpc: grpcLn.Addr().String()}
+	if err := ls.listenAdmin(c.Admin.Socket); err != nil {
+		return errors.Join(err, ls.close())
+	}
 	if err := env.prepare(ctx, n.service); err != nil {
-		return errors.Join(err, httpLn.Close(), grpcLn.Close())
+		return errors.Join(err, ls.close())
 	}
 	env.greet(stdout)
-	return n.serve(ctx, httpLn, grpcLn)
+	return n.serve(ctx, ls)
+}
+
+// devAdminToken returns the secret in the file of the admin token, which it makes
+// if it is missing.
+func devAdminToken(file string) (string, error) {
+	data, err := os.ReadFile(file)
+	if err == nil {
+		return strings.TrimSpace(string(data)), server.CheckAdminToken(file)
+	}
+	if !errors.Is(err, os.ErrNotExist) {
+		return "", fmt.Errorf("reading the admin token: %w", err)
+	}
+	secret, _ := sts.NewSecret()
+	if err := os.WriteFile(file, []byte(secret+"\n"), 0o600); err != nil {
+		return "", fmt.Errorf("writing the admin token: %w", err)
+	}
+	return secret, nil
 }
 
 func devConfig(dir string, o devOptions) *stsv1.ServerConfig {
@@ -69,6 +93,10 @@ func devConfig(dir string, o devOptions) *stsv1.ServerConfig {
 		Rotation: &stsv1.RotationConfig{},
 		Audit:    &stsv1.AuditConfig{File: filepath.Join(dir, "audit.jsonl")},
 		Log:      &stsv1.LogConfig{Level: "info"},
+		Admin:    &stsv1.AdminConfig{Socket: &stsv1.AdminSocketConfig{Path: filepath.Join(dir, adminSocketName)}, TokenFile: filepath.Join(dir, "admin.token")},
+	}
+	if server.CheckSocketPath(c.Admin.Socket.Path) != nil {
+		c.Admin.Socket.Path = "" // too deep a directory; there is the token
 	}
 	check := configCheck{dir: dir, report: func(path, message string) { panic(path + " " + message) }}
 	check.limits(c)
@@ -80,6 +108,7 @@ func devConfig(dir string, o devOptions) *stsv1.ServerConfig {
 // devEnv is the file that tells other programs how to reach the server.
 type devEnv struct {
 	file, issuer, grpc        string
+	socket                    string // of the admin interface
 	clientSecret, adminSecret string // clientSecret is empty if there is no demo client
 	complete                  bool   // the demo resources are there
 }
@@ -92,12 +121,7 @@ func (e *devEnv) prepare(ctx context.Context, s *sts.Service) error {
 	if err != nil {
 		return err
 	}
-	e.adminSecret, e.clientSecret = old["STS_ADMIN_TOKEN"], old["STS_CLIENT_SECRET"]
-	if s.AuthenticateAdmin(ctx, e.adminSecret) != nil {
-		if e.adminSecret, err = s.ReplaceAdmin(ctx); err != nil {
-			return err
-		}
-	}
+	e.clientSecret = old["STS_CLIENT_SECRET"]
 	change := e.change(s)
 	// The file comes first: a secret that is in force but written nowhere is lost.
 	if err := e.write(); err != nil {
@@ -158,6 +182,9 @@ func demoTarget() []sts.Resource {
 
 func (e *devEnv) write() error {
 	text := fmt.Sprintf("STS_ISSUER=%s\nSTS_HTTP=%s\nSTS_GRPC=%s\nSTS_ADMIN_TOKEN=%s\n", e.issuer, e.issuer, e.grpc, e.adminSecret)
+	if e.socket != "" {
+		text += fmt.Sprintf("STS_ADMIN_SOCKET=%s\n", quote(e.socket))
+	}
 	if e.clientSecret != "" {
 		text += fmt.Sprintf("STS_CLIENT_ID=%s\nSTS_CLIENT_SECRET=%s\nSTS_AUDIENCE=%s\n", demo, e.clientSecret, demo)
 	}
@@ -183,7 +210,7 @@ func readEnv(file string) (map[string]string, error) {
 	env := map[string]string{}
 	for line := range strings.Lines(string(data)) {
 		name, value, _ := strings.Cut(strings.TrimSpace(line), "=")
-		env[name] = value
+		env[name] = value // none that is read here needs quotes
 	}
 	return env, nil
 }

@@ -37,7 +37,7 @@ func TestTwoNodes(t *testing.T) {
 		nodes[i] = newNode(t, storage.NewStore(kv), v)
 		defer nodes[i].close()
 		serving.Go(func() {
-			if err := nodes[i].serve(ctx, loopback(t), loopback(t)); err != nil {
+			if err := nodes[i].serve(ctx, listeners{http: loopback(t), grpc: loopback(t)}); err != nil {
 				t.Error(err)
 			}
 		})

@@ -32,33 +32,61 @@ func serveConfig(ctx context.Context, file string, stdout, stderr io.Writer) err
 	if err != nil {
 		return err
 	}
-	httpLn, grpcLn, err := listen(c)
+	ls, err := listen(c)
 	if err != nil {
 		return err
 	}
 	n, err := open(ctx, c, false, stderr)
 	if err != nil {
-		return errors.Join(err, httpLn.Close(), grpcLn.Close())
+		return errors.Join(err, ls.close())
 	}
 	defer n.close()
-	token, err := n.service.EnsureAdmin(ctx)
-	if err != nil {
-		return errors.Join(err, httpLn.Close(), grpcLn.Close())
+	if err := ls.listenAdmin(c.Admin.Socket); err != nil {
+		return errors.Join(err, ls.close())
 	}
-	if token != "" {
-		printAdminToken(stdout, token)
+	if !n.administrable(c) {
+		n.log.Warn("nobody can administer this server yet: there is no admin socket, no administrator in the configuration, and no Audience for the admin interface", "audience", n.service.AdminAudience())
 	}
-	return n.serve(ctx, httpLn, grpcLn)
+	return n.serve(ctx, ls)
 }
 
-func listen(c *stsv1.ServerConfig) (httpLn, grpcLn net.Listener, err error) {
-	if httpLn, err = net.Listen("tcp", c.Http.Listen); err != nil {
-		return nil, nil, fmt.Errorf("listening for HTTP: %w", err)
+// listeners are where a node listens.
+type listeners struct {
+	http, grpc net.Listener
+	socket     []net.Listener // of the admin interface; at most one
+}
+
+func listen(c *stsv1.ServerConfig) (ls listeners, err error) {
+	if ls.http, err = net.Listen("tcp", c.Http.Listen); err != nil {
+		return ls, fmt.Errorf("listening for HTTP: %w", err)
 	}
-	if grpcLn, err = net.Listen("tcp", c.Grpc.Listen); err != nil {
-		return nil, nil, errors.Join(fmt.Errorf("listening for gRPC: %w", err), httpLn.Close())
+	if ls.grpc, err = net.Listen("tcp", c.Grpc.Listen); err != nil {
+		return ls, errors.Join(fmt.Errorf("listening for gRPC: %w", err), ls.close())
 	}
-	return httpLn, grpcLn, nil
+	return ls, nil
+}
+
+// listenAdmin adds the admin socket, if there is to be one. It comes when the store
+// is open, whose lock says better that another process runs.
+func (ls *listeners) listenAdmin(s *stsv1.AdminSocketConfig) error {
+	if s.Path == "" {
+		return nil
+	}
+	ln, err := server.ListenAdmin(s.Path, len(s.Uids)+len(s.Gids) > 0)
+	if err == nil {
+		ls.socket = []net.Listener{ln}
+	}
+	return err
+}
+
+// close closes what is open.
+func (ls listeners) close() (err error) {
+	for _, ln := range append([]net.Listener{ls.http, ls.grpc}, ls.socket...) {
+		if ln != nil {
+			err = errors.Join(err, ln.Close())
+		}
+	}
+	return err
 }
 
 // node is a wired service.
@@ -152,7 +180,7 @@ func (n *node) wire(ctx context.Context, c *stsv1.ServerConfig, store *storage.S
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), n.ring.Collector(), remote.Collector())
 	n.server, err = server.New(server.Config{
 		Service: n.service, Logger: n.log, Registry: registry, HTTPTLS: httpTLS, GRPCTLS: grpcTLS,
-		GRPCURL:     c.Dpop.GrpcUrl,
+		GRPCURL: c.Dpop.GrpcUrl, Admin: adminConfig(c.Admin),
 		HTTPClients: httpClients, GRPCClients: grpcClients,
 		RequestTimeout: c.Limits.RequestTimeout.AsDuration(), ShutdownGrace: c.ShutdownGrace.AsDuration(),
 		MaxConnections: int(c.Limits.MaxConnections), MaxWatches: int(c.Limits.MaxWatches), Version: version(),
@@ -174,8 +202,12 @@ func (n *node) tls(c *stsv1.TlsConfig) (*tls.Config, error) {
 
 // serve serves until ctx ends or something fails for good. It closes the
 // listeners.
-func (n *node) serve(ctx context.Context, httpLn, grpcLn net.Listener) error {
-	n.log.Info("serving", "issuer", n.service.Metadata().Issuer, "http", httpLn.Addr().String(), "grpc", grpcLn.Addr().String())
+func (n *node) serve(ctx context.Context, ls listeners) error {
+	where := []any{"issuer", n.service.Metadata().Issuer, "http", ls.http.Addr().String(), "grpc", ls.grpc.Addr().String()}
+	for _, ln := range ls.socket {
+		where = append(where, "admin_socket", ln.Addr().String())
+	}
+	n.log.Info("serving", where...)
 	g, ctx := errgroup.WithContext(ctx)
 	// Keys and resources are kept up to date until the last request in flight is
 	// done.
@@ -185,7 +217,7 @@ func (n *node) serve(ctx context.Context, httpLn, grpcLn net.Listener) error {
 	g.Go(func() error { return n.service.Run(serving) })
 	g.Go(func() error {
 		defer served()
-		return n.server.Serve(ctx, httpLn, grpcLn)
+		return n.server.Serve(ctx, ls.http, ls.grpc, ls.socket...)
 	})
 	err := g.Wait()
 	n.log.Info("stopped")

@@ -3,10 +3,8 @@ package server
 import (
 	"context"
 	"errors"
-	"strings"
 
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
-	"google.golang.org/grpc/metadata"
 
 	stsv1 "github.com/workload-sts/sts/gen/sts/v1"
 	"github.com/workload-sts/sts/sts"
@@ -16,9 +14,10 @@ import (
 type who int
 
 const (
-	nobody who = iota // what a method has that is not in the table
-	anyone            // its request authenticates itself, or needs not
-	admins            // bearers of the admin token
+	nobody  who = iota // what a method has that is not in the table
+	anyone             // its request authenticates itself, or needs not
+	readers            // administrators who may read, at least
+	writers            // administrators who may change things
 )
 
 // access is an entry of the authorization table.
@@ -40,23 +39,23 @@ var accessTo = map[string]access{
 	stsv1.DiscoveryService_GetProviderMetadata_FullMethodName: {who: anyone, quiet: true},
 	stsv1.DiscoveryService_GetJwks_FullMethodName:             {who: anyone, quiet: true},
 
-	stsv1.AdminService_Apply_FullMethodName:          {who: admins},
-	stsv1.AdminService_ApplyMany_FullMethodName:      {who: admins},
-	stsv1.AdminService_GetResource_FullMethodName:    {who: admins},
-	stsv1.AdminService_ListResources_FullMethodName:  {who: admins},
-	stsv1.AdminService_DeleteResource_FullMethodName: {who: admins},
-	stsv1.AdminService_ListKeys_FullMethodName:       {who: admins},
+	stsv1.AdminService_Apply_FullMethodName:          {who: writers},
+	stsv1.AdminService_ApplyMany_FullMethodName:      {who: writers},
+	stsv1.AdminService_GetResource_FullMethodName:    {who: readers},
+	stsv1.AdminService_ListResources_FullMethodName:  {who: readers},
+	stsv1.AdminService_DeleteResource_FullMethodName: {who: writers},
+	stsv1.AdminService_ListKeys_FullMethodName:       {who: readers},
 
-	stsv1.AdminService_RotateClientSecret_FullMethodName: {who: admins},
-	stsv1.AdminService_GetClientStatus_FullMethodName:    {who: admins},
+	stsv1.AdminService_RotateClientSecret_FullMethodName: {who: writers},
+	stsv1.AdminService_GetClientStatus_FullMethodName:    {who: readers},
 
-	stsv1.AdminService_RotateKey_FullMethodName: {who: admins},
-	stsv1.AdminService_RevokeKey_FullMethodName: {who: admins},
+	stsv1.AdminService_RotateKey_FullMethodName: {who: writers},
+	stsv1.AdminService_RevokeKey_FullMethodName: {who: writers},
 
-	stsv1.AdminService_Revoke_FullMethodName:          {who: admins},
-	stsv1.AdminService_ListRevocations_FullMethodName: {who: admins},
+	stsv1.AdminService_Revoke_FullMethodName:          {who: writers},
+	stsv1.AdminService_ListRevocations_FullMethodName: {who: readers},
 
-	stsv1.AdminService_ListIssuerStatus_FullMethodName: {who: admins},
+	stsv1.AdminService_ListIssuerStatus_FullMethodName: {who: readers},
 
 	healthpb.Health_Check_FullMethodName: {who: anyone, quiet: true},
 	healthpb.Health_List_FullMethodName:  {who: anyone, quiet: true},
@@ -65,25 +64,27 @@ var accessTo = map[string]access{
 
 // authorize refuses a caller that may not call the method. Where a request came
 // from, and over which face, gives no right.
-func (c *chain) authorize(ctx context.Context, method string) error {
-	switch accessTo[method].who {
+func (c *chain) authorize(ctx context.Context, k *call) error {
+	needed := sts.ReadAccess
+	switch accessTo[k.method].who {
 	case anyone:
 		return nil
-	case admins:
-		md, _ := metadata.FromIncomingContext(ctx)
-		return authenticateAdmin(ctx, c.service, md.Get("authorization"))
+	case readers:
+	case writers:
+		needed = sts.WriteAccess
 	default:
-		return errors.New("method " + method + " is not in the authorization table")
+		return errors.New("method " + k.method + " is not in the authorization table")
 	}
-}
-
-// authenticateAdmin takes the values of the authorization header or metadata.
-func authenticateAdmin(ctx context.Context, s *sts.Service, authorization []string) error {
-	if len(authorization) == 1 {
-		scheme, token, ok := strings.Cut(authorization[0], " ")
-		if ok && strings.EqualFold(scheme, "Bearer") {
-			return s.AuthenticateAdmin(ctx, token)
-		}
+	if k.caller == nil {
+		k.caller = c.admin.identify(ctx, k)
 	}
-	return &sts.Error{Code: sts.Unauthenticated, Message: "the admin interface needs the admin token, as authorization: Bearer TOKEN, once"}
+	switch {
+	case k.caller.err != nil:
+		return k.caller.err
+	case k.caller.access >= needed:
+		return nil
+	case k.caller.access == sts.NoAccess:
+		return &sts.Error{Code: sts.InsufficientScope, Message: "the access token has neither of the scopes " + sts.ScopeAdminRead + " and " + sts.ScopeAdminWrite}
+	}
+	return &sts.Error{Code: sts.InsufficientScope, Message: "the caller may read and not change anything; this method needs the scope " + sts.ScopeAdminWrite + ", or write access"}
 }

@@ -26,6 +26,7 @@ type chain struct {
 	metrics *metrics
 	timeout time.Duration
 	clients *ClientCertificates // of the gRPC listener; may be nil
+	admin   *admins
 }
 
 // Names of the headers that tell a caller how to find its request in the log
@@ -108,7 +109,7 @@ func (c *chain) guarded(ctx context.Context, k *call, next func(context.Context)
 			err = fmt.Errorf("panic: %s", what)
 		}
 	}()
-	if err := c.authorize(ctx, k.method); err != nil {
+	if err := c.authorize(ctx, k); err != nil {
 		return err
 	}
 	if k.malformed != nil && !accessTo[k.method].decides {

@@ -80,12 +80,12 @@ func (j *jsonAPI) read(w http.ResponseWriter, r *http.Request) *refusal {
 	body := &jsonBody{Reader: bytes.NewReader(nil), call: k}
 	r.Body = body
 	most := int64(maxForm)
-	if resources := strings.HasPrefix(r.URL.Path, "/v1/resources"); resources || strings.HasPrefix(r.URL.Path, "/v1/keys") || strings.HasPrefix(r.URL.Path, "/v1/issuers") || strings.HasPrefix(r.URL.Path, "/v1/revocations") {
-		if resources {
+	if !strings.HasPrefix(r.URL.Path, "/v1/token:") {
+		if strings.HasPrefix(r.URL.Path, "/v1/resources") {
 			most = maxApply
 		}
 		// Nobody but an admin makes the server read 8 MiB. The chain will say so.
-		if authenticateAdmin(r.Context(), j.chain.service, r.Header["Authorization"]) != nil {
+		if j.identify(r, k); k.caller.err != nil {
 			w.Header().Set("Connection", "close")
 			return nil
 		}
@@ -95,7 +95,7 @@ func (j *jsonAPI) read(w http.ResponseWriter, r *http.Request) *refusal {
 	} else if bad := queryParameter(r.URL.RawQuery); bad != nil {
 		return bad
 	}
-	if r.Method != http.MethodPost {
+	if r.Method != http.MethodPost && r.Method != http.MethodPut {
 		return nil
 	}
 	r.Body = original
@@ -106,6 +106,13 @@ func (j *jsonAPI) read(w http.ResponseWriter, r *http.Request) *refusal {
 	}
 	body.Reader, body.full = bytes.NewReader(data), true
 	return nil
+}
+
+// identify finds out who calls the admin interface, before the body is read, and
+// once: a DPoP proof is used up by it. The proof must be for this path.
+func (j *jsonAPI) identify(r *http.Request, k *call) {
+	target := sts.ProofTarget{Method: r.Method, URI: j.chain.issuer + r.URL.EscapedPath()}
+	k.caller = j.chain.admin.identifyBy(r.Context(), k, r.Header["Authorization"], r.Header[headerProof], target)
 }
 
 // adminQuery refuses parameters that a list does not have, or has twice.

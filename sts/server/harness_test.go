@@ -12,6 +12,8 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -42,7 +44,6 @@ type memStore struct {
 	mu        sync.Mutex
 	resources map[sts.Ref]sts.Resource
 	revision  int64
-	hash      string
 }
 
 func (s *memStore) Load(context.Context) ([]sts.Resource, int64, error) {
@@ -77,22 +78,6 @@ func (s *memStore) Changed(ctx context.Context, _ int64) error {
 }
 
 func (s *memStore) Err() error { return nil }
-
-func (s *memStore) AdminHash(context.Context) (string, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.hash, nil
-}
-
-func (s *memStore) SetAdminHash(_ context.Context, old, hash string) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.hash != old {
-		return sts.ErrConflict
-	}
-	s.hash = hash
-	return nil
-}
 
 // noIssuers is a sts.IssuerKeys of a world without other issuers.
 type noIssuers struct{}
@@ -182,8 +167,10 @@ const canary = "cAnArY-7f3b"
 type fixture struct {
 	service  *sts.Service
 	nonceKey []byte // with one, DPoP proofs need a nonce
+	socket   string // path of the admin socket; empty: none
 	server   *Server
 	audit    *memAudit
+	revoked  *memRevocations
 	keys     *testKeys
 	log      *syncBuffer
 	registry *prometheus.Registry
@@ -234,15 +221,14 @@ func newService(tb testing.TB, f *fixture) *sts.Service {
 			store.resources[r.Ref()] = r
 		}
 	}
+	f.revoked = &memRevocations{m: map[sts.RevocationName]sts.Revocation{}}
 	s, err := sts.New(tb.Context(), sts.Config{
-		Issuer: issuer, Store: store, Keys: f.keys, IssuerKeys: noIssuers{}, ClientKeys: noClientKeys{}, Audit: f.audit, Replay: &memReplay{}, Revocations: &memRevocations{m: map[sts.RevocationName]sts.Revocation{}}, NonceKey: f.nonceKey,
+		Issuer: issuer, Store: store, Keys: f.keys, IssuerKeys: noIssuers{}, ClientKeys: noClientKeys{}, Audit: f.audit, Replay: &memReplay{}, Revocations: f.revoked, NonceKey: f.nonceKey,
 	})
 	if err != nil {
 		tb.Fatal(err)
 	}
-	if f.admin, err = s.EnsureAdmin(tb.Context()); err != nil {
-		tb.Fatal(err)
-	}
+	f.admin = secretOf("admin")
 	return s
 }
 
@@ -254,11 +240,15 @@ func newFixture(tb testing.TB, edit ...func(*Config)) *fixture {
 
 func (f *fixture) start(tb testing.TB, edit ...func(*Config)) *fixture {
 	tb.Helper()
-	*f = fixture{nonceKey: f.nonceKey, audit: &memAudit{}, keys: newTestKeys(tb), log: &syncBuffer{}, registry: prometheus.NewRegistry(), secret: secretOf("web")}
+	*f = fixture{nonceKey: f.nonceKey, socket: f.socket, audit: &memAudit{}, keys: newTestKeys(tb), log: &syncBuffer{}, registry: prometheus.NewRegistry(), secret: secretOf("web")}
 	f.service = newService(tb, f)
 	c := Config{
 		Service: f.service, Registry: f.registry, ShutdownGrace: 5 * time.Second, Version: "v0.0.0-test",
 		Logger: slog.New(slog.NewJSONHandler(f.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+	}
+	c.Admin.TokenFile = filepath.Join(tb.TempDir(), "admin.token")
+	if err := os.WriteFile(c.Admin.TokenFile, []byte(f.admin+"\n"), 0o600); err != nil {
+		tb.Fatal(err)
 	}
 	for _, e := range edit {
 		e(&c)
@@ -270,9 +260,17 @@ func (f *fixture) start(tb testing.TB, edit ...func(*Config)) *fixture {
 	httpLn, grpcLn := listen(tb), listen(tb)
 	f.httpAddr, f.grpcAddr = httpLn.Addr().String(), grpcLn.Addr().String()
 	f.url = "http://" + f.httpAddr
+	var sockets []net.Listener
+	if f.socket != "" {
+		ln, err := ListenAdmin(f.socket, false)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		sockets = append(sockets, ln)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- f.server.Serve(ctx, httpLn, grpcLn) }()
+	go func() { done <- f.server.Serve(ctx, httpLn, grpcLn, sockets...) }()
 	f.stop = sync.OnceValue(func() error { cancel(); return <-done })
 	f.conn, err = grpc.NewClient(f.grpcAddr, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {

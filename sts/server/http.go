@@ -25,6 +25,8 @@ const (
 	maxIdle       = 5 * time.Minute // of a gRPC connection, which is dearer to make
 	maxHeader     = 16<<10 - 4096   // net/http allows 4 KiB more than it is told
 	maxStreams    = 100             // of a connection, HTTP/2 and gRPC alike
+
+	maxSocketConnections = 100 // to the admin socket
 )
 
 // httpFace routes HTTP requests. Paths are exact: nothing is cleaned and nothing

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
@@ -191,16 +192,31 @@ type errorReply struct {
 // writeError answers with an error.
 func writeError(w http.ResponseWriter, r *refusal, details []json.RawMessage) {
 	h := w.Header()
-	switch r.sts.Code {
-	case sts.InvalidClient:
-		h.Set("WWW-Authenticate", `Basic realm="sts"`)
-	case sts.Unauthenticated:
-		h.Set("WWW-Authenticate", `Bearer realm="sts"`)
+	if c := r.challenge(); c != "" {
+		h.Set("WWW-Authenticate", c)
 	}
 	if s := r.retryAfter(); s > 0 {
 		h.Set("Retry-After", strconv.Itoa(s))
 	}
 	writeJSON(w, r.httpStatus(), errorReply{Error: r.sts.Code, Description: r.description(), Details: details})
+}
+
+// challenge is the value of WWW-Authenticate for a refusal, empty if it has none
+// [RFC 6750 §3, RFC 9449 §7.1].
+func (r *refusal) challenge() string {
+	switch {
+	case r.sts.Code == sts.InvalidClient:
+		return `Basic realm="sts"`
+	case r.sts.Code == sts.Unauthenticated && r.sts.Err == nil:
+		return `Bearer realm="sts"` // no token: no error is said [RFC 6750 §3.1]
+	case r.sts.Code == sts.Unauthenticated:
+		return `Bearer realm="sts", error="invalid_token"`
+	case r.sts.Code == sts.InsufficientScope:
+		return `Bearer realm="sts", error="insufficient_scope", scope="` + sts.ScopeAdminWrite + `"`
+	case r.http == http.StatusUnauthorized:
+		return `DPoP error="` + string(r.sts.Code) + `", algs="` + strings.Join(sts.ProofAlgorithms, " ") + `"`
+	}
+	return ""
 }
 
 // writeJSON answers with what nobody may cache [RFC 6749 §5.1].

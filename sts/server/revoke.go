@@ -100,7 +100,10 @@ func revocationToProto(r sts.Revocation) *stsv1.Revocation {
 	}
 }
 
-// principal is who makes an administrative call.
+// principal is who makes an administrative call, which the chain has found out.
 func principal(ctx context.Context) sts.Principal {
-	return sts.Principal{Name: "admin", Peer: peerOf(ctx)}
+	if k, ok := callOf(ctx); ok && k.caller != nil {
+		return k.caller.principal
+	}
+	return sts.Principal{Peer: peerOf(ctx)}
 }

@@ -48,6 +48,8 @@ type Config struct {
 	// host. Default the issuer identifier.
 	GRPCURL string
 
+	Admin AdminConfig // who may use the admin interface
+
 	RequestTimeout time.Duration // longest time for one request; default 10s
 	ShutdownGrace  time.Duration // for requests in flight at the end; default 10s
 	MaxConnections int           // on each listener; default 10,000
@@ -60,6 +62,7 @@ type Server struct {
 	http           *http.Server
 	face           *httpFace
 	grpc           *grpc.Server
+	socket         *grpc.Server // the same services on the admin socket
 	grace          time.Duration
 	maxConnections int
 	firstRequest   time.Duration
@@ -78,14 +81,18 @@ func New(c Config) (*Server, error) {
 		return nil, fmt.Errorf("registering metrics: %w", err)
 	}
 	s := &Server{grace: c.ShutdownGrace, maxConnections: c.MaxConnections, firstRequest: firstRequestTimeout, stopping: make(chan struct{})}
-	ch := &chain{service: c.Service, issuer: metadata.Issuer, log: c.Logger, metrics: m, timeout: c.RequestTimeout, clients: c.GRPCClients}
+	proofs := proofURLs{metadata.Issuer, cmp.Or(c.GRPCURL, metadata.Issuer)}
+	ch := &chain{service: c.Service, issuer: metadata.Issuer, log: c.Logger, metrics: m, timeout: c.RequestTimeout, clients: c.GRPCClients,
+		admin: &admins{AdminConfig: c.Admin, service: c.Service, proofs: proofs},
+	}
 	ready := &readiness{service: c.Service, stopping: s.stopping, log: c.Logger}
 	tokens := &tokenService{
 		service: c.Service, chain: ch, watches: make(chan struct{}, c.MaxWatches),
 		stopping: s.stopping, timeout: c.RequestTimeout, jitter: rand.Float64,
-		proofs: proofURLs{metadata.Issuer, cmp.Or(c.GRPCURL, metadata.Issuer)},
+		proofs: proofs,
 	}
 	s.grpc = newGRPCServer(ch, c.GRPCClients.ask(hardened(c.GRPCTLS)))
+	s.socket = newGRPCServer(ch, nil)
 	conn := &inProcess{methods: map[string]inProcessMethod{}, intercept: ch.unary}
 	for _, service := range []struct {
 		desc grpc.ServiceDesc
@@ -97,6 +104,7 @@ func New(c Config) (*Server, error) {
 		{healthpb.Health_ServiceDesc, &healthService{ready: ready, watches: make(chan struct{}, maxHealthWatches)}},
 	} {
 		s.grpc.RegisterService(receiving(service.desc), service.impl)
+		s.socket.RegisterService(receiving(service.desc), service.impl)
 		conn.RegisterService(&service.desc, service.impl)
 	}
 	face, err := newHTTPFace(c, ch, conn, ready)
@@ -156,17 +164,22 @@ func newHTTPFace(c Config, ch *chain, conn grpc.ClientConnInterface, ready *read
 	}, nil
 }
 
-// Serve serves until ctx ends or a listener fails. It then is not ready any
+// Serve serves until ctx ends or a listener fails, also on admin sockets, see
+// [ListenAdmin]. It then is not ready any
 // more, ends watches with UNAVAILABLE, lets the requests in flight finish for as
 // long as the configuration allows, and returns when nothing of it runs any
 // more. The listeners are closed. A Server serves once.
-func (s *Server) Serve(ctx context.Context, httpLn, grpcLn net.Listener) error {
+func (s *Server) Serve(ctx context.Context, httpLn, grpcLn net.Listener, sockets ...net.Listener) error {
 	httpLn = limited(httpLn, s.maxConnections, s.firstRequest)
 	grpcLn = limited(grpcLn, s.maxConnections, s.firstRequest)
-	failed := make(chan error, 2)
+	failed := make(chan error, 2+len(sockets))
 	var serving sync.WaitGroup
 	serving.Go(func() { failed <- s.serveHTTP(httpLn) })
 	serving.Go(func() { failed <- s.grpc.Serve(grpcLn) })
+	for _, ln := range sockets {
+		ln = limited(ln, maxSocketConnections, s.firstRequest)
+		serving.Go(func() { failed <- s.socket.Serve(ln) })
+	}
 	var err error
 	select {
 	case <-ctx.Done():
@@ -178,7 +191,9 @@ func (s *Server) Serve(ctx context.Context, httpLn, grpcLn net.Listener) error {
 	var stopped sync.WaitGroup
 	var httpErr error
 	stopped.Go(func() { httpErr = s.face.shutDown(grace, s.http) })
-	stopped.Go(func() { s.stopGRPC(grace) })
+	for _, g := range []*grpc.Server{s.grpc, s.socket} {
+		stopped.Go(func() { stopGRPC(grace, g) })
+	}
 	stopped.Wait()
 	serving.Wait()
 	return errors.Join(err, httpErr)
@@ -198,8 +213,8 @@ func (s *Server) serveHTTP(ln net.Listener) error {
 }
 
 // stopGRPC lets calls in flight finish until ctx ends, and joins them.
-func (s *Server) stopGRPC(ctx context.Context) {
-	stop := context.AfterFunc(ctx, s.grpc.Stop)
+func stopGRPC(ctx context.Context, g *grpc.Server) {
+	stop := context.AfterFunc(ctx, g.Stop)
 	defer stop()
-	s.grpc.GracefulStop()
+	g.GracefulStop()
 }

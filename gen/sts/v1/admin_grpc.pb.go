@@ -39,7 +39,10 @@ const (
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 //
 // AdminService changes and reads the resources, and looks after the signing
-// keys. Every call needs the admin token as `authorization: Bearer ...`.
+// keys. A caller is known by a token of this service as `authorization: Bearer ...`
+// (or `DPoP ...` with a proof), by a TLS client certificate that the configuration
+// names, or by the admin socket. Methods that change something need the scope
+// `sts.admin.write` or write access, the others `sts.admin.read`.
 //
 // Problems in resources come back all at once, as a google.rpc.BadRequest whose
 // fields are paths into the request, such as `resources[2].rule.allow.audiences[0]`.
@@ -256,7 +259,10 @@ func (c *adminServiceClient) ListIssuerStatus(ctx context.Context, in *ListIssue
 // for forward compatibility.
 //
 // AdminService changes and reads the resources, and looks after the signing
-// keys. Every call needs the admin token as `authorization: Bearer ...`.
+// keys. A caller is known by a token of this service as `authorization: Bearer ...`
+// (or `DPoP ...` with a proof), by a TLS client certificate that the configuration
+// names, or by the admin socket. Methods that change something need the scope
+// `sts.admin.write` or write access, the others `sts.admin.read`.
 //
 // Problems in resources come back all at once, as a google.rpc.BadRequest whose
 // fields are paths into the request, such as `resources[2].rule.allow.audiences[0]`.

@@ -53,7 +53,9 @@ type ServerConfig struct {
 	// How long requests in flight may take after SIGTERM. Default 10s, at most 5m.
 	ShutdownGrace *durationpb.Duration `protobuf:"bytes,9,opt,name=shutdown_grace,json=shutdownGrace,proto3" json:"shutdown_grace,omitempty"`
 	// Proof of possession by DPoP [RFC 9449].
-	Dpop          *DpopConfig `protobuf:"bytes,20,opt,name=dpop,proto3" json:"dpop,omitempty"`
+	Dpop *DpopConfig `protobuf:"bytes,20,opt,name=dpop,proto3" json:"dpop,omitempty"`
+	// Who may use the admin interface, besides bearers of tokens of this service.
+	Admin         *AdminConfig `protobuf:"bytes,21,opt,name=admin,proto3" json:"admin,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -165,6 +167,259 @@ func (x *ServerConfig) GetDpop() *DpopConfig {
 	return nil
 }
 
+func (x *ServerConfig) GetAdmin() *AdminConfig {
+	if x != nil {
+		return x.Admin
+	}
+	return nil
+}
+
+// AdminConfig says who may use the admin interface. Whoever rules give a token for
+// it may in any case: with `ISSUER/v1` as its only audience and the scope
+// `sts.admin.read` or `sts.admin.write`.
+type AdminConfig struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A unix socket for administrators on this machine, who need no token: the
+	// first contact. Default: `admin.sock` in the directory of
+	// `storage.bolt_file`, if there is one.
+	Socket *AdminSocketConfig `protobuf:"bytes,1,opt,name=socket,proto3" json:"socket,omitempty"`
+	// Administrators by TLS certificate, on both listeners. Needs
+	// `tls.client_certificates`.
+	Clients []*AdminClientConfig `protobuf:"bytes,2,rep,name=clients,proto3" json:"clients,omitempty"`
+	// File with a secret whose bearer may do everything, as `stsctl secret new`
+	// prints it, with mode 0600. It is for setting the service up from elsewhere; it
+	// is read at each use, so remove the file when tokens do. Default: none.
+	TokenFile     string `protobuf:"bytes,3,opt,name=token_file,json=tokenFile,proto3" json:"token_file,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdminConfig) Reset() {
+	*x = AdminConfig{}
+	mi := &file_sts_v1_config_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdminConfig) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdminConfig) ProtoMessage() {}
+
+func (x *AdminConfig) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_config_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdminConfig.ProtoReflect.Descriptor instead.
+func (*AdminConfig) Descriptor() ([]byte, []int) {
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *AdminConfig) GetSocket() *AdminSocketConfig {
+	if x != nil {
+		return x.Socket
+	}
+	return nil
+}
+
+func (x *AdminConfig) GetClients() []*AdminClientConfig {
+	if x != nil {
+		return x.Clients
+	}
+	return nil
+}
+
+func (x *AdminConfig) GetTokenFile() string {
+	if x != nil {
+		return x.TokenFile
+	}
+	return ""
+}
+
+// AdminSocketConfig is a unix socket over which gRPC is served. The kernel says
+// which user calls; the user that the server runs as and root may do everything.
+type AdminSocketConfig struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Path of the socket, made with mode 0600. Its directory must exist.
+	Path string `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
+	// Other users that may do everything, by number. With others the socket has mode
+	// 0666: who may enter its directory can connect, and is refused at each call.
+	Uids []int64 `protobuf:"varint,2,rep,packed,name=uids,proto3" json:"uids,omitempty"`
+	// Groups whose members may do everything, by number, if it is the group that
+	// they run as.
+	Gids []int64 `protobuf:"varint,3,rep,packed,name=gids,proto3" json:"gids,omitempty"`
+	// No socket at all.
+	Disabled      bool `protobuf:"varint,4,opt,name=disabled,proto3" json:"disabled,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdminSocketConfig) Reset() {
+	*x = AdminSocketConfig{}
+	mi := &file_sts_v1_config_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdminSocketConfig) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdminSocketConfig) ProtoMessage() {}
+
+func (x *AdminSocketConfig) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_config_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdminSocketConfig.ProtoReflect.Descriptor instead.
+func (*AdminSocketConfig) Descriptor() ([]byte, []int) {
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *AdminSocketConfig) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *AdminSocketConfig) GetUids() []int64 {
+	if x != nil {
+		return x.Uids
+	}
+	return nil
+}
+
+func (x *AdminSocketConfig) GetGids() []int64 {
+	if x != nil {
+		return x.Gids
+	}
+	return nil
+}
+
+func (x *AdminSocketConfig) GetDisabled() bool {
+	if x != nil {
+		return x.Disabled
+	}
+	return false
+}
+
+// AdminClientConfig is an administrator by certificate. A certificate counts if an
+// authority of `tls.client_certificates` vouches for it.
+type AdminClientConfig struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How the administrator is known: by a name in the certificate, exactly.
+	// Required.
+	//
+	// Types that are valid to be assigned to Name:
+	//
+	//	*AdminClientConfig_SanDns
+	//	*AdminClientConfig_SanUri
+	Name isAdminClientConfig_Name `protobuf_oneof:"name"`
+	// What the administrator may: `read`, or `write`, which is everything. Default
+	// read.
+	Access        string `protobuf:"bytes,3,opt,name=access,proto3" json:"access,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AdminClientConfig) Reset() {
+	*x = AdminClientConfig{}
+	mi := &file_sts_v1_config_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AdminClientConfig) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AdminClientConfig) ProtoMessage() {}
+
+func (x *AdminClientConfig) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_config_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AdminClientConfig.ProtoReflect.Descriptor instead.
+func (*AdminClientConfig) Descriptor() ([]byte, []int) {
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *AdminClientConfig) GetName() isAdminClientConfig_Name {
+	if x != nil {
+		return x.Name
+	}
+	return nil
+}
+
+func (x *AdminClientConfig) GetSanDns() string {
+	if x != nil {
+		if x, ok := x.Name.(*AdminClientConfig_SanDns); ok {
+			return x.SanDns
+		}
+	}
+	return ""
+}
+
+func (x *AdminClientConfig) GetSanUri() string {
+	if x != nil {
+		if x, ok := x.Name.(*AdminClientConfig_SanUri); ok {
+			return x.SanUri
+		}
+	}
+	return ""
+}
+
+func (x *AdminClientConfig) GetAccess() string {
+	if x != nil {
+		return x.Access
+	}
+	return ""
+}
+
+type isAdminClientConfig_Name interface {
+	isAdminClientConfig_Name()
+}
+
+type AdminClientConfig_SanDns struct {
+	// A DNS name. No wildcard.
+	SanDns string `protobuf:"bytes,1,opt,name=san_dns,json=sanDns,proto3,oneof"`
+}
+
+type AdminClientConfig_SanUri struct {
+	// A URI. A SPIFFE ID must be vouched for by the bundle of its trust domain.
+	SanUri string `protobuf:"bytes,2,opt,name=san_uri,json=sanUri,proto3,oneof"`
+}
+
+func (*AdminClientConfig_SanDns) isAdminClientConfig_Name() {}
+
+func (*AdminClientConfig_SanUri) isAdminClientConfig_Name() {}
+
 // DpopConfig is about DPoP proofs, by which clients get tokens that are bound to
 // their key.
 type DpopConfig struct {
@@ -185,7 +440,7 @@ type DpopConfig struct {
 
 func (x *DpopConfig) Reset() {
 	*x = DpopConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[1]
+	mi := &file_sts_v1_config_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -197,7 +452,7 @@ func (x *DpopConfig) String() string {
 func (*DpopConfig) ProtoMessage() {}
 
 func (x *DpopConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[1]
+	mi := &file_sts_v1_config_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -210,7 +465,7 @@ func (x *DpopConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DpopConfig.ProtoReflect.Descriptor instead.
 func (*DpopConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{1}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *DpopConfig) GetRequireNonce() bool {
@@ -246,7 +501,7 @@ type Listener struct {
 
 func (x *Listener) Reset() {
 	*x = Listener{}
-	mi := &file_sts_v1_config_proto_msgTypes[2]
+	mi := &file_sts_v1_config_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -258,7 +513,7 @@ func (x *Listener) String() string {
 func (*Listener) ProtoMessage() {}
 
 func (x *Listener) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[2]
+	mi := &file_sts_v1_config_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -271,7 +526,7 @@ func (x *Listener) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Listener.ProtoReflect.Descriptor instead.
 func (*Listener) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{2}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Listener) GetListen() string {
@@ -324,7 +579,7 @@ type TrustedProxyConfig struct {
 
 func (x *TrustedProxyConfig) Reset() {
 	*x = TrustedProxyConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[3]
+	mi := &file_sts_v1_config_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -336,7 +591,7 @@ func (x *TrustedProxyConfig) String() string {
 func (*TrustedProxyConfig) ProtoMessage() {}
 
 func (x *TrustedProxyConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[3]
+	mi := &file_sts_v1_config_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -349,7 +604,7 @@ func (x *TrustedProxyConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrustedProxyConfig.ProtoReflect.Descriptor instead.
 func (*TrustedProxyConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{3}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *TrustedProxyConfig) GetName() isTrustedProxyConfig_Name {
@@ -428,7 +683,7 @@ type TlsConfig struct {
 
 func (x *TlsConfig) Reset() {
 	*x = TlsConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[4]
+	mi := &file_sts_v1_config_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -440,7 +695,7 @@ func (x *TlsConfig) String() string {
 func (*TlsConfig) ProtoMessage() {}
 
 func (x *TlsConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[4]
+	mi := &file_sts_v1_config_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -453,7 +708,7 @@ func (x *TlsConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TlsConfig.ProtoReflect.Descriptor instead.
 func (*TlsConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{4}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *TlsConfig) GetCertFile() string {
@@ -499,7 +754,7 @@ type ClientCertificatesConfig struct {
 
 func (x *ClientCertificatesConfig) Reset() {
 	*x = ClientCertificatesConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[5]
+	mi := &file_sts_v1_config_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -511,7 +766,7 @@ func (x *ClientCertificatesConfig) String() string {
 func (*ClientCertificatesConfig) ProtoMessage() {}
 
 func (x *ClientCertificatesConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[5]
+	mi := &file_sts_v1_config_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -524,7 +779,7 @@ func (x *ClientCertificatesConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientCertificatesConfig.ProtoReflect.Descriptor instead.
 func (*ClientCertificatesConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{5}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ClientCertificatesConfig) GetCaFile() string {
@@ -561,7 +816,7 @@ type SpiffeBundleConfig struct {
 
 func (x *SpiffeBundleConfig) Reset() {
 	*x = SpiffeBundleConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[6]
+	mi := &file_sts_v1_config_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -573,7 +828,7 @@ func (x *SpiffeBundleConfig) String() string {
 func (*SpiffeBundleConfig) ProtoMessage() {}
 
 func (x *SpiffeBundleConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[6]
+	mi := &file_sts_v1_config_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -586,7 +841,7 @@ func (x *SpiffeBundleConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SpiffeBundleConfig.ProtoReflect.Descriptor instead.
 func (*SpiffeBundleConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{6}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *SpiffeBundleConfig) GetTrustDomain() string {
@@ -619,7 +874,7 @@ type StorageConfig struct {
 
 func (x *StorageConfig) Reset() {
 	*x = StorageConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[7]
+	mi := &file_sts_v1_config_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -631,7 +886,7 @@ func (x *StorageConfig) String() string {
 func (*StorageConfig) ProtoMessage() {}
 
 func (x *StorageConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[7]
+	mi := &file_sts_v1_config_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -644,7 +899,7 @@ func (x *StorageConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StorageConfig.ProtoReflect.Descriptor instead.
 func (*StorageConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{7}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *StorageConfig) GetBoltFile() string {
@@ -675,7 +930,7 @@ type KeysConfig struct {
 
 func (x *KeysConfig) Reset() {
 	*x = KeysConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[8]
+	mi := &file_sts_v1_config_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -687,7 +942,7 @@ func (x *KeysConfig) String() string {
 func (*KeysConfig) ProtoMessage() {}
 
 func (x *KeysConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[8]
+	mi := &file_sts_v1_config_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -700,7 +955,7 @@ func (x *KeysConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeysConfig.ProtoReflect.Descriptor instead.
 func (*KeysConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{8}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *KeysConfig) GetSets() []*KeySetConfig {
@@ -741,7 +996,7 @@ type KeySetConfig struct {
 
 func (x *KeySetConfig) Reset() {
 	*x = KeySetConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[9]
+	mi := &file_sts_v1_config_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -753,7 +1008,7 @@ func (x *KeySetConfig) String() string {
 func (*KeySetConfig) ProtoMessage() {}
 
 func (x *KeySetConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[9]
+	mi := &file_sts_v1_config_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -766,7 +1021,7 @@ func (x *KeySetConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeySetConfig.ProtoReflect.Descriptor instead.
 func (*KeySetConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{9}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *KeySetConfig) GetName() string {
@@ -862,7 +1117,7 @@ type VaultKeyConfig struct {
 
 func (x *VaultKeyConfig) Reset() {
 	*x = VaultKeyConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[10]
+	mi := &file_sts_v1_config_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -874,7 +1129,7 @@ func (x *VaultKeyConfig) String() string {
 func (*VaultKeyConfig) ProtoMessage() {}
 
 func (x *VaultKeyConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[10]
+	mi := &file_sts_v1_config_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -887,7 +1142,7 @@ func (x *VaultKeyConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VaultKeyConfig.ProtoReflect.Descriptor instead.
 func (*VaultKeyConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{10}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *VaultKeyConfig) GetKey() string {
@@ -918,7 +1173,7 @@ type LocalKeyConfig struct {
 
 func (x *LocalKeyConfig) Reset() {
 	*x = LocalKeyConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[11]
+	mi := &file_sts_v1_config_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -930,7 +1185,7 @@ func (x *LocalKeyConfig) String() string {
 func (*LocalKeyConfig) ProtoMessage() {}
 
 func (x *LocalKeyConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[11]
+	mi := &file_sts_v1_config_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -943,7 +1198,7 @@ func (x *LocalKeyConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LocalKeyConfig.ProtoReflect.Descriptor instead.
 func (*LocalKeyConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{11}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *LocalKeyConfig) GetKeyFile() string {
@@ -989,7 +1244,7 @@ type VaultConfig struct {
 
 func (x *VaultConfig) Reset() {
 	*x = VaultConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[12]
+	mi := &file_sts_v1_config_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1001,7 +1256,7 @@ func (x *VaultConfig) String() string {
 func (*VaultConfig) ProtoMessage() {}
 
 func (x *VaultConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[12]
+	mi := &file_sts_v1_config_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1014,7 +1269,7 @@ func (x *VaultConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VaultConfig.ProtoReflect.Descriptor instead.
 func (*VaultConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{12}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *VaultConfig) GetAddresses() []string {
@@ -1106,7 +1361,7 @@ type VaultLoginConfig struct {
 
 func (x *VaultLoginConfig) Reset() {
 	*x = VaultLoginConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[13]
+	mi := &file_sts_v1_config_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1118,7 +1373,7 @@ func (x *VaultLoginConfig) String() string {
 func (*VaultLoginConfig) ProtoMessage() {}
 
 func (x *VaultLoginConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[13]
+	mi := &file_sts_v1_config_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1131,7 +1386,7 @@ func (x *VaultLoginConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VaultLoginConfig.ProtoReflect.Descriptor instead.
 func (*VaultLoginConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{13}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *VaultLoginConfig) GetMethod() isVaultLoginConfig_Method {
@@ -1225,7 +1480,7 @@ type VaultAppRoleConfig struct {
 
 func (x *VaultAppRoleConfig) Reset() {
 	*x = VaultAppRoleConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[14]
+	mi := &file_sts_v1_config_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1237,7 +1492,7 @@ func (x *VaultAppRoleConfig) String() string {
 func (*VaultAppRoleConfig) ProtoMessage() {}
 
 func (x *VaultAppRoleConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[14]
+	mi := &file_sts_v1_config_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1250,7 +1505,7 @@ func (x *VaultAppRoleConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VaultAppRoleConfig.ProtoReflect.Descriptor instead.
 func (*VaultAppRoleConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{14}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *VaultAppRoleConfig) GetRoleId() string {
@@ -1290,7 +1545,7 @@ type VaultKubernetesConfig struct {
 
 func (x *VaultKubernetesConfig) Reset() {
 	*x = VaultKubernetesConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[15]
+	mi := &file_sts_v1_config_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1302,7 +1557,7 @@ func (x *VaultKubernetesConfig) String() string {
 func (*VaultKubernetesConfig) ProtoMessage() {}
 
 func (x *VaultKubernetesConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[15]
+	mi := &file_sts_v1_config_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1315,7 +1570,7 @@ func (x *VaultKubernetesConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VaultKubernetesConfig.ProtoReflect.Descriptor instead.
 func (*VaultKubernetesConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{15}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *VaultKubernetesConfig) GetRole() string {
@@ -1352,7 +1607,7 @@ type VaultCertificateConfig struct {
 
 func (x *VaultCertificateConfig) Reset() {
 	*x = VaultCertificateConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[16]
+	mi := &file_sts_v1_config_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1364,7 +1619,7 @@ func (x *VaultCertificateConfig) String() string {
 func (*VaultCertificateConfig) ProtoMessage() {}
 
 func (x *VaultCertificateConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[16]
+	mi := &file_sts_v1_config_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1377,7 +1632,7 @@ func (x *VaultCertificateConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VaultCertificateConfig.ProtoReflect.Descriptor instead.
 func (*VaultCertificateConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{16}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *VaultCertificateConfig) GetRole() string {
@@ -1414,7 +1669,7 @@ type VaultBatchConfig struct {
 
 func (x *VaultBatchConfig) Reset() {
 	*x = VaultBatchConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[17]
+	mi := &file_sts_v1_config_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1426,7 +1681,7 @@ func (x *VaultBatchConfig) String() string {
 func (*VaultBatchConfig) ProtoMessage() {}
 
 func (x *VaultBatchConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[17]
+	mi := &file_sts_v1_config_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1439,7 +1694,7 @@ func (x *VaultBatchConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VaultBatchConfig.ProtoReflect.Descriptor instead.
 func (*VaultBatchConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{17}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *VaultBatchConfig) GetSize() int32 {
@@ -1496,7 +1751,7 @@ type RotationConfig struct {
 
 func (x *RotationConfig) Reset() {
 	*x = RotationConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[18]
+	mi := &file_sts_v1_config_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1508,7 +1763,7 @@ func (x *RotationConfig) String() string {
 func (*RotationConfig) ProtoMessage() {}
 
 func (x *RotationConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[18]
+	mi := &file_sts_v1_config_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1521,7 +1776,7 @@ func (x *RotationConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotationConfig.ProtoReflect.Descriptor instead.
 func (*RotationConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{18}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RotationConfig) GetPeriod() *durationpb.Duration {
@@ -1571,7 +1826,7 @@ type AuditConfig struct {
 
 func (x *AuditConfig) Reset() {
 	*x = AuditConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[19]
+	mi := &file_sts_v1_config_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1583,7 +1838,7 @@ func (x *AuditConfig) String() string {
 func (*AuditConfig) ProtoMessage() {}
 
 func (x *AuditConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[19]
+	mi := &file_sts_v1_config_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1596,7 +1851,7 @@ func (x *AuditConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditConfig.ProtoReflect.Descriptor instead.
 func (*AuditConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{19}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *AuditConfig) GetFile() string {
@@ -1617,7 +1872,7 @@ type LogConfig struct {
 
 func (x *LogConfig) Reset() {
 	*x = LogConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[20]
+	mi := &file_sts_v1_config_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1629,7 +1884,7 @@ func (x *LogConfig) String() string {
 func (*LogConfig) ProtoMessage() {}
 
 func (x *LogConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[20]
+	mi := &file_sts_v1_config_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1642,7 +1897,7 @@ func (x *LogConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogConfig.ProtoReflect.Descriptor instead.
 func (*LogConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{20}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *LogConfig) GetLevel() string {
@@ -1667,7 +1922,7 @@ type LimitsConfig struct {
 
 func (x *LimitsConfig) Reset() {
 	*x = LimitsConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[21]
+	mi := &file_sts_v1_config_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1679,7 +1934,7 @@ func (x *LimitsConfig) String() string {
 func (*LimitsConfig) ProtoMessage() {}
 
 func (x *LimitsConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[21]
+	mi := &file_sts_v1_config_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1692,7 +1947,7 @@ func (x *LimitsConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LimitsConfig.ProtoReflect.Descriptor instead.
 func (*LimitsConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{21}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *LimitsConfig) GetRequestTimeout() *durationpb.Duration {
@@ -1720,7 +1975,7 @@ var File_sts_v1_config_proto protoreflect.FileDescriptor
 
 const file_sts_v1_config_proto_rawDesc = "" +
 	"\n" +
-	"\x13sts/v1/config.proto\x12\x06sts.v1\x1a\x1egoogle/protobuf/duration.proto\"\xe7\x03\n" +
+	"\x13sts/v1/config.proto\x12\x06sts.v1\x1a\x1egoogle/protobuf/duration.proto\"\x92\x04\n" +
 	"\fServerConfig\x12\x16\n" +
 	"\x06issuer\x18\x01 \x01(\tR\x06issuer\x12$\n" +
 	"\x04http\x18\x02 \x01(\v2\x10.sts.v1.ListenerR\x04http\x12$\n" +
@@ -1733,7 +1988,23 @@ const file_sts_v1_config_proto_rawDesc = "" +
 	"\x03log\x18\a \x01(\v2\x11.sts.v1.LogConfigR\x03log\x12,\n" +
 	"\x06limits\x18\b \x01(\v2\x14.sts.v1.LimitsConfigR\x06limits\x12@\n" +
 	"\x0eshutdown_grace\x18\t \x01(\v2\x19.google.protobuf.DurationR\rshutdownGrace\x12&\n" +
-	"\x04dpop\x18\x14 \x01(\v2\x12.sts.v1.DpopConfigR\x04dpop\"L\n" +
+	"\x04dpop\x18\x14 \x01(\v2\x12.sts.v1.DpopConfigR\x04dpop\x12)\n" +
+	"\x05admin\x18\x15 \x01(\v2\x13.sts.v1.AdminConfigR\x05admin\"\x94\x01\n" +
+	"\vAdminConfig\x121\n" +
+	"\x06socket\x18\x01 \x01(\v2\x19.sts.v1.AdminSocketConfigR\x06socket\x123\n" +
+	"\aclients\x18\x02 \x03(\v2\x19.sts.v1.AdminClientConfigR\aclients\x12\x1d\n" +
+	"\n" +
+	"token_file\x18\x03 \x01(\tR\ttokenFile\"k\n" +
+	"\x11AdminSocketConfig\x12\x12\n" +
+	"\x04path\x18\x01 \x01(\tR\x04path\x12\x12\n" +
+	"\x04uids\x18\x02 \x03(\x03R\x04uids\x12\x12\n" +
+	"\x04gids\x18\x03 \x03(\x03R\x04gids\x12\x1a\n" +
+	"\bdisabled\x18\x04 \x01(\bR\bdisabled\"i\n" +
+	"\x11AdminClientConfig\x12\x19\n" +
+	"\asan_dns\x18\x01 \x01(\tH\x00R\x06sanDns\x12\x19\n" +
+	"\asan_uri\x18\x02 \x01(\tH\x00R\x06sanUri\x12\x16\n" +
+	"\x06access\x18\x03 \x01(\tR\x06accessB\x06\n" +
+	"\x04name\"L\n" +
 	"\n" +
 	"DpopConfig\x12#\n" +
 	"\rrequire_nonce\x18\x01 \x01(\bR\frequireNonce\x12\x19\n" +
@@ -1849,70 +2120,76 @@ func file_sts_v1_config_proto_rawDescGZIP() []byte {
 	return file_sts_v1_config_proto_rawDescData
 }
 
-var file_sts_v1_config_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
+var file_sts_v1_config_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_sts_v1_config_proto_goTypes = []any{
 	(*ServerConfig)(nil),             // 0: sts.v1.ServerConfig
-	(*DpopConfig)(nil),               // 1: sts.v1.DpopConfig
-	(*Listener)(nil),                 // 2: sts.v1.Listener
-	(*TrustedProxyConfig)(nil),       // 3: sts.v1.TrustedProxyConfig
-	(*TlsConfig)(nil),                // 4: sts.v1.TlsConfig
-	(*ClientCertificatesConfig)(nil), // 5: sts.v1.ClientCertificatesConfig
-	(*SpiffeBundleConfig)(nil),       // 6: sts.v1.SpiffeBundleConfig
-	(*StorageConfig)(nil),            // 7: sts.v1.StorageConfig
-	(*KeysConfig)(nil),               // 8: sts.v1.KeysConfig
-	(*KeySetConfig)(nil),             // 9: sts.v1.KeySetConfig
-	(*VaultKeyConfig)(nil),           // 10: sts.v1.VaultKeyConfig
-	(*LocalKeyConfig)(nil),           // 11: sts.v1.LocalKeyConfig
-	(*VaultConfig)(nil),              // 12: sts.v1.VaultConfig
-	(*VaultLoginConfig)(nil),         // 13: sts.v1.VaultLoginConfig
-	(*VaultAppRoleConfig)(nil),       // 14: sts.v1.VaultAppRoleConfig
-	(*VaultKubernetesConfig)(nil),    // 15: sts.v1.VaultKubernetesConfig
-	(*VaultCertificateConfig)(nil),   // 16: sts.v1.VaultCertificateConfig
-	(*VaultBatchConfig)(nil),         // 17: sts.v1.VaultBatchConfig
-	(*RotationConfig)(nil),           // 18: sts.v1.RotationConfig
-	(*AuditConfig)(nil),              // 19: sts.v1.AuditConfig
-	(*LogConfig)(nil),                // 20: sts.v1.LogConfig
-	(*LimitsConfig)(nil),             // 21: sts.v1.LimitsConfig
-	(*durationpb.Duration)(nil),      // 22: google.protobuf.Duration
+	(*AdminConfig)(nil),              // 1: sts.v1.AdminConfig
+	(*AdminSocketConfig)(nil),        // 2: sts.v1.AdminSocketConfig
+	(*AdminClientConfig)(nil),        // 3: sts.v1.AdminClientConfig
+	(*DpopConfig)(nil),               // 4: sts.v1.DpopConfig
+	(*Listener)(nil),                 // 5: sts.v1.Listener
+	(*TrustedProxyConfig)(nil),       // 6: sts.v1.TrustedProxyConfig
+	(*TlsConfig)(nil),                // 7: sts.v1.TlsConfig
+	(*ClientCertificatesConfig)(nil), // 8: sts.v1.ClientCertificatesConfig
+	(*SpiffeBundleConfig)(nil),       // 9: sts.v1.SpiffeBundleConfig
+	(*StorageConfig)(nil),            // 10: sts.v1.StorageConfig
+	(*KeysConfig)(nil),               // 11: sts.v1.KeysConfig
+	(*KeySetConfig)(nil),             // 12: sts.v1.KeySetConfig
+	(*VaultKeyConfig)(nil),           // 13: sts.v1.VaultKeyConfig
+	(*LocalKeyConfig)(nil),           // 14: sts.v1.LocalKeyConfig
+	(*VaultConfig)(nil),              // 15: sts.v1.VaultConfig
+	(*VaultLoginConfig)(nil),         // 16: sts.v1.VaultLoginConfig
+	(*VaultAppRoleConfig)(nil),       // 17: sts.v1.VaultAppRoleConfig
+	(*VaultKubernetesConfig)(nil),    // 18: sts.v1.VaultKubernetesConfig
+	(*VaultCertificateConfig)(nil),   // 19: sts.v1.VaultCertificateConfig
+	(*VaultBatchConfig)(nil),         // 20: sts.v1.VaultBatchConfig
+	(*RotationConfig)(nil),           // 21: sts.v1.RotationConfig
+	(*AuditConfig)(nil),              // 22: sts.v1.AuditConfig
+	(*LogConfig)(nil),                // 23: sts.v1.LogConfig
+	(*LimitsConfig)(nil),             // 24: sts.v1.LimitsConfig
+	(*durationpb.Duration)(nil),      // 25: google.protobuf.Duration
 }
 var file_sts_v1_config_proto_depIdxs = []int32{
-	2,  // 0: sts.v1.ServerConfig.http:type_name -> sts.v1.Listener
-	2,  // 1: sts.v1.ServerConfig.grpc:type_name -> sts.v1.Listener
-	7,  // 2: sts.v1.ServerConfig.storage:type_name -> sts.v1.StorageConfig
-	8,  // 3: sts.v1.ServerConfig.keys:type_name -> sts.v1.KeysConfig
-	18, // 4: sts.v1.ServerConfig.rotation:type_name -> sts.v1.RotationConfig
-	19, // 5: sts.v1.ServerConfig.audit:type_name -> sts.v1.AuditConfig
-	20, // 6: sts.v1.ServerConfig.log:type_name -> sts.v1.LogConfig
-	21, // 7: sts.v1.ServerConfig.limits:type_name -> sts.v1.LimitsConfig
-	22, // 8: sts.v1.ServerConfig.shutdown_grace:type_name -> google.protobuf.Duration
-	1,  // 9: sts.v1.ServerConfig.dpop:type_name -> sts.v1.DpopConfig
-	4,  // 10: sts.v1.Listener.tls:type_name -> sts.v1.TlsConfig
-	3,  // 11: sts.v1.Listener.trusted_proxies:type_name -> sts.v1.TrustedProxyConfig
-	5,  // 12: sts.v1.TlsConfig.client_certificates:type_name -> sts.v1.ClientCertificatesConfig
-	6,  // 13: sts.v1.ClientCertificatesConfig.spiffe_bundles:type_name -> sts.v1.SpiffeBundleConfig
-	9,  // 14: sts.v1.KeysConfig.sets:type_name -> sts.v1.KeySetConfig
-	12, // 15: sts.v1.KeysConfig.vault:type_name -> sts.v1.VaultConfig
-	10, // 16: sts.v1.KeySetConfig.vault:type_name -> sts.v1.VaultKeyConfig
-	11, // 17: sts.v1.KeySetConfig.local:type_name -> sts.v1.LocalKeyConfig
-	10, // 18: sts.v1.KeySetConfig.vault_wrapped:type_name -> sts.v1.VaultKeyConfig
-	22, // 19: sts.v1.VaultConfig.timeout:type_name -> google.protobuf.Duration
-	13, // 20: sts.v1.VaultConfig.login:type_name -> sts.v1.VaultLoginConfig
-	17, // 21: sts.v1.VaultConfig.batch:type_name -> sts.v1.VaultBatchConfig
-	14, // 22: sts.v1.VaultLoginConfig.app_role:type_name -> sts.v1.VaultAppRoleConfig
-	15, // 23: sts.v1.VaultLoginConfig.kubernetes:type_name -> sts.v1.VaultKubernetesConfig
-	16, // 24: sts.v1.VaultLoginConfig.certificate:type_name -> sts.v1.VaultCertificateConfig
-	22, // 25: sts.v1.VaultBatchConfig.delay:type_name -> google.protobuf.Duration
-	22, // 26: sts.v1.RotationConfig.period:type_name -> google.protobuf.Duration
-	22, // 27: sts.v1.RotationConfig.publish_ahead:type_name -> google.protobuf.Duration
-	22, // 28: sts.v1.RotationConfig.retain:type_name -> google.protobuf.Duration
-	22, // 29: sts.v1.RotationConfig.jwks_max_age:type_name -> google.protobuf.Duration
-	22, // 30: sts.v1.RotationConfig.clock_skew:type_name -> google.protobuf.Duration
-	22, // 31: sts.v1.LimitsConfig.request_timeout:type_name -> google.protobuf.Duration
-	32, // [32:32] is the sub-list for method output_type
-	32, // [32:32] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	5,  // 0: sts.v1.ServerConfig.http:type_name -> sts.v1.Listener
+	5,  // 1: sts.v1.ServerConfig.grpc:type_name -> sts.v1.Listener
+	10, // 2: sts.v1.ServerConfig.storage:type_name -> sts.v1.StorageConfig
+	11, // 3: sts.v1.ServerConfig.keys:type_name -> sts.v1.KeysConfig
+	21, // 4: sts.v1.ServerConfig.rotation:type_name -> sts.v1.RotationConfig
+	22, // 5: sts.v1.ServerConfig.audit:type_name -> sts.v1.AuditConfig
+	23, // 6: sts.v1.ServerConfig.log:type_name -> sts.v1.LogConfig
+	24, // 7: sts.v1.ServerConfig.limits:type_name -> sts.v1.LimitsConfig
+	25, // 8: sts.v1.ServerConfig.shutdown_grace:type_name -> google.protobuf.Duration
+	4,  // 9: sts.v1.ServerConfig.dpop:type_name -> sts.v1.DpopConfig
+	1,  // 10: sts.v1.ServerConfig.admin:type_name -> sts.v1.AdminConfig
+	2,  // 11: sts.v1.AdminConfig.socket:type_name -> sts.v1.AdminSocketConfig
+	3,  // 12: sts.v1.AdminConfig.clients:type_name -> sts.v1.AdminClientConfig
+	7,  // 13: sts.v1.Listener.tls:type_name -> sts.v1.TlsConfig
+	6,  // 14: sts.v1.Listener.trusted_proxies:type_name -> sts.v1.TrustedProxyConfig
+	8,  // 15: sts.v1.TlsConfig.client_certificates:type_name -> sts.v1.ClientCertificatesConfig
+	9,  // 16: sts.v1.ClientCertificatesConfig.spiffe_bundles:type_name -> sts.v1.SpiffeBundleConfig
+	12, // 17: sts.v1.KeysConfig.sets:type_name -> sts.v1.KeySetConfig
+	15, // 18: sts.v1.KeysConfig.vault:type_name -> sts.v1.VaultConfig
+	13, // 19: sts.v1.KeySetConfig.vault:type_name -> sts.v1.VaultKeyConfig
+	14, // 20: sts.v1.KeySetConfig.local:type_name -> sts.v1.LocalKeyConfig
+	13, // 21: sts.v1.KeySetConfig.vault_wrapped:type_name -> sts.v1.VaultKeyConfig
+	25, // 22: sts.v1.VaultConfig.timeout:type_name -> google.protobuf.Duration
+	16, // 23: sts.v1.VaultConfig.login:type_name -> sts.v1.VaultLoginConfig
+	20, // 24: sts.v1.VaultConfig.batch:type_name -> sts.v1.VaultBatchConfig
+	17, // 25: sts.v1.VaultLoginConfig.app_role:type_name -> sts.v1.VaultAppRoleConfig
+	18, // 26: sts.v1.VaultLoginConfig.kubernetes:type_name -> sts.v1.VaultKubernetesConfig
+	19, // 27: sts.v1.VaultLoginConfig.certificate:type_name -> sts.v1.VaultCertificateConfig
+	25, // 28: sts.v1.VaultBatchConfig.delay:type_name -> google.protobuf.Duration
+	25, // 29: sts.v1.RotationConfig.period:type_name -> google.protobuf.Duration
+	25, // 30: sts.v1.RotationConfig.publish_ahead:type_name -> google.protobuf.Duration
+	25, // 31: sts.v1.RotationConfig.retain:type_name -> google.protobuf.Duration
+	25, // 32: sts.v1.RotationConfig.jwks_max_age:type_name -> google.protobuf.Duration
+	25, // 33: sts.v1.RotationConfig.clock_skew:type_name -> google.protobuf.Duration
+	25, // 34: sts.v1.LimitsConfig.request_timeout:type_name -> google.protobuf.Duration
+	35, // [35:35] is the sub-list for method output_type
+	35, // [35:35] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_sts_v1_config_proto_init() }
@@ -1921,15 +2198,19 @@ func file_sts_v1_config_proto_init() {
 		return
 	}
 	file_sts_v1_config_proto_msgTypes[3].OneofWrappers = []any{
+		(*AdminClientConfig_SanDns)(nil),
+		(*AdminClientConfig_SanUri)(nil),
+	}
+	file_sts_v1_config_proto_msgTypes[6].OneofWrappers = []any{
 		(*TrustedProxyConfig_SanDns)(nil),
 		(*TrustedProxyConfig_SanUri)(nil),
 	}
-	file_sts_v1_config_proto_msgTypes[9].OneofWrappers = []any{
+	file_sts_v1_config_proto_msgTypes[12].OneofWrappers = []any{
 		(*KeySetConfig_Vault)(nil),
 		(*KeySetConfig_Local)(nil),
 		(*KeySetConfig_VaultWrapped)(nil),
 	}
-	file_sts_v1_config_proto_msgTypes[13].OneofWrappers = []any{
+	file_sts_v1_config_proto_msgTypes[16].OneofWrappers = []any{
 		(*VaultLoginConfig_TokenFile)(nil),
 		(*VaultLoginConfig_AppRole)(nil),
 		(*VaultLoginConfig_Kubernetes)(nil),
@@ -1941,7 +2222,7 @@ func file_sts_v1_config_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sts_v1_config_proto_rawDesc), len(file_sts_v1_config_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   22,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
