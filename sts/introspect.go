@@ -25,7 +25,6 @@ const typIntrospection = "token-introspection+jwt"
 // is to be signed.
 func (s *Service) Introspect(ctx context.Context, req IntrospectionRequest) (Introspection, error) {
 	d := s.begin(EventIntrospect, req.Caller)
-	d.ownOnly = true
 	d.req.Subject = Presented{req.Token, AccessToken}
 	out, e := s.introspect(ctx, d, req)
 	out.Decision, out.Nonce = d.ids.decision, s.nextNonce(d)
@@ -99,6 +98,7 @@ func checkToken(d *decision, token string) *Error {
 // asks, else nil. A token that was revoked, and one that is none of the caller's
 // business, is worth a record: others are what callers meet every day.
 func (s *Service) active(ctx context.Context, d *decision) (map[string]any, *Error) {
+	d.ownOnly = true // not so the assertion of the caller, which was before
 	t, e := s.present(ctx, d, "token", d.req.Subject, &d.rec.Subject)
 	switch {
 	case e != nil && e.Code != InvalidRequest:

@@ -189,6 +189,13 @@ func TestRevokedFederation(t *testing.T) {
 	if len(claims["lineage"].([]any)) != 1 {
 		t.Errorf("lineage %v", claims["lineage"])
 	}
+	// Such a client may ask, too.
+	if found, err := f.service.Introspect(t.Context(), sts.IntrospectionRequest{Caller: sts.TokenRequest{Credential: r.Credential}, Token: token.Value}); err != nil || found.Active {
+		t.Errorf("introspection by the client: %t, %v", found.Active, err)
+	}
+	if _, err := f.service.RevokeToken(t.Context(), sts.RevokeTokenRequest{Caller: sts.TokenRequest{Credential: r.Credential}, Token: canary}); err != nil {
+		t.Errorf("revocation by the client: %v", err)
+	}
 	f.revoke(t, sts.Revoke{Kind: sts.RevokeToken, Token: assertion})
 	f.assertRefused(t, r, sts.InvalidClient)
 	if f.introspect(t, "web", token.Value).Active {

@@ -26,7 +26,6 @@ const (
 // presenting a token; if it is bound to a key, with proof of that.
 func (s *Service) RevokeToken(ctx context.Context, req RevokeTokenRequest) (Revoked, error) {
 	d := s.begin(EventRevoke, req.Caller)
-	d.ownOnly = true
 	d.req.Subject = Presented{req.Token, AccessToken}
 	made, e := s.revokeToken(ctx, d, req.Token)
 	done := Revoked{Decision: d.ids.decision, Nonce: s.nextNonce(d)}
@@ -60,6 +59,7 @@ func (s *Service) revokeToken(ctx context.Context, d *decision, token string) (*
 		return nil, e
 	}
 	// 4. The token.
+	d.ownOnly = true
 	t, e := s.present(ctx, d, "token", d.req.Subject, &d.rec.Subject)
 	switch {
 	case e != nil && missing != nil:

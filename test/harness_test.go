@@ -297,7 +297,7 @@ func doBy(t *testing.T, client *http.Client, req *http.Request) reply {
 		t.Fatal(err)
 	}
 	r := reply{status: res.StatusCode, header: res.Header, raw: string(raw)}
-	if err := json.Unmarshal(raw, &r.body); err != nil {
+	if err := json.Unmarshal(raw, &r.body); err != nil && len(raw) > 0 {
 		t.Fatalf("%s %s: status %d, body %q is not JSON: %v", req.Method, req.URL, res.StatusCode, raw, err)
 	}
 	return r
