@@ -192,7 +192,7 @@ func (r *Revocations) tryAdd(ctx context.Context, v sts.Revocation) (sts.Revocat
 		if err != nil {
 			return v, false, err
 		}
-		if covers(before, v) {
+		if asStrict(before, v) {
 			// It may have been made elsewhere, and not be known here yet.
 			r.force(name, before, old.Revision)
 			return before, true, nil
@@ -222,8 +222,8 @@ func (r *Revocations) force(name sts.RevocationName, v sts.Revocation, revision 
 	}
 }
 
-// covers tells whether a revocation that is there says all that another one does.
-func covers(there, v sts.Revocation) bool {
+// asStrict tells whether a revocation that is there says all that another one does.
+func asStrict(there, v sts.Revocation) bool {
 	return last(there) >= last(v) && (there.Expires.IsZero() || !v.Expires.IsZero() && !v.Expires.After(there.Expires))
 }
 

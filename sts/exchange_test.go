@@ -237,8 +237,8 @@ func TestIssuedTypes(t *testing.T) {
 		scheme, typ string
 		more        []string
 	}{
-		sts.AccessToken: {"Bearer", "at+jwt", []string{"client_id", "scope", "lineage"}},
-		sts.JWT:         {"N_A", "JWT", []string{"client_id", "scope", "lineage"}},
+		sts.AccessToken: {"Bearer", "at+jwt", []string{"client_id", "exchanges", "lineage", "scope"}},
+		sts.JWT:         {"N_A", "JWT", []string{"client_id", "scope"}},
 		sts.IDToken:     {"N_A", "JWT", []string{"azp"}},
 	} {
 		r := f.exchange(t)

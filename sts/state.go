@@ -81,7 +81,7 @@ func (s *Service) newState(resources map[Ref]Resource, revision int64) (*state, 
 		introspectors: map[string][]string{},
 	}
 	c := checker{service: s, resources: resources}
-	world := policy.World{}
+	world := policy.World{Issuers: map[string]string{}, SelfIssuer: s.issuer}
 	identifiers := map[string][]string{} // by Audience
 	for _, ref := range st.order {
 		switch r := resources[ref]; ref.Kind {
@@ -117,7 +117,7 @@ func (s *Service) newState(resources map[Ref]Resource, revision int64) (*state, 
 			i := r.Issuer.complete()
 			c.issuer(i, st.issuers[i.Issuer])
 			st.issuers[i.Issuer] = i
-			world.Issuers = append(world.Issuers, ref.Name)
+			world.Issuers[ref.Name] = i.Issuer
 		case KindRule:
 			c.common(ref, r.Rule.Description)
 			world.Rules = append(world.Rules, *r.Rule)
