@@ -62,6 +62,14 @@ type Record struct {
 	Revocation *Revocation `json:"revocation,omitempty"` // that was made, or may have been; see Event
 
 	Issued *RecordToken `json:"issued,omitempty"` // present if and only if allowed
+
+	Admin *RecordAdmin `json:"admin,omitempty"` // of EventAdmin
+}
+
+// RecordAdmin says what an administrator did.
+type RecordAdmin struct {
+	Action string    `json:"action"` // such as backup
+	By     Principal `json:"by"`
 }
 
 // RecordReason says why a rule did not grant a request, or why a token was not

@@ -168,6 +168,7 @@ type fixture struct {
 	service  *sts.Service
 	nonceKey []byte // with one, DPoP proofs need a nonce
 	socket   string // path of the admin socket; empty: none
+	backups  *memSnapshots
 	server   *Server
 	audit    *memAudit
 	revoked  *memRevocations
@@ -221,9 +222,11 @@ func newService(tb testing.TB, f *fixture) *sts.Service {
 			store.resources[r.Ref()] = r
 		}
 	}
+	f.backups = &memSnapshots{}
 	f.revoked = &memRevocations{m: map[sts.RevocationName]sts.Revocation{}}
 	s, err := sts.New(tb.Context(), sts.Config{
-		Issuer: issuer, Store: store, Keys: f.keys, IssuerKeys: noIssuers{}, ClientKeys: noClientKeys{}, Audit: f.audit, Replay: &memReplay{}, Revocations: f.revoked, NonceKey: f.nonceKey,
+		Snapshots: f.backups,
+		Issuer:    issuer, Store: store, Keys: f.keys, IssuerKeys: noIssuers{}, ClientKeys: noClientKeys{}, Audit: f.audit, Replay: &memReplay{}, Revocations: f.revoked, NonceKey: f.nonceKey,
 	})
 	if err != nil {
 		tb.Fatal(err)

@@ -2077,6 +2077,162 @@ func (x *ListRevocationsResponse) GetNextPageToken() string {
 	return ""
 }
 
+// BackupRequest asks for a copy of the store.
+type BackupRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupRequest) Reset() {
+	*x = BackupRequest{}
+	mi := &file_sts_v1_admin_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupRequest) ProtoMessage() {}
+
+func (x *BackupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupRequest.ProtoReflect.Descriptor instead.
+func (*BackupRequest) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{31}
+}
+
+// BackupResponse is the next part of a copy, or its end.
+type BackupResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Bytes of the copy, at most 128 KiB; none at the end.
+	Data []byte `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	// The end. Nothing comes after it.
+	End           *BackupEnd `protobuf:"bytes,2,opt,name=end,proto3" json:"end,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupResponse) Reset() {
+	*x = BackupResponse{}
+	mi := &file_sts_v1_admin_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupResponse) ProtoMessage() {}
+
+func (x *BackupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupResponse.ProtoReflect.Descriptor instead.
+func (*BackupResponse) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *BackupResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *BackupResponse) GetEnd() *BackupEnd {
+	if x != nil {
+		return x.End
+	}
+	return nil
+}
+
+// BackupEnd says what the whole copy is.
+type BackupEnd struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many bytes it has.
+	Size int64 `protobuf:"varint,1,opt,name=size,proto3" json:"size,omitempty"`
+	// SHA-256 of them.
+	Sha256 []byte `protobuf:"bytes,2,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	// The revision of the store that it has.
+	Revision      int64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupEnd) Reset() {
+	*x = BackupEnd{}
+	mi := &file_sts_v1_admin_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupEnd) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupEnd) ProtoMessage() {}
+
+func (x *BackupEnd) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupEnd.ProtoReflect.Descriptor instead.
+func (*BackupEnd) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *BackupEnd) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *BackupEnd) GetSha256() []byte {
+	if x != nil {
+		return x.Sha256
+	}
+	return nil
+}
+
+func (x *BackupEnd) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
 var File_sts_v1_admin_proto protoreflect.FileDescriptor
 
 const file_sts_v1_admin_proto_rawDesc = "" +
@@ -2215,7 +2371,15 @@ const file_sts_v1_admin_proto_rawDesc = "" +
 	"page_token\x18\x03 \x01(\tR\tpageToken\"w\n" +
 	"\x17ListRevocationsResponse\x124\n" +
 	"\vrevocations\x18\x01 \x03(\v2\x12.sts.v1.RevocationR\vrevocations\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken2\xb6\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x0f\n" +
+	"\rBackupRequest\"I\n" +
+	"\x0eBackupResponse\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\x12#\n" +
+	"\x03end\x18\x02 \x01(\v2\x11.sts.v1.BackupEndR\x03end\"S\n" +
+	"\tBackupEnd\x12\x12\n" +
+	"\x04size\x18\x01 \x01(\x03R\x04size\x12\x16\n" +
+	"\x06sha256\x18\x02 \x01(\fR\x06sha256\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x03R\brevision2\xf1\n" +
 	"\n" +
 	"\fAdminService\x12T\n" +
 	"\x05Apply\x12\x14.sts.v1.ApplyRequest\x1a\x15.sts.v1.ApplyResponse\"\x1e\x82\xd3\xe4\x93\x02\x18:\x01*\"\x13/v1/resources:apply\x12:\n" +
@@ -2230,7 +2394,8 @@ const file_sts_v1_admin_proto_rawDesc = "" +
 	"\tRotateKey\x12\x18.sts.v1.RotateKeyRequest\x1a\x19.sts.v1.RotateKeyResponse\" \x82\xd3\xe4\x93\x02\x1a:\x01*\"\x15/v1/keys/{set}:rotate\x12\\\n" +
 	"\tRevokeKey\x12\x18.sts.v1.RevokeKeyRequest\x1a\x19.sts.v1.RevokeKeyResponse\"\x1a\x82\xd3\xe4\x93\x02\x14:\x01*\"\x0f/v1/keys:revoke\x12S\n" +
 	"\x06Revoke\x12\x15.sts.v1.RevokeRequest\x1a\x16.sts.v1.RevokeResponse\"\x1a\x82\xd3\xe4\x93\x02\x14:\x01*\"\x0f/v1/revocations\x12k\n" +
-	"\x0fListRevocations\x12\x1e.sts.v1.ListRevocationsRequest\x1a\x1f.sts.v1.ListRevocationsResponse\"\x17\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/revocations\x12q\n" +
+	"\x0fListRevocations\x12\x1e.sts.v1.ListRevocationsRequest\x1a\x1f.sts.v1.ListRevocationsResponse\"\x17\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/revocations\x129\n" +
+	"\x06Backup\x12\x15.sts.v1.BackupRequest\x1a\x16.sts.v1.BackupResponse0\x01\x12q\n" +
 	"\x10ListIssuerStatus\x12\x1f.sts.v1.ListIssuerStatusRequest\x1a .sts.v1.ListIssuerStatusResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/issuers:statusB.Z,github.com/workload-sts/sts/gen/sts/v1;stsv1b\x06proto3"
 
 var (
@@ -2245,7 +2410,7 @@ func file_sts_v1_admin_proto_rawDescGZIP() []byte {
 	return file_sts_v1_admin_proto_rawDescData
 }
 
-var file_sts_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_sts_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_sts_v1_admin_proto_goTypes = []any{
 	(*ApplyRequest)(nil),               // 0: sts.v1.ApplyRequest
 	(*ResourceRef)(nil),                // 1: sts.v1.ResourceRef
@@ -2278,79 +2443,85 @@ var file_sts_v1_admin_proto_goTypes = []any{
 	(*Revocation)(nil),                 // 28: sts.v1.Revocation
 	(*ListRevocationsRequest)(nil),     // 29: sts.v1.ListRevocationsRequest
 	(*ListRevocationsResponse)(nil),    // 30: sts.v1.ListRevocationsResponse
-	(*Resource)(nil),                   // 31: sts.v1.Resource
-	(*durationpb.Duration)(nil),        // 32: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),      // 33: google.protobuf.Timestamp
+	(*BackupRequest)(nil),              // 31: sts.v1.BackupRequest
+	(*BackupResponse)(nil),             // 32: sts.v1.BackupResponse
+	(*BackupEnd)(nil),                  // 33: sts.v1.BackupEnd
+	(*Resource)(nil),                   // 34: sts.v1.Resource
+	(*durationpb.Duration)(nil),        // 35: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),      // 36: google.protobuf.Timestamp
 }
 var file_sts_v1_admin_proto_depIdxs = []int32{
-	31, // 0: sts.v1.ApplyRequest.resources:type_name -> sts.v1.Resource
+	34, // 0: sts.v1.ApplyRequest.resources:type_name -> sts.v1.Resource
 	1,  // 1: sts.v1.ApplyRequest.delete:type_name -> sts.v1.ResourceRef
 	1,  // 2: sts.v1.ApplyResponse.created:type_name -> sts.v1.ResourceRef
 	1,  // 3: sts.v1.ApplyResponse.updated:type_name -> sts.v1.ResourceRef
 	1,  // 4: sts.v1.ApplyResponse.deleted:type_name -> sts.v1.ResourceRef
-	31, // 5: sts.v1.GetResourceResponse.resource:type_name -> sts.v1.Resource
-	31, // 6: sts.v1.ListResourcesResponse.resources:type_name -> sts.v1.Resource
-	32, // 7: sts.v1.RotateClientSecretRequest.overlap:type_name -> google.protobuf.Duration
-	33, // 8: sts.v1.RotateClientSecretResponse.previous_not_after:type_name -> google.protobuf.Timestamp
+	34, // 5: sts.v1.GetResourceResponse.resource:type_name -> sts.v1.Resource
+	34, // 6: sts.v1.ListResourcesResponse.resources:type_name -> sts.v1.Resource
+	35, // 7: sts.v1.RotateClientSecretRequest.overlap:type_name -> google.protobuf.Duration
+	36, // 8: sts.v1.RotateClientSecretResponse.previous_not_after:type_name -> google.protobuf.Timestamp
 	13, // 9: sts.v1.GetClientStatusResponse.credentials:type_name -> sts.v1.CredentialStatus
-	33, // 10: sts.v1.CredentialStatus.not_after:type_name -> google.protobuf.Timestamp
-	33, // 11: sts.v1.CredentialStatus.last_used:type_name -> google.protobuf.Timestamp
+	36, // 10: sts.v1.CredentialStatus.not_after:type_name -> google.protobuf.Timestamp
+	36, // 11: sts.v1.CredentialStatus.last_used:type_name -> google.protobuf.Timestamp
 	16, // 12: sts.v1.ListKeysResponse.key_sets:type_name -> sts.v1.KeySetStatus
 	17, // 13: sts.v1.KeySetStatus.keys:type_name -> sts.v1.KeyStatus
-	33, // 14: sts.v1.KeySetStatus.rotation_due:type_name -> google.protobuf.Timestamp
-	33, // 15: sts.v1.KeyStatus.published:type_name -> google.protobuf.Timestamp
-	33, // 16: sts.v1.KeyStatus.signs:type_name -> google.protobuf.Timestamp
-	33, // 17: sts.v1.KeyStatus.ends:type_name -> google.protobuf.Timestamp
-	33, // 18: sts.v1.KeyStatus.revoked:type_name -> google.protobuf.Timestamp
-	33, // 19: sts.v1.KeyStatus.last_fetch:type_name -> google.protobuf.Timestamp
+	36, // 14: sts.v1.KeySetStatus.rotation_due:type_name -> google.protobuf.Timestamp
+	36, // 15: sts.v1.KeyStatus.published:type_name -> google.protobuf.Timestamp
+	36, // 16: sts.v1.KeyStatus.signs:type_name -> google.protobuf.Timestamp
+	36, // 17: sts.v1.KeyStatus.ends:type_name -> google.protobuf.Timestamp
+	36, // 18: sts.v1.KeyStatus.revoked:type_name -> google.protobuf.Timestamp
+	36, // 19: sts.v1.KeyStatus.last_fetch:type_name -> google.protobuf.Timestamp
 	17, // 20: sts.v1.RotateKeyResponse.key:type_name -> sts.v1.KeyStatus
 	17, // 21: sts.v1.RevokeKeyResponse.revoked:type_name -> sts.v1.KeyStatus
 	17, // 22: sts.v1.RevokeKeyResponse.successor:type_name -> sts.v1.KeyStatus
-	33, // 23: sts.v1.RevokeKeyResponse.accepted_until:type_name -> google.protobuf.Timestamp
+	36, // 23: sts.v1.RevokeKeyResponse.accepted_until:type_name -> google.protobuf.Timestamp
 	24, // 24: sts.v1.ListIssuerStatusResponse.issuers:type_name -> sts.v1.IssuerStatus
 	25, // 25: sts.v1.IssuerStatus.keys:type_name -> sts.v1.IssuerKey
-	33, // 26: sts.v1.IssuerStatus.fetched:type_name -> google.protobuf.Timestamp
-	33, // 27: sts.v1.IssuerStatus.asked:type_name -> google.protobuf.Timestamp
-	33, // 28: sts.v1.IssuerStatus.refresh:type_name -> google.protobuf.Timestamp
-	33, // 29: sts.v1.IssuerStatus.stale:type_name -> google.protobuf.Timestamp
-	33, // 30: sts.v1.RevokeRequest.before:type_name -> google.protobuf.Timestamp
-	33, // 31: sts.v1.RevokeRequest.until:type_name -> google.protobuf.Timestamp
+	36, // 26: sts.v1.IssuerStatus.fetched:type_name -> google.protobuf.Timestamp
+	36, // 27: sts.v1.IssuerStatus.asked:type_name -> google.protobuf.Timestamp
+	36, // 28: sts.v1.IssuerStatus.refresh:type_name -> google.protobuf.Timestamp
+	36, // 29: sts.v1.IssuerStatus.stale:type_name -> google.protobuf.Timestamp
+	36, // 30: sts.v1.RevokeRequest.before:type_name -> google.protobuf.Timestamp
+	36, // 31: sts.v1.RevokeRequest.until:type_name -> google.protobuf.Timestamp
 	28, // 32: sts.v1.RevokeResponse.revocation:type_name -> sts.v1.Revocation
-	33, // 33: sts.v1.Revocation.before:type_name -> google.protobuf.Timestamp
-	33, // 34: sts.v1.Revocation.expires:type_name -> google.protobuf.Timestamp
-	33, // 35: sts.v1.Revocation.created:type_name -> google.protobuf.Timestamp
+	36, // 33: sts.v1.Revocation.before:type_name -> google.protobuf.Timestamp
+	36, // 34: sts.v1.Revocation.expires:type_name -> google.protobuf.Timestamp
+	36, // 35: sts.v1.Revocation.created:type_name -> google.protobuf.Timestamp
 	28, // 36: sts.v1.ListRevocationsResponse.revocations:type_name -> sts.v1.Revocation
-	0,  // 37: sts.v1.AdminService.Apply:input_type -> sts.v1.ApplyRequest
-	0,  // 38: sts.v1.AdminService.ApplyMany:input_type -> sts.v1.ApplyRequest
-	3,  // 39: sts.v1.AdminService.GetResource:input_type -> sts.v1.GetResourceRequest
-	5,  // 40: sts.v1.AdminService.ListResources:input_type -> sts.v1.ListResourcesRequest
-	7,  // 41: sts.v1.AdminService.DeleteResource:input_type -> sts.v1.DeleteResourceRequest
-	9,  // 42: sts.v1.AdminService.RotateClientSecret:input_type -> sts.v1.RotateClientSecretRequest
-	11, // 43: sts.v1.AdminService.GetClientStatus:input_type -> sts.v1.GetClientStatusRequest
-	14, // 44: sts.v1.AdminService.ListKeys:input_type -> sts.v1.ListKeysRequest
-	18, // 45: sts.v1.AdminService.RotateKey:input_type -> sts.v1.RotateKeyRequest
-	20, // 46: sts.v1.AdminService.RevokeKey:input_type -> sts.v1.RevokeKeyRequest
-	26, // 47: sts.v1.AdminService.Revoke:input_type -> sts.v1.RevokeRequest
-	29, // 48: sts.v1.AdminService.ListRevocations:input_type -> sts.v1.ListRevocationsRequest
-	22, // 49: sts.v1.AdminService.ListIssuerStatus:input_type -> sts.v1.ListIssuerStatusRequest
-	2,  // 50: sts.v1.AdminService.Apply:output_type -> sts.v1.ApplyResponse
-	2,  // 51: sts.v1.AdminService.ApplyMany:output_type -> sts.v1.ApplyResponse
-	4,  // 52: sts.v1.AdminService.GetResource:output_type -> sts.v1.GetResourceResponse
-	6,  // 53: sts.v1.AdminService.ListResources:output_type -> sts.v1.ListResourcesResponse
-	8,  // 54: sts.v1.AdminService.DeleteResource:output_type -> sts.v1.DeleteResourceResponse
-	10, // 55: sts.v1.AdminService.RotateClientSecret:output_type -> sts.v1.RotateClientSecretResponse
-	12, // 56: sts.v1.AdminService.GetClientStatus:output_type -> sts.v1.GetClientStatusResponse
-	15, // 57: sts.v1.AdminService.ListKeys:output_type -> sts.v1.ListKeysResponse
-	19, // 58: sts.v1.AdminService.RotateKey:output_type -> sts.v1.RotateKeyResponse
-	21, // 59: sts.v1.AdminService.RevokeKey:output_type -> sts.v1.RevokeKeyResponse
-	27, // 60: sts.v1.AdminService.Revoke:output_type -> sts.v1.RevokeResponse
-	30, // 61: sts.v1.AdminService.ListRevocations:output_type -> sts.v1.ListRevocationsResponse
-	23, // 62: sts.v1.AdminService.ListIssuerStatus:output_type -> sts.v1.ListIssuerStatusResponse
-	50, // [50:63] is the sub-list for method output_type
-	37, // [37:50] is the sub-list for method input_type
-	37, // [37:37] is the sub-list for extension type_name
-	37, // [37:37] is the sub-list for extension extendee
-	0,  // [0:37] is the sub-list for field type_name
+	33, // 37: sts.v1.BackupResponse.end:type_name -> sts.v1.BackupEnd
+	0,  // 38: sts.v1.AdminService.Apply:input_type -> sts.v1.ApplyRequest
+	0,  // 39: sts.v1.AdminService.ApplyMany:input_type -> sts.v1.ApplyRequest
+	3,  // 40: sts.v1.AdminService.GetResource:input_type -> sts.v1.GetResourceRequest
+	5,  // 41: sts.v1.AdminService.ListResources:input_type -> sts.v1.ListResourcesRequest
+	7,  // 42: sts.v1.AdminService.DeleteResource:input_type -> sts.v1.DeleteResourceRequest
+	9,  // 43: sts.v1.AdminService.RotateClientSecret:input_type -> sts.v1.RotateClientSecretRequest
+	11, // 44: sts.v1.AdminService.GetClientStatus:input_type -> sts.v1.GetClientStatusRequest
+	14, // 45: sts.v1.AdminService.ListKeys:input_type -> sts.v1.ListKeysRequest
+	18, // 46: sts.v1.AdminService.RotateKey:input_type -> sts.v1.RotateKeyRequest
+	20, // 47: sts.v1.AdminService.RevokeKey:input_type -> sts.v1.RevokeKeyRequest
+	26, // 48: sts.v1.AdminService.Revoke:input_type -> sts.v1.RevokeRequest
+	29, // 49: sts.v1.AdminService.ListRevocations:input_type -> sts.v1.ListRevocationsRequest
+	31, // 50: sts.v1.AdminService.Backup:input_type -> sts.v1.BackupRequest
+	22, // 51: sts.v1.AdminService.ListIssuerStatus:input_type -> sts.v1.ListIssuerStatusRequest
+	2,  // 52: sts.v1.AdminService.Apply:output_type -> sts.v1.ApplyResponse
+	2,  // 53: sts.v1.AdminService.ApplyMany:output_type -> sts.v1.ApplyResponse
+	4,  // 54: sts.v1.AdminService.GetResource:output_type -> sts.v1.GetResourceResponse
+	6,  // 55: sts.v1.AdminService.ListResources:output_type -> sts.v1.ListResourcesResponse
+	8,  // 56: sts.v1.AdminService.DeleteResource:output_type -> sts.v1.DeleteResourceResponse
+	10, // 57: sts.v1.AdminService.RotateClientSecret:output_type -> sts.v1.RotateClientSecretResponse
+	12, // 58: sts.v1.AdminService.GetClientStatus:output_type -> sts.v1.GetClientStatusResponse
+	15, // 59: sts.v1.AdminService.ListKeys:output_type -> sts.v1.ListKeysResponse
+	19, // 60: sts.v1.AdminService.RotateKey:output_type -> sts.v1.RotateKeyResponse
+	21, // 61: sts.v1.AdminService.RevokeKey:output_type -> sts.v1.RevokeKeyResponse
+	27, // 62: sts.v1.AdminService.Revoke:output_type -> sts.v1.RevokeResponse
+	30, // 63: sts.v1.AdminService.ListRevocations:output_type -> sts.v1.ListRevocationsResponse
+	32, // 64: sts.v1.AdminService.Backup:output_type -> sts.v1.BackupResponse
+	23, // 65: sts.v1.AdminService.ListIssuerStatus:output_type -> sts.v1.ListIssuerStatusResponse
+	52, // [52:66] is the sub-list for method output_type
+	38, // [38:52] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_sts_v1_admin_proto_init() }
@@ -2365,7 +2536,7 @@ func file_sts_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sts_v1_admin_proto_rawDesc), len(file_sts_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   31,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

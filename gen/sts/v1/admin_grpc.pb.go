@@ -31,6 +31,7 @@ const (
 	AdminService_RevokeKey_FullMethodName          = "/sts.v1.AdminService/RevokeKey"
 	AdminService_Revoke_FullMethodName             = "/sts.v1.AdminService/Revoke"
 	AdminService_ListRevocations_FullMethodName    = "/sts.v1.AdminService/ListRevocations"
+	AdminService_Backup_FullMethodName             = "/sts.v1.AdminService/Backup"
 	AdminService_ListIssuerStatus_FullMethodName   = "/sts.v1.AdminService/ListIssuerStatus"
 )
 
@@ -108,6 +109,18 @@ type AdminServiceClient interface {
 	// ListRevocations returns the revocations whose tokens may still be alive, by
 	// kind and in no order that means something.
 	ListRevocations(ctx context.Context, in *ListRevocationsRequest, opts ...grpc.CallOption) (*ListRevocationsResponse, error)
+	// Backup streams a copy of the store as it was at one moment, for stores in a
+	// file (`storage.bolt_file`): the bytes of the file in order, and at the end how
+	// many there were and their SHA-256. What has no end is no backup. `stsctl storage
+	// backup` receives it and checks all of it.
+	//
+	// Issuing goes on meanwhile. One backup is made at a time, UNAVAILABLE says that
+	// there is another one, and it ends after an hour. The copy has everything that
+	// the store has: whoever has it and the key file, or may use the keys in Vault, is
+	// the service.
+	//
+	// Other stores have ways of their own; there it is INVALID_ARGUMENT.
+	Backup(ctx context.Context, in *BackupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BackupResponse], error)
 	// ListIssuerStatus returns what this node knows of the keys of each Issuer: which
 	// there are, how old they are, and why they could not be had. It asks no issuer.
 	ListIssuerStatus(ctx context.Context, in *ListIssuerStatusRequest, opts ...grpc.CallOption) (*ListIssuerStatusResponse, error)
@@ -244,6 +257,25 @@ func (c *adminServiceClient) ListRevocations(ctx context.Context, in *ListRevoca
 	return out, nil
 }
 
+func (c *adminServiceClient) Backup(ctx context.Context, in *BackupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BackupResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &AdminService_ServiceDesc.Streams[1], AdminService_Backup_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[BackupRequest, BackupResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AdminService_BackupClient = grpc.ServerStreamingClient[BackupResponse]
+
 func (c *adminServiceClient) ListIssuerStatus(ctx context.Context, in *ListIssuerStatusRequest, opts ...grpc.CallOption) (*ListIssuerStatusResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListIssuerStatusResponse)
@@ -328,6 +360,18 @@ type AdminServiceServer interface {
 	// ListRevocations returns the revocations whose tokens may still be alive, by
 	// kind and in no order that means something.
 	ListRevocations(context.Context, *ListRevocationsRequest) (*ListRevocationsResponse, error)
+	// Backup streams a copy of the store as it was at one moment, for stores in a
+	// file (`storage.bolt_file`): the bytes of the file in order, and at the end how
+	// many there were and their SHA-256. What has no end is no backup. `stsctl storage
+	// backup` receives it and checks all of it.
+	//
+	// Issuing goes on meanwhile. One backup is made at a time, UNAVAILABLE says that
+	// there is another one, and it ends after an hour. The copy has everything that
+	// the store has: whoever has it and the key file, or may use the keys in Vault, is
+	// the service.
+	//
+	// Other stores have ways of their own; there it is INVALID_ARGUMENT.
+	Backup(*BackupRequest, grpc.ServerStreamingServer[BackupResponse]) error
 	// ListIssuerStatus returns what this node knows of the keys of each Issuer: which
 	// there are, how old they are, and why they could not be had. It asks no issuer.
 	ListIssuerStatus(context.Context, *ListIssuerStatusRequest) (*ListIssuerStatusResponse, error)
@@ -376,6 +420,9 @@ func (UnimplementedAdminServiceServer) Revoke(context.Context, *RevokeRequest) (
 }
 func (UnimplementedAdminServiceServer) ListRevocations(context.Context, *ListRevocationsRequest) (*ListRevocationsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListRevocations not implemented")
+}
+func (UnimplementedAdminServiceServer) Backup(*BackupRequest, grpc.ServerStreamingServer[BackupResponse]) error {
+	return status.Error(codes.Unimplemented, "method Backup not implemented")
 }
 func (UnimplementedAdminServiceServer) ListIssuerStatus(context.Context, *ListIssuerStatusRequest) (*ListIssuerStatusResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListIssuerStatus not implemented")
@@ -606,6 +653,17 @@ func _AdminService_ListRevocations_Handler(srv interface{}, ctx context.Context,
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AdminService_Backup_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(BackupRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(AdminServiceServer).Backup(m, &grpc.GenericServerStream[BackupRequest, BackupResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AdminService_BackupServer = grpc.ServerStreamingServer[BackupResponse]
+
 func _AdminService_ListIssuerStatus_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListIssuerStatusRequest)
 	if err := dec(in); err != nil {
@@ -685,6 +743,11 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 			StreamName:    "ApplyMany",
 			Handler:       _AdminService_ApplyMany_Handler,
 			ClientStreams: true,
+		},
+		{
+			StreamName:    "Backup",
+			Handler:       _AdminService_Backup_Handler,
+			ServerStreams: true,
 		},
 	},
 	Metadata: "sts/v1/admin.proto",
