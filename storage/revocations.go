@@ -289,7 +289,7 @@ func readRevoked(e Entry) (sts.RevocationName, uint32, error) {
 	}
 	n, err := strconv.ParseUint(string(text), 10, 32)
 	if err != nil || !ok || n == always {
-		return name, 0, unreadable(e)
+		return name, 0, badRevocation(e)
 	}
 	return name, uint32(n), nil
 }
@@ -297,7 +297,7 @@ func readRevoked(e Entry) (sts.RevocationName, uint32, error) {
 func nameOfKey(key string) (sts.RevocationName, error) {
 	name, ok := sts.ParseRevocationName(key[strings.LastIndexByte(key, '/')+1:])
 	if !ok {
-		return name, unreadable(Entry{Key: key})
+		return name, badRevocation(Entry{Key: key})
 	}
 	return name, nil
 }
@@ -310,15 +310,15 @@ func decodeRevocation(e Entry) (sts.Revocation, error) {
 	d := json.NewDecoder(bytes.NewReader(text))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&v); err != nil {
-		return v, fmt.Errorf("%w: %w", unreadable(e), err)
+		return v, fmt.Errorf("%w: %w", badRevocation(e), err)
 	}
 	name, until, err := readRevoked(e)
 	if err != nil || name != v.Name() || until != last(v) {
-		return v, unreadable(e)
+		return v, badRevocation(e)
 	}
 	return v, nil
 }
 
-func unreadable(e Entry) error {
+func badRevocation(e Entry) error {
 	return fmt.Errorf("the record %q cannot be read; was it written by a newer version?", e.Key)
 }

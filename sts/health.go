@@ -93,8 +93,8 @@ func (s *Service) Ready(context.Context) map[Capability]*Missing {
 	if s.keys.MaxAge() <= 0 {
 		out[CapabilityVerify] = &Missing{DependencyStorage, errStaleKeySet}
 	}
-	if err := s.stale(now); err != nil {
-		out[CapabilityIssue] = &Missing{DependencyStorage, err}
+	if e := s.stale(); e != nil {
+		out[CapabilityIssue] = &Missing{DependencyStorage, e.Err}
 	}
 	// These are for good.
 	if err := s.replay.Err(); err != nil {

@@ -63,7 +63,7 @@ func (s *Service) introspect(ctx context.Context, d *decision, req Introspection
 		return Introspection{}, e
 	}
 	// 3. What is known must be current: never a stale yes.
-	if e := s.current(d.now); e != nil {
+	if e := s.stale(); e != nil {
 		return Introspection{}, e
 	}
 	// 4. The token.

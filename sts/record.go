@@ -27,9 +27,9 @@ const (
 
 // record completes the audit record of a decision and has it written.
 func (s *Service) record(ctx context.Context, d *decision, e *Error) error {
-	d.rec.Outcome = "allow"
+	d.rec.Outcome = outcomeAllow
 	if e != nil {
-		d.rec.Outcome, d.rec.Error, d.rec.Reason, d.rec.Issued = "deny", e.Code, e.Message, nil
+		d.rec.Outcome, d.rec.Error, d.rec.Reason, d.rec.Issued = outcomeDeny, e.Code, e.Message, nil
 		if cause := d.because(e); cause != nil {
 			d.rec.Reason += ": " + cause.Error()
 		}
@@ -267,6 +267,9 @@ func (r *Record) bound() {
 		c.Kind = RevocationKind(cut(string(c.Kind), maxText))
 		c.Issuer, c.Value, c.By, c.Reason = cut(c.Issuer, maxText), cut(c.Value, maxReasonText), cut(c.By, maxText), cut(c.Reason, maxText)
 		r.Revocation = &c
+	}
+	if c := r.Change; c != nil {
+		c.bound()
 	}
 	if t := r.Issued; t != nil {
 		t.JKT, t.X5T = cut(t.JKT, maxText), cut(t.X5T, maxText)

@@ -346,6 +346,3 @@ func (s *Service) Revocations(ctx context.Context, kind RevocationKind, after *R
 
 // RevocationCount is how many revocations there are.
 func (s *Service) RevocationCount() int { return s.revocations.Count() }
-
-// RevocationStaleness is how long ago what is revoked was confirmed with the store.
-func (s *Service) RevocationStaleness() time.Duration { return age(s.now(), s.revocations.Confirmed()) }

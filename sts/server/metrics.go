@@ -17,8 +17,8 @@ type metrics struct {
 	watches  prometheus.Gauge
 	build    *prometheus.GaugeVec
 
-	introspections      *prometheus.CounterVec
-	revocations, unsure prometheus.GaugeFunc
+	introspections *prometheus.CounterVec
+	revocations    prometheus.GaugeFunc
 }
 
 // newMetrics may get no service, for what the metrics are called.
@@ -49,10 +49,6 @@ func newMetrics(version string, service *sts.Service) *metrics {
 			Name: "sts_revocations",
 			Help: "Revocations whose tokens may still be alive, as this node knows them.",
 		}, func() float64 { return float64(service.RevocationCount()) }),
-		unsure: prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "sts_revocations_staleness_seconds",
-			Help: "Time since what is revoked was last confirmed with the store. Beyond storage.max_staleness nothing is issued or introspected.",
-		}, func() float64 { return service.RevocationStaleness().Seconds() }),
 	}
 	m.build.WithLabelValues(version, runtime.Version()).Set(1)
 	return m
@@ -73,7 +69,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 }
 
 func (m *metrics) all() []prometheus.Collector {
-	return []prometheus.Collector{m.requests, m.duration, m.watches, m.build, m.introspections, m.revocations, m.unsure}
+	return []prometheus.Collector{m.requests, m.duration, m.watches, m.build, m.introspections, m.revocations}
 }
 
 // Metrics describes the metrics that a Server has, for their reference.
