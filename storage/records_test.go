@@ -88,7 +88,7 @@ func fillValue(t *testing.T, v reflect.Value, claims map[string]any) {
 		e := reflect.New(v.Type().Elem()).Elem()
 		fillValue(t, e, claims)
 		v.Set(reflect.MakeMap(v.Type()))
-		v.SetMapIndex(reflect.ValueOf("name"), e)
+		v.SetMapIndex(reflect.ValueOf("name").Convert(v.Type().Key()), e)
 	default:
 		t.Fatalf("this test cannot fill a %s: teach it", v.Type())
 	}

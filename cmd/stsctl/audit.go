@@ -41,7 +41,7 @@ func newAuditVerify(c *cli) *cobra.Command {
 		Short: "Hold an audit log to be what was written",
 		Long: `Hold the files of an audit log to be one chain that nobody changed: every record
 has the hash of the one before, and checkpoints are signed by the server. The
-first record that is bad is named, with its file and line, and the exit code is 5.
+first record that is bad is named, with its file and line; the exit code is 5.
 
 The log has the public keys itself, also those that are not published any more.
 Whoever makes up a whole log makes up its keys too, so say which keys you trust:
@@ -52,9 +52,9 @@ Whoever makes up a whole log makes up its keys too, so say which keys you trust:
 Checkpoints by other keys count if the log had the key before, in a part that a
 checkpoint that counts covers.
 
-What follows the last checkpoint is chained and not signed: whoever can write the
-file can change it. They can also put back an older state of the whole log. Keep
-the last checkpoint that this command prints, or those that a sink gets, on
+What follows the last checkpoint is chained and not signed: whoever can write
+the file can change it. They can also put back an older state of the whole log.
+Keep the last checkpoint that this command prints, or those that a sink gets, on
 another machine, and give it the next time:
 
   --expect-checkpoint JWS|@FILE`,

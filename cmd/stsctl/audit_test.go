@@ -133,17 +133,14 @@ func TestAuditVerifyCommand(t *testing.T) {
 	if _, errs := stsctl(t, exitUnverified, "audit", "verify", files[len(files)-1], files[0]); !strings.Contains(errs, files[0]+":1: record") {
 		t.Errorf("%s", errs)
 	}
-	end := files[len(files)-1]
-	content, err := os.ReadFile(end)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(end, bytes.Replace(content, []byte(`"outcome":"deny"`), []byte(`"outcome":"none"`), 1), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, errs := verify(exitUnverified); !strings.Contains(errs, end+":") || !strings.Contains(errs, "it was changed: presented ") {
+	edited, was := edit(t, files)
+	if _, errs := verify(exitUnverified); !strings.Contains(errs, edited+":2: ") || !strings.Contains(errs, "it was changed: presented ") {
 		t.Errorf("%s", errs)
 	}
+	if err := os.WriteFile(edited, was, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	end := files[len(files)-1]
 	// Cut at a checkpoint it is a log, but not the one that it was.
 	if err := os.Remove(end); err != nil {
 		t.Fatal(err)
@@ -153,8 +150,27 @@ func TestAuditVerifyCommand(t *testing.T) {
 	if _, errs := verify(exitUnverified, "--jwks", jwks, "--expect-checkpoint", last); !strings.Contains(errs, "truncated") {
 		t.Errorf("%s", errs)
 	}
-	stsctl(t, exitBadInput, "audit", "verify", end)
+	stsctl(t, exitInput, "audit", "verify", end)
 	stsctl(t, exitUsage, "audit", "verify")
+}
+
+// edit changes the record of a refusal, and returns in which file, and what that was.
+func edit(t *testing.T, files []string) (string, []byte) {
+	t.Helper()
+	for _, name := range files[1:] {
+		content, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if changed := bytes.Replace(content, []byte(`"outcome":"deny"`), []byte(`"outcome":"none"`), 1); !bytes.Equal(changed, content) {
+			if err := os.WriteFile(name, changed, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			return name, content
+		}
+	}
+	t.Fatal("there is no refusal")
+	return "", nil
 }
 
 func TestAuditSearchCommand(t *testing.T) {

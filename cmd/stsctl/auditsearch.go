@@ -42,12 +42,12 @@ func newAuditSearch(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "search FILE...",
 		Short: "Find records of an audit log",
-		Long: `Find the records that fit all of the flags. Nothing is verified here; that is what
-` + "`stsctl audit verify`" + ` does.
+		Long: `Find the records that fit all of the flags. Nothing is verified here; that is
+what ` + "`stsctl audit verify`" + ` does.
 
 A token is found by its jti in the record that issued it and in those it was
-presented in: REV is the revision of the resources that decided, KID the key that
-signed, SUBJECT and ACT on whose behalf.
+presented in: REV is the revision of the resources that decided, KID the key
+that signed, SUBJECT and ACT on whose behalf.
 
 With --chain the whole tree of exchanges is shown that the records found belong
 to: what was issued first, what was exchanged for it, and so on, refusals

@@ -17,11 +17,13 @@ type metrics struct {
 	watches  prometheus.Gauge
 	build    *prometheus.GaugeVec
 
-	suppressed prometheus.CounterFunc
+	introspections *prometheus.CounterVec
+	revocations    prometheus.GaugeFunc
+	suppressed     prometheus.CounterFunc
 }
 
-// newMetrics is told how to count refusals that were not recorded.
-func newMetrics(version string, suppressed func() int64) *metrics {
+// newMetrics may get no service, for what the metrics are called.
+func newMetrics(version string, service *sts.Service) *metrics {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sts_requests_total",
@@ -40,11 +42,19 @@ func newMetrics(version string, suppressed func() int64) *metrics {
 			Name: "sts_build_info",
 			Help: "Always 1; the labels say what is running.",
 		}, []string{"version", "goversion"}),
+		introspections: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sts_introspections_total",
+			Help: "Introspections that were answered, by whether the token was told to be active.",
+		}, []string{"active"}),
+		revocations: prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "sts_revocations",
+			Help: "Revocations whose tokens may still be alive, as this node knows them.",
+		}, func() float64 { return float64(service.RevocationCount()) }),
 	}
 	m.suppressed = prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Name: "sts_audit_suppressed_total",
 		Help: "Refusals of callers of whom it is not known who they are that are in the audit log by their count only.",
-	}, func() float64 { return float64(suppressed()) })
+	}, func() float64 { return float64(service.Suppressed()) })
 	m.build.WithLabelValues(version, runtime.Version()).Set(1)
 	return m
 }
@@ -64,14 +74,14 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 }
 
 func (m *metrics) all() []prometheus.Collector {
-	return []prometheus.Collector{m.requests, m.duration, m.watches, m.build, m.suppressed}
+	return []prometheus.Collector{m.requests, m.duration, m.watches, m.build, m.introspections, m.revocations, m.suppressed}
 }
 
 // Metrics describes the metrics that a Server has, for their reference.
 func Metrics() []*prometheus.Desc {
 	ch := make(chan *prometheus.Desc)
 	go func() {
-		newMetrics("", func() int64 { return 0 }).Describe(ch)
+		newMetrics("", nil).Describe(ch)
 		close(ch)
 	}()
 	var out []*prometheus.Desc
