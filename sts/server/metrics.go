@@ -16,9 +16,15 @@ type metrics struct {
 	duration *prometheus.HistogramVec
 	watches  prometheus.Gauge
 	build    *prometheus.GaugeVec
+	service  *sts.Service // nil: only to describe
 }
 
-func newMetrics(version string) *metrics {
+var (
+	descStaleness = prometheus.NewDesc("sts_storage_staleness_seconds", "Time since the storage confirmed last which resources are in force.", nil, nil)
+	descShadow    = prometheus.NewDesc("sts_shadow_decisions_total", "Decisions made beside those in force by a shadow revision on this node, by result: same, skipped, or what was different.", []string{"result"}, nil)
+)
+
+func newMetrics(version string, service *sts.Service) *metrics {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sts_requests_total",
@@ -38,6 +44,7 @@ func newMetrics(version string) *metrics {
 			Help: "Always 1; the labels say what is running.",
 		}, []string{"version", "goversion"}),
 	}
+	m.service = service
 	m.build.WithLabelValues(version, runtime.Version()).Set(1)
 	return m
 }
@@ -47,12 +54,21 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, c := range m.all() {
 		c.Describe(ch)
 	}
+	ch <- descStaleness
+	ch <- descShadow
 }
 
 // Collect implements prometheus.Collector.
 func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	for _, c := range m.all() {
 		c.Collect(ch)
+	}
+	if m.service == nil {
+		return
+	}
+	ch <- prometheus.MustNewConstMetric(descStaleness, prometheus.GaugeValue, m.service.Staleness().Seconds())
+	for result, n := range m.service.ShadowDecisions() {
+		ch <- prometheus.MustNewConstMetric(descShadow, prometheus.CounterValue, float64(n), result)
 	}
 }
 
@@ -64,7 +80,7 @@ func (m *metrics) all() []prometheus.Collector {
 func Metrics() []*prometheus.Desc {
 	ch := make(chan *prometheus.Desc)
 	go func() {
-		newMetrics("").Describe(ch)
+		newMetrics("", nil).Describe(ch)
 		close(ch)
 	}()
 	var out []*prometheus.Desc

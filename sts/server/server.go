@@ -76,7 +76,7 @@ func New(c Config) (*Server, error) {
 	c.MaxConnections = cmp.Or(c.MaxConnections, 10_000)
 	c.MaxWatches = cmp.Or(c.MaxWatches, 10_000)
 	metadata := c.Service.Metadata()
-	m := newMetrics(c.Version)
+	m := newMetrics(c.Version, c.Service)
 	if err := c.Registry.Register(m); err != nil {
 		return nil, fmt.Errorf("registering metrics: %w", err)
 	}
