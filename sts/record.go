@@ -256,6 +256,9 @@ func (r *Record) bound() {
 			p.Act = cutList(p.Act)
 		}
 	}
+	if r.Facts.size() > maxFacts {
+		r.Facts = &Facts{Incomplete: factsLarge}
+	}
 	if p := r.Proof; p != nil {
 		p.JKT, p.JTI = cut(p.JKT, maxText), cut(p.JTI, maxJTI)
 	}

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// Config is what a Service is made of. All members but the last four are required.
+// Config is what a Service is made of. All members but the last are required.
 type Config struct {
 	Issuer     string // our issuer identifier: the iss of every token
 	Store      Store
@@ -26,6 +26,8 @@ type Config struct {
 	// NonceKey has DPoP proofs carry a nonce of this service [RFC 9449 §8]. Nodes
 	// with the same key accept each other's. Empty: no nonce is needed.
 	NonceKey []byte
+	// OmitFacts keeps claims of tokens out of records: see [Facts].
+	OmitFacts bool
 	// CertificateMethods are the methods by which clients can authenticate at the
 	// token endpoint with a TLS certificate, for the metadata.
 	CertificateMethods []AuthMethod
@@ -46,6 +48,8 @@ type Service struct {
 	now        func() time.Time
 
 	throttle *throttle
+	recent   *recent
+	noFacts  bool
 	usage    *usage
 
 	state   atomic.Pointer[state]
@@ -63,6 +67,7 @@ func New(ctx context.Context, c Config) (*Service, error) {
 	if s.now == nil {
 		s.now = time.Now
 	}
+	s.recent, s.noFacts = newRecent(), c.OmitFacts
 	s.throttle, s.usage = newThrottle(), &usage{store: c.Usage}
 	if err := s.reload(ctx); err != nil {
 		return nil, err

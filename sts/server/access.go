@@ -51,6 +51,9 @@ var accessTo = map[string]access{
 
 	stsv1.AdminService_ListIssuerStatus_FullMethodName: {who: readers},
 
+	stsv1.AdminService_ExplainDecision_FullMethodName: {who: readers},
+	stsv1.AdminService_SimulateRequest_FullMethodName: {who: readers},
+
 	healthpb.Health_Check_FullMethodName: {who: anyone, quiet: true},
 	healthpb.Health_List_FullMethodName:  {who: anyone, quiet: true},
 	healthpb.Health_Watch_FullMethodName: {who: anyone, quiet: true},

@@ -29,6 +29,8 @@ const (
 	AdminService_ListKeys_FullMethodName           = "/sts.v1.AdminService/ListKeys"
 	AdminService_RotateKey_FullMethodName          = "/sts.v1.AdminService/RotateKey"
 	AdminService_RevokeKey_FullMethodName          = "/sts.v1.AdminService/RevokeKey"
+	AdminService_ExplainDecision_FullMethodName    = "/sts.v1.AdminService/ExplainDecision"
+	AdminService_SimulateRequest_FullMethodName    = "/sts.v1.AdminService/SimulateRequest"
 	AdminService_ListIssuerStatus_FullMethodName   = "/sts.v1.AdminService/ListIssuerStatus"
 )
 
@@ -97,6 +99,13 @@ type AdminServiceClient interface {
 	// Verifiers elsewhere accept the revoked key until they fetch the key set anew;
 	// `accepted_until` says by when they must have, if they do as they are told.
 	RevokeKey(ctx context.Context, in *RevokeKeyRequest, opts ...grpc.CallOption) (*RevokeKeyResponse, error)
+	// ExplainDecision says why a decision was taken, by its id: for every rule for the
+	// requester, the nearest first, which predicates hold and which do not. This node
+	// remembers its latest decisions; others are NOT_FOUND, and in the audit log.
+	ExplainDecision(ctx context.Context, in *ExplainDecisionRequest, opts ...grpc.CallOption) (*ExplainDecisionResponse, error)
+	// SimulateRequest says what would come of a request by the revision in force, and
+	// why. No token is made and nothing is recorded as a decision.
+	SimulateRequest(ctx context.Context, in *SimulateRequestRequest, opts ...grpc.CallOption) (*SimulateRequestResponse, error)
 	// ListIssuerStatus returns what this node knows of the keys of each Issuer: which
 	// there are, how old they are, and why they could not be had. It asks no issuer.
 	ListIssuerStatus(ctx context.Context, in *ListIssuerStatusRequest, opts ...grpc.CallOption) (*ListIssuerStatusResponse, error)
@@ -213,6 +222,26 @@ func (c *adminServiceClient) RevokeKey(ctx context.Context, in *RevokeKeyRequest
 	return out, nil
 }
 
+func (c *adminServiceClient) ExplainDecision(ctx context.Context, in *ExplainDecisionRequest, opts ...grpc.CallOption) (*ExplainDecisionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ExplainDecisionResponse)
+	err := c.cc.Invoke(ctx, AdminService_ExplainDecision_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) SimulateRequest(ctx context.Context, in *SimulateRequestRequest, opts ...grpc.CallOption) (*SimulateRequestResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SimulateRequestResponse)
+	err := c.cc.Invoke(ctx, AdminService_SimulateRequest_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *adminServiceClient) ListIssuerStatus(ctx context.Context, in *ListIssuerStatusRequest, opts ...grpc.CallOption) (*ListIssuerStatusResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListIssuerStatusResponse)
@@ -288,6 +317,13 @@ type AdminServiceServer interface {
 	// Verifiers elsewhere accept the revoked key until they fetch the key set anew;
 	// `accepted_until` says by when they must have, if they do as they are told.
 	RevokeKey(context.Context, *RevokeKeyRequest) (*RevokeKeyResponse, error)
+	// ExplainDecision says why a decision was taken, by its id: for every rule for the
+	// requester, the nearest first, which predicates hold and which do not. This node
+	// remembers its latest decisions; others are NOT_FOUND, and in the audit log.
+	ExplainDecision(context.Context, *ExplainDecisionRequest) (*ExplainDecisionResponse, error)
+	// SimulateRequest says what would come of a request by the revision in force, and
+	// why. No token is made and nothing is recorded as a decision.
+	SimulateRequest(context.Context, *SimulateRequestRequest) (*SimulateRequestResponse, error)
 	// ListIssuerStatus returns what this node knows of the keys of each Issuer: which
 	// there are, how old they are, and why they could not be had. It asks no issuer.
 	ListIssuerStatus(context.Context, *ListIssuerStatusRequest) (*ListIssuerStatusResponse, error)
@@ -330,6 +366,12 @@ func (UnimplementedAdminServiceServer) RotateKey(context.Context, *RotateKeyRequ
 }
 func (UnimplementedAdminServiceServer) RevokeKey(context.Context, *RevokeKeyRequest) (*RevokeKeyResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RevokeKey not implemented")
+}
+func (UnimplementedAdminServiceServer) ExplainDecision(context.Context, *ExplainDecisionRequest) (*ExplainDecisionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ExplainDecision not implemented")
+}
+func (UnimplementedAdminServiceServer) SimulateRequest(context.Context, *SimulateRequestRequest) (*SimulateRequestResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SimulateRequest not implemented")
 }
 func (UnimplementedAdminServiceServer) ListIssuerStatus(context.Context, *ListIssuerStatusRequest) (*ListIssuerStatusResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListIssuerStatus not implemented")
@@ -524,6 +566,42 @@ func _AdminService_RevokeKey_Handler(srv interface{}, ctx context.Context, dec f
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AdminService_ExplainDecision_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ExplainDecisionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).ExplainDecision(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_ExplainDecision_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).ExplainDecision(ctx, req.(*ExplainDecisionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_SimulateRequest_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SimulateRequestRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).SimulateRequest(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_SimulateRequest_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).SimulateRequest(ctx, req.(*SimulateRequestRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _AdminService_ListIssuerStatus_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListIssuerStatusRequest)
 	if err := dec(in); err != nil {
@@ -584,6 +662,14 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RevokeKey",
 			Handler:    _AdminService_RevokeKey_Handler,
+		},
+		{
+			MethodName: "ExplainDecision",
+			Handler:    _AdminService_ExplainDecision_Handler,
+		},
+		{
+			MethodName: "SimulateRequest",
+			Handler:    _AdminService_SimulateRequest_Handler,
 		},
 		{
 			MethodName: "ListIssuerStatus",
