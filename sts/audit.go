@@ -19,6 +19,15 @@ const (
 	EventAdmin      Event = "admin"      // anything else that an administrator does
 )
 
+// What the log tells of itself, in lines that are not Records.
+const (
+	EventFile       Event = "file"       // a file begins
+	EventKey        Event = "key"        // a signing key is published
+	EventCheckpoint Event = "checkpoint" // what is here up to some line is signed
+	EventTorn       Event = "torn"       // what a crash left was set aside
+	EventDropped    Event = "dropped"    // a sink did not get some lines
+)
+
 // Record is one line of the audit log: something that was decided, allowed or
 // denied. It holds no token, only their ids.
 type Record struct {
@@ -55,6 +64,24 @@ type Record struct {
 	Facts *Facts `json:"facts,omitempty"`
 
 	Issued *RecordToken `json:"issued,omitempty"` // present if and only if allowed
+
+	Change *RecordedChange `json:"change,omitempty"` // of EventChange
+	Admin  *RecordAdmin    `json:"admin,omitempty"`  // of EventAdmin
+}
+
+// RecordedChange is a change of resources: a revision that is being made, or one
+// that is given up. It is recorded before it is stored; if it could not be, another
+// record denies it. What became of it in the end, the revisions say.
+type RecordedChange struct {
+	Line     Line `json:"line"`
+	Discards bool `json:"discards,omitempty"` // the shadow revision is given up
+	Revision
+}
+
+// RecordAdmin says what an administrator did.
+type RecordAdmin struct {
+	Action string    `json:"action"` // such as backup
+	By     Principal `json:"by"`
 }
 
 // RecordReason says why a rule did not grant a request, or why a token was not
@@ -90,7 +117,9 @@ type RecordToken struct {
 	ClientID  string    `json:"client_id"`
 	Audiences []string  `json:"aud"`
 	Scopes    []string  `json:"scopes,omitempty"`
-	Act       []string  `json:"act,omitempty"` // actor chain, outermost first
+	Act       []string  `json:"act,omitempty"`       // actor chain, outermost first
+	MayAct    string    `json:"may_act,omitempty"`   // sub of who may act for the subject, if the token says
+	Exchanges int       `json:"exchanges,omitempty"` // since the transaction began, this one included
 	Txn       string    `json:"txn"`
 	Exp       int64     `json:"exp"`
 	Rules     []string  `json:"rules"` // that granted it
@@ -104,4 +133,23 @@ type RecordToken struct {
 type RecordProof struct {
 	JKT string `json:"jkt"` // thumbprint of its key
 	JTI string `json:"jti"`
+}
+
+// What a record has of a change at most: resources that it names, and the kind of one.
+const (
+	recordedRefs = 20
+	maxKind      = 16
+)
+
+// bound cuts what is too long.
+func (c *RecordedChange) bound() {
+	c.Line, c.Why = Line(cut(string(c.Line), maxText)), cut(c.Why, maxReasonText)
+	c.By = Principal{Name: cut(c.By.Name, maxText), Method: cut(c.By.Method, maxText), Peer: cut(c.By.Peer, maxText)}
+	for _, refs := range []*Refs{&c.Created, &c.Updated, &c.Deleted} {
+		first := refs.First
+		refs.First = nil
+		for _, ref := range first[:min(len(first), recordedRefs)] {
+			refs.First = append(refs.First, Ref{Kind(cut(string(ref.Kind), maxKind)), cut(ref.Name, maxName)})
+		}
+	}
 }

@@ -27,9 +27,9 @@ const (
 
 // record completes the audit record of a decision and has it written.
 func (s *Service) record(ctx context.Context, d *decision, e *Error) error {
-	d.rec.Outcome = "allow"
+	d.rec.Outcome = outcomeAllow
 	if e != nil {
-		d.rec.Outcome, d.rec.Error, d.rec.Reason, d.rec.Issued = "deny", e.Code, e.Message, nil
+		d.rec.Outcome, d.rec.Error, d.rec.Reason, d.rec.Issued = outcomeDeny, e.Code, e.Message, nil
 		if cause := d.because(e); cause != nil {
 			d.rec.Reason += ": " + cause.Error()
 		}
@@ -259,13 +259,19 @@ func (r *Record) bound() {
 	if r.Facts.size() > maxFacts {
 		r.Facts = &Facts{Incomplete: factsLarge}
 	}
+	if a := r.Admin; a != nil {
+		a.Action, a.By.Name, a.By.Method, a.By.Peer = cut(a.Action, maxText), cut(a.By.Name, maxText), cut(a.By.Method, maxText), cut(a.By.Peer, maxText)
+	}
 	if p := r.Proof; p != nil {
 		p.JKT, p.JTI = cut(p.JKT, maxText), cut(p.JTI, maxJTI)
+	}
+	if c := r.Change; c != nil {
+		c.bound()
 	}
 	if t := r.Issued; t != nil {
 		t.JKT, t.X5T = cut(t.JKT, maxText), cut(t.X5T, maxText)
 		t.JTI, t.KID, t.Type, t.Sub = cut(t.JTI, maxText), cut(t.KID, maxText), TokenType(cut(string(t.Type), maxText)), cut(t.Sub, maxText)
-		t.ClientID, t.Txn = cut(t.ClientID, maxText), cut(t.Txn, maxText)
+		t.ClientID, t.Txn, t.MayAct = cut(t.ClientID, maxText), cut(t.Txn, maxText), cut(t.MayAct, maxText)
 		t.Audiences, t.Scopes, t.Act, t.Rules = cutList(t.Audiences), cutList(t.Scopes), cutList(t.Act), cutList(t.Rules)
 	}
 }

@@ -6,10 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"net"
-	"os"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -22,6 +20,9 @@ import (
 	"github.com/workload-sts/sts/sts"
 	"github.com/workload-sts/sts/sts/server"
 )
+
+// keepRevisions is how many revisions of the resources are kept.
+const keepRevisions = 100
 
 // certificateCheck is how often certificate files are looked at.
 const certificateCheck = 10 * time.Second
@@ -91,13 +92,13 @@ func (ls listeners) close() (err error) {
 
 // node is a wired service.
 type node struct {
-	ring     *keys.Ring
-	replay   *storage.Replay
-	newStore bool // there was none before
-	service  *sts.Service
-	server   *server.Server
-	log      *slog.Logger
-	closers  []func() error // in the order of opening
+	ring    *keys.Ring
+	replay  sts.Replay
+	store   *storage.Store
+	service *sts.Service
+	server  *server.Server
+	log     *slog.Logger
+	closers []func() error // in the order of opening
 }
 
 // open wires a service from its configuration.
@@ -108,18 +109,16 @@ func open(ctx context.Context, c *stsv1.ServerConfig, createKeyFile bool, stderr
 			n.close()
 		}
 	}()
-	_, missing := os.Stat(c.Storage.BoltFile)
-	kv, err := storage.OpenBolt(c.Storage.BoltFile, storage.BoltOptions{})
+	store, err := n.openStore(ctx, c.Storage)
 	if err != nil {
 		return nil, err
 	}
-	n.closers = append(n.closers, kv.Close)
-	n.newStore = errors.Is(missing, fs.ErrNotExist)
-	return n, n.wire(ctx, c, storage.NewStore(kv), createKeyFile)
+	return n, n.wire(ctx, c, store, createKeyFile)
 }
 
-// wire wires all that stands on a store, which others may use too.
+// wire wires all that stands on a store.
 func (n *node) wire(ctx context.Context, c *stsv1.ServerConfig, store *storage.Store, createKeyFile bool) (err error) {
+	n.store = store
 	if n.ring, err = n.openKeys(ctx, c, store.KeyStates(), createKeyFile); err != nil {
 		return err
 	}
@@ -127,27 +126,19 @@ func (n *node) wire(ctx context.Context, c *stsv1.ServerConfig, store *storage.S
 	n.closers = append(n.closers, func() error { remote.Close(); return nil })
 	clients := keys.NewRemote(keys.RemoteConfig{OnFetch: n.fetchedOfClient})
 	n.closers = append(n.closers, func() error { clients.Close(); return nil })
-	audit, torn, err := storage.OpenAudit(c.Audit.File)
+	audit, err := n.openAudit(c.Audit)
 	if err != nil {
 		return err
 	}
-	if torn != "" {
-		n.log.Warn("the last record of the audit log was torn by a crash and has been moved aside", "file", torn)
-	}
-	n.closers = append(n.closers, audit.Close)
 	var nonceKey []byte
 	if c.Dpop.RequireNonce {
 		if nonceKey, err = store.SharedKey(ctx, nonceKeyName); err != nil {
 			return err
 		}
 	}
-	// Where there is no store yet, there was no client to use anything.
-	if err := n.openReplay(c.Storage.ReplayFile, n.newStore); err != nil {
-		return err
-	}
 	n.service, err = sts.New(ctx, sts.Config{
 		Issuer: c.Issuer, Store: store, Keys: signingKeys{n.ring}, IssuerKeys: issuerKeys{remote}, ClientKeys: clientKeys{clients},
-		Audit: audit, Replay: n.replay, Usage: store, NonceKey: nonceKey,
+		Audit: audit, Replay: n.replay, Usage: store, Snapshots: store.Snapshots(), NonceKey: nonceKey,
 		CertificateMethods: certificateMethods(c.Http),
 	})
 	if err != nil {
@@ -173,7 +164,7 @@ func (n *node) wire(ctx context.Context, c *stsv1.ServerConfig, store *storage.S
 		return fmt.Errorf("grpc.tls.client_certificates: %w", err)
 	}
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), n.ring.Collector(), remote.Collector())
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), n.ring.Collector(), remote.Collector(), audit.Collector())
 	n.server, err = server.New(server.Config{
 		Service: n.service, Logger: n.log, Registry: registry, HTTPTLS: httpTLS, GRPCTLS: grpcTLS,
 		GRPCURL: c.Dpop.GrpcUrl, Admin: adminConfig(c.Admin),
@@ -210,6 +201,10 @@ func (n *node) serve(ctx context.Context, ls listeners) error {
 	serving, served := context.WithCancel(context.WithoutCancel(ctx))
 	g.Go(func() error { return n.ring.Run(serving) })
 	g.Go(func() error { return n.service.Run(serving) })
+	g.Go(func() error {
+		n.store.Collect(serving, keepRevisions, func(err error) { n.log.Warn("storage", "error", err.Error()) })
+		return nil
+	})
 	g.Go(func() error {
 		defer served()
 		return n.server.Serve(ctx, ls.http, ls.grpc, ls.socket...)

@@ -1679,29 +1679,27 @@ func (x *IssuerKey) GetAlgorithm() string {
 	return ""
 }
 
-// ExplainDecisionRequest names the decision.
-type ExplainDecisionRequest struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// Its id, as refusals and the audit log have it.
-	Id            string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+// BackupRequest asks for a copy of the store.
+type BackupRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *ExplainDecisionRequest) Reset() {
-	*x = ExplainDecisionRequest{}
+func (x *BackupRequest) Reset() {
+	*x = BackupRequest{}
 	mi := &file_sts_v1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *ExplainDecisionRequest) String() string {
+func (x *BackupRequest) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*ExplainDecisionRequest) ProtoMessage() {}
+func (*BackupRequest) ProtoMessage() {}
 
-func (x *ExplainDecisionRequest) ProtoReflect() protoreflect.Message {
+func (x *BackupRequest) ProtoReflect() protoreflect.Message {
 	mi := &file_sts_v1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -1713,56 +1711,36 @@ func (x *ExplainDecisionRequest) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use ExplainDecisionRequest.ProtoReflect.Descriptor instead.
-func (*ExplainDecisionRequest) Descriptor() ([]byte, []int) {
+// Deprecated: Use BackupRequest.ProtoReflect.Descriptor instead.
+func (*BackupRequest) Descriptor() ([]byte, []int) {
 	return file_sts_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
-func (x *ExplainDecisionRequest) GetId() string {
-	if x != nil {
-		return x.Id
-	}
-	return ""
-}
-
-// ExplainDecisionResponse explains a decision.
-type ExplainDecisionResponse struct {
+// BackupResponse is the next part of a copy, or its end.
+type BackupResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Its id.
-	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// When it was taken.
-	Time *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
-	// The revision that it was taken by.
-	Revision int64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
-	// The error code; empty if it was allowed.
-	Code string `protobuf:"bytes,4,opt,name=code,proto3" json:"code,omitempty"`
-	// The sentence with its cause, as in the audit log.
-	Reason string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
-	// What was not as it must be, as in the audit log.
-	Reasons []*DecisionReason `protobuf:"bytes,6,rep,name=reasons,proto3" json:"reasons,omitempty"`
-	// What comes of the same request by the revision in force, with every predicate.
-	// Not set if that cannot be told: see `unknown`.
-	Explanation *Explanation `protobuf:"bytes,7,opt,name=explanation,proto3" json:"explanation,omitempty"`
-	// Why `explanation` is not set.
-	Unknown       string `protobuf:"bytes,8,opt,name=unknown,proto3" json:"unknown,omitempty"`
+	// Bytes of the copy, at most 128 KiB; none at the end.
+	Data []byte `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	// The end. Nothing comes after it.
+	End           *BackupEnd `protobuf:"bytes,2,opt,name=end,proto3" json:"end,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *ExplainDecisionResponse) Reset() {
-	*x = ExplainDecisionResponse{}
+func (x *BackupResponse) Reset() {
+	*x = BackupResponse{}
 	mi := &file_sts_v1_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *ExplainDecisionResponse) String() string {
+func (x *BackupResponse) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*ExplainDecisionResponse) ProtoMessage() {}
+func (*BackupResponse) ProtoMessage() {}
 
-func (x *ExplainDecisionResponse) ProtoReflect() protoreflect.Message {
+func (x *BackupResponse) ProtoReflect() protoreflect.Message {
 	mi := &file_sts_v1_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -1774,90 +1752,52 @@ func (x *ExplainDecisionResponse) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use ExplainDecisionResponse.ProtoReflect.Descriptor instead.
-func (*ExplainDecisionResponse) Descriptor() ([]byte, []int) {
+// Deprecated: Use BackupResponse.ProtoReflect.Descriptor instead.
+func (*BackupResponse) Descriptor() ([]byte, []int) {
 	return file_sts_v1_admin_proto_rawDescGZIP(), []int{27}
 }
 
-func (x *ExplainDecisionResponse) GetId() string {
+func (x *BackupResponse) GetData() []byte {
 	if x != nil {
-		return x.Id
-	}
-	return ""
-}
-
-func (x *ExplainDecisionResponse) GetTime() *timestamppb.Timestamp {
-	if x != nil {
-		return x.Time
+		return x.Data
 	}
 	return nil
 }
 
-func (x *ExplainDecisionResponse) GetRevision() int64 {
+func (x *BackupResponse) GetEnd() *BackupEnd {
 	if x != nil {
-		return x.Revision
-	}
-	return 0
-}
-
-func (x *ExplainDecisionResponse) GetCode() string {
-	if x != nil {
-		return x.Code
-	}
-	return ""
-}
-
-func (x *ExplainDecisionResponse) GetReason() string {
-	if x != nil {
-		return x.Reason
-	}
-	return ""
-}
-
-func (x *ExplainDecisionResponse) GetReasons() []*DecisionReason {
-	if x != nil {
-		return x.Reasons
+		return x.End
 	}
 	return nil
 }
 
-func (x *ExplainDecisionResponse) GetExplanation() *Explanation {
-	if x != nil {
-		return x.Explanation
-	}
-	return nil
-}
-
-func (x *ExplainDecisionResponse) GetUnknown() string {
-	if x != nil {
-		return x.Unknown
-	}
-	return ""
-}
-
-// SimulateRequestRequest is the request to try.
-type SimulateRequestRequest struct {
+// BackupEnd says what the whole copy is.
+type BackupEnd struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The request. Its tokens count as verified; their `from` is not used.
-	Request       *TestRequest `protobuf:"bytes,1,opt,name=request,proto3" json:"request,omitempty"`
+	// How many bytes it has.
+	Size int64 `protobuf:"varint,1,opt,name=size,proto3" json:"size,omitempty"`
+	// SHA-256 of them.
+	Sha256 []byte `protobuf:"bytes,2,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	// The revision of the store that it has.
+	Revision      int64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *SimulateRequestRequest) Reset() {
-	*x = SimulateRequestRequest{}
+func (x *BackupEnd) Reset() {
+	*x = BackupEnd{}
 	mi := &file_sts_v1_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *SimulateRequestRequest) String() string {
+func (x *BackupEnd) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*SimulateRequestRequest) ProtoMessage() {}
+func (*BackupEnd) ProtoMessage() {}
 
-func (x *SimulateRequestRequest) ProtoReflect() protoreflect.Message {
+func (x *BackupEnd) ProtoReflect() protoreflect.Message {
 	mi := &file_sts_v1_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -1869,642 +1809,37 @@ func (x *SimulateRequestRequest) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use SimulateRequestRequest.ProtoReflect.Descriptor instead.
-func (*SimulateRequestRequest) Descriptor() ([]byte, []int) {
+// Deprecated: Use BackupEnd.ProtoReflect.Descriptor instead.
+func (*BackupEnd) Descriptor() ([]byte, []int) {
 	return file_sts_v1_admin_proto_rawDescGZIP(), []int{28}
 }
 
-func (x *SimulateRequestRequest) GetRequest() *TestRequest {
+func (x *BackupEnd) GetSize() int64 {
 	if x != nil {
-		return x.Request
+		return x.Size
+	}
+	return 0
+}
+
+func (x *BackupEnd) GetSha256() []byte {
+	if x != nil {
+		return x.Sha256
 	}
 	return nil
 }
 
-// SimulateRequestResponse is what would come of it.
-type SimulateRequestResponse struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// What, and why.
-	Explanation   *Explanation `protobuf:"bytes,1,opt,name=explanation,proto3" json:"explanation,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *SimulateRequestResponse) Reset() {
-	*x = SimulateRequestResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[29]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *SimulateRequestResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*SimulateRequestResponse) ProtoMessage() {}
-
-func (x *SimulateRequestResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[29]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use SimulateRequestResponse.ProtoReflect.Descriptor instead.
-func (*SimulateRequestResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{29}
-}
-
-func (x *SimulateRequestResponse) GetExplanation() *Explanation {
-	if x != nil {
-		return x.Explanation
-	}
-	return nil
-}
-
-// DecisionReason says what was presented and what was expected.
-type DecisionReason struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// The rule; empty if it is about something that no rule can change.
-	Rule string `protobuf:"bytes,1,opt,name=rule,proto3" json:"rule,omitempty"`
-	// Predicate of the rule, or parameter and claim, such as subject_token.aud.
-	Predicate string `protobuf:"bytes,2,opt,name=predicate,proto3" json:"predicate,omitempty"`
-	// What was presented.
-	Presented string `protobuf:"bytes,3,opt,name=presented,proto3" json:"presented,omitempty"`
-	// What was expected.
-	Expected string `protobuf:"bytes,4,opt,name=expected,proto3" json:"expected,omitempty"`
-	// What may be meant.
-	Hint          string `protobuf:"bytes,5,opt,name=hint,proto3" json:"hint,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *DecisionReason) Reset() {
-	*x = DecisionReason{}
-	mi := &file_sts_v1_admin_proto_msgTypes[30]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *DecisionReason) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*DecisionReason) ProtoMessage() {}
-
-func (x *DecisionReason) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[30]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use DecisionReason.ProtoReflect.Descriptor instead.
-func (*DecisionReason) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{30}
-}
-
-func (x *DecisionReason) GetRule() string {
-	if x != nil {
-		return x.Rule
-	}
-	return ""
-}
-
-func (x *DecisionReason) GetPredicate() string {
-	if x != nil {
-		return x.Predicate
-	}
-	return ""
-}
-
-func (x *DecisionReason) GetPresented() string {
-	if x != nil {
-		return x.Presented
-	}
-	return ""
-}
-
-func (x *DecisionReason) GetExpected() string {
-	if x != nil {
-		return x.Expected
-	}
-	return ""
-}
-
-func (x *DecisionReason) GetHint() string {
-	if x != nil {
-		return x.Hint
-	}
-	return ""
-}
-
-// Explanation says what comes of a request, and why.
-type Explanation struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// The revision that it is by.
-	Revision int64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
-	// Whether a token is granted.
-	Granted bool `protobuf:"varint,2,opt,name=granted,proto3" json:"granted,omitempty"`
-	// The error code if not.
-	Code string `protobuf:"bytes,3,opt,name=code,proto3" json:"code,omitempty"`
-	// The sentence for the caller if not.
-	Message string `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"`
-	// What is not as it must be.
-	Reasons []*DecisionReason `protobuf:"bytes,5,rep,name=reasons,proto3" json:"reasons,omitempty"`
-	// What is granted.
-	Grant *Offer `protobuf:"bytes,6,opt,name=grant,proto3" json:"grant,omitempty"`
-	// The rules for this requester, the nearest first. None if no rule was looked at.
-	Rules []*RuleTrial `protobuf:"bytes,7,rep,name=rules,proto3" json:"rules,omitempty"`
-	// How many there are beyond those.
-	Omitted int32 `protobuf:"varint,8,opt,name=omitted,proto3" json:"omitted,omitempty"`
-	// Rules for other requesters that match otherwise.
-	Others []*RuleTrial `protobuf:"bytes,9,rep,name=others,proto3" json:"others,omitempty"`
-	// The scopes that were asked for, or can be had.
-	Scopes []*ScopeTrial `protobuf:"bytes,10,rep,name=scopes,proto3" json:"scopes,omitempty"`
-	// What would be granted if the nearest rules matched.
-	Would []*Offer `protobuf:"bytes,11,rep,name=would,proto3" json:"would,omitempty"`
-	// All of it for people, in lines.
-	Text          string `protobuf:"bytes,12,opt,name=text,proto3" json:"text,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Explanation) Reset() {
-	*x = Explanation{}
-	mi := &file_sts_v1_admin_proto_msgTypes[31]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Explanation) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Explanation) ProtoMessage() {}
-
-func (x *Explanation) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[31]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Explanation.ProtoReflect.Descriptor instead.
-func (*Explanation) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{31}
-}
-
-func (x *Explanation) GetRevision() int64 {
+func (x *BackupEnd) GetRevision() int64 {
 	if x != nil {
 		return x.Revision
 	}
 	return 0
-}
-
-func (x *Explanation) GetGranted() bool {
-	if x != nil {
-		return x.Granted
-	}
-	return false
-}
-
-func (x *Explanation) GetCode() string {
-	if x != nil {
-		return x.Code
-	}
-	return ""
-}
-
-func (x *Explanation) GetMessage() string {
-	if x != nil {
-		return x.Message
-	}
-	return ""
-}
-
-func (x *Explanation) GetReasons() []*DecisionReason {
-	if x != nil {
-		return x.Reasons
-	}
-	return nil
-}
-
-func (x *Explanation) GetGrant() *Offer {
-	if x != nil {
-		return x.Grant
-	}
-	return nil
-}
-
-func (x *Explanation) GetRules() []*RuleTrial {
-	if x != nil {
-		return x.Rules
-	}
-	return nil
-}
-
-func (x *Explanation) GetOmitted() int32 {
-	if x != nil {
-		return x.Omitted
-	}
-	return 0
-}
-
-func (x *Explanation) GetOthers() []*RuleTrial {
-	if x != nil {
-		return x.Others
-	}
-	return nil
-}
-
-func (x *Explanation) GetScopes() []*ScopeTrial {
-	if x != nil {
-		return x.Scopes
-	}
-	return nil
-}
-
-func (x *Explanation) GetWould() []*Offer {
-	if x != nil {
-		return x.Would
-	}
-	return nil
-}
-
-func (x *Explanation) GetText() string {
-	if x != nil {
-		return x.Text
-	}
-	return ""
-}
-
-// RuleTrial is what comes of a rule.
-type RuleTrial struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// Its name.
-	Rule string `protobuf:"bytes,1,opt,name=rule,proto3" json:"rule,omitempty"`
-	// Whether every predicate holds.
-	Matches bool `protobuf:"varint,2,opt,name=matches,proto3" json:"matches,omitempty"`
-	// Whether what is granted comes from it, among others.
-	Contributes bool `protobuf:"varint,3,opt,name=contributes,proto3" json:"contributes,omitempty"`
-	// Its predicates, in the order in which they are looked at.
-	Checks        []*Check `protobuf:"bytes,4,rep,name=checks,proto3" json:"checks,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *RuleTrial) Reset() {
-	*x = RuleTrial{}
-	mi := &file_sts_v1_admin_proto_msgTypes[32]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *RuleTrial) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*RuleTrial) ProtoMessage() {}
-
-func (x *RuleTrial) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[32]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use RuleTrial.ProtoReflect.Descriptor instead.
-func (*RuleTrial) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{32}
-}
-
-func (x *RuleTrial) GetRule() string {
-	if x != nil {
-		return x.Rule
-	}
-	return ""
-}
-
-func (x *RuleTrial) GetMatches() bool {
-	if x != nil {
-		return x.Matches
-	}
-	return false
-}
-
-func (x *RuleTrial) GetContributes() bool {
-	if x != nil {
-		return x.Contributes
-	}
-	return false
-}
-
-func (x *RuleTrial) GetChecks() []*Check {
-	if x != nil {
-		return x.Checks
-	}
-	return nil
-}
-
-// Check is a predicate of a rule, held against the request.
-type Check struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// Where it is in the rule, such as subject.claims.ref.
-	Predicate string `protobuf:"bytes,1,opt,name=predicate,proto3" json:"predicate,omitempty"`
-	// Whether it holds.
-	Holds bool `protobuf:"varint,2,opt,name=holds,proto3" json:"holds,omitempty"`
-	// What was presented.
-	Presented string `protobuf:"bytes,3,opt,name=presented,proto3" json:"presented,omitempty"`
-	// What is expected.
-	Expected string `protobuf:"bytes,4,opt,name=expected,proto3" json:"expected,omitempty"`
-	// How near it has come, and what to do.
-	Hint          string `protobuf:"bytes,5,opt,name=hint,proto3" json:"hint,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Check) Reset() {
-	*x = Check{}
-	mi := &file_sts_v1_admin_proto_msgTypes[33]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Check) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Check) ProtoMessage() {}
-
-func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[33]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Check.ProtoReflect.Descriptor instead.
-func (*Check) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{33}
-}
-
-func (x *Check) GetPredicate() string {
-	if x != nil {
-		return x.Predicate
-	}
-	return ""
-}
-
-func (x *Check) GetHolds() bool {
-	if x != nil {
-		return x.Holds
-	}
-	return false
-}
-
-func (x *Check) GetPresented() string {
-	if x != nil {
-		return x.Presented
-	}
-	return ""
-}
-
-func (x *Check) GetExpected() string {
-	if x != nil {
-		return x.Expected
-	}
-	return ""
-}
-
-func (x *Check) GetHint() string {
-	if x != nil {
-		return x.Hint
-	}
-	return ""
-}
-
-// ScopeTrial says who grants a scope.
-type ScopeTrial struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// The scope.
-	Scope string `protobuf:"bytes,1,opt,name=scope,proto3" json:"scope,omitempty"`
-	// Whether it was asked for.
-	Asked bool `protobuf:"varint,2,opt,name=asked,proto3" json:"asked,omitempty"`
-	// Whether it is granted.
-	Granted bool `protobuf:"varint,3,opt,name=granted,proto3" json:"granted,omitempty"`
-	// Rules that match and grant it.
-	By []string `protobuf:"bytes,4,rep,name=by,proto3" json:"by,omitempty"`
-	// Rules for this requester that would grant it if they matched.
-	Could []string `protobuf:"bytes,5,rep,name=could,proto3" json:"could,omitempty"`
-	// Why it is not granted.
-	Hint          string `protobuf:"bytes,6,opt,name=hint,proto3" json:"hint,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *ScopeTrial) Reset() {
-	*x = ScopeTrial{}
-	mi := &file_sts_v1_admin_proto_msgTypes[34]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *ScopeTrial) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*ScopeTrial) ProtoMessage() {}
-
-func (x *ScopeTrial) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[34]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use ScopeTrial.ProtoReflect.Descriptor instead.
-func (*ScopeTrial) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{34}
-}
-
-func (x *ScopeTrial) GetScope() string {
-	if x != nil {
-		return x.Scope
-	}
-	return ""
-}
-
-func (x *ScopeTrial) GetAsked() bool {
-	if x != nil {
-		return x.Asked
-	}
-	return false
-}
-
-func (x *ScopeTrial) GetGranted() bool {
-	if x != nil {
-		return x.Granted
-	}
-	return false
-}
-
-func (x *ScopeTrial) GetBy() []string {
-	if x != nil {
-		return x.By
-	}
-	return nil
-}
-
-func (x *ScopeTrial) GetCould() []string {
-	if x != nil {
-		return x.Could
-	}
-	return nil
-}
-
-func (x *ScopeTrial) GetHint() string {
-	if x != nil {
-		return x.Hint
-	}
-	return ""
-}
-
-// Offer is what rules grant, or would.
-type Offer struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// The rules.
-	Rules []string `protobuf:"bytes,1,rep,name=rules,proto3" json:"rules,omitempty"`
-	// The `aud`.
-	Audiences []string `protobuf:"bytes,2,rep,name=audiences,proto3" json:"audiences,omitempty"`
-	// The scopes.
-	Scopes []string `protobuf:"bytes,3,rep,name=scopes,proto3" json:"scopes,omitempty"`
-	// The `sub`.
-	Sub string `protobuf:"bytes,4,opt,name=sub,proto3" json:"sub,omitempty"`
-	// The `sub` of each actor, the one that acts now first.
-	Act []string `protobuf:"bytes,5,rep,name=act,proto3" json:"act,omitempty"`
-	// How long the token lives.
-	Lifetime *durationpb.Duration `protobuf:"bytes,6,opt,name=lifetime,proto3" json:"lifetime,omitempty"`
-	// What it is bound to: none, dpop or mtls.
-	Binding       string `protobuf:"bytes,7,opt,name=binding,proto3" json:"binding,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *Offer) Reset() {
-	*x = Offer{}
-	mi := &file_sts_v1_admin_proto_msgTypes[35]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *Offer) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*Offer) ProtoMessage() {}
-
-func (x *Offer) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[35]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use Offer.ProtoReflect.Descriptor instead.
-func (*Offer) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{35}
-}
-
-func (x *Offer) GetRules() []string {
-	if x != nil {
-		return x.Rules
-	}
-	return nil
-}
-
-func (x *Offer) GetAudiences() []string {
-	if x != nil {
-		return x.Audiences
-	}
-	return nil
-}
-
-func (x *Offer) GetScopes() []string {
-	if x != nil {
-		return x.Scopes
-	}
-	return nil
-}
-
-func (x *Offer) GetSub() string {
-	if x != nil {
-		return x.Sub
-	}
-	return ""
-}
-
-func (x *Offer) GetAct() []string {
-	if x != nil {
-		return x.Act
-	}
-	return nil
-}
-
-func (x *Offer) GetLifetime() *durationpb.Duration {
-	if x != nil {
-		return x.Lifetime
-	}
-	return nil
-}
-
-func (x *Offer) GetBinding() string {
-	if x != nil {
-		return x.Binding
-	}
-	return ""
 }
 
 var File_sts_v1_admin_proto protoreflect.FileDescriptor
 
 const file_sts_v1_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x12sts/v1/admin.proto\x12\x06sts.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17sts/v1/policytest.proto\x1a\x16sts/v1/resources.proto\"\xb1\x01\n" +
+	"\x12sts/v1/admin.proto\x12\x06sts.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14sts/v1/explain.proto\x1a\x16sts/v1/resources.proto\"\xb1\x01\n" +
 	"\fApplyRequest\x12.\n" +
 	"\tresources\x18\x01 \x03(\v2\x10.sts.v1.ResourceR\tresources\x12+\n" +
 	"\x06delete\x18\x02 \x03(\v2\x13.sts.v1.ResourceRefR\x06delete\x12\x17\n" +
@@ -2608,70 +1943,15 @@ const file_sts_v1_admin_proto_rawDesc = "" +
 	"\aproblem\x18\b \x01(\tR\aproblem\";\n" +
 	"\tIssuerKey\x12\x10\n" +
 	"\x03kid\x18\x01 \x01(\tR\x03kid\x12\x1c\n" +
-	"\talgorithm\x18\x02 \x01(\tR\talgorithm\"(\n" +
-	"\x16ExplainDecisionRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"\xa4\x02\n" +
-	"\x17ExplainDecisionResponse\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\x12.\n" +
-	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x1a\n" +
-	"\brevision\x18\x03 \x01(\x03R\brevision\x12\x12\n" +
-	"\x04code\x18\x04 \x01(\tR\x04code\x12\x16\n" +
-	"\x06reason\x18\x05 \x01(\tR\x06reason\x120\n" +
-	"\areasons\x18\x06 \x03(\v2\x16.sts.v1.DecisionReasonR\areasons\x125\n" +
-	"\vexplanation\x18\a \x01(\v2\x13.sts.v1.ExplanationR\vexplanation\x12\x18\n" +
-	"\aunknown\x18\b \x01(\tR\aunknown\"G\n" +
-	"\x16SimulateRequestRequest\x12-\n" +
-	"\arequest\x18\x01 \x01(\v2\x13.sts.v1.TestRequestR\arequest\"P\n" +
-	"\x17SimulateRequestResponse\x125\n" +
-	"\vexplanation\x18\x01 \x01(\v2\x13.sts.v1.ExplanationR\vexplanation\"\x90\x01\n" +
-	"\x0eDecisionReason\x12\x12\n" +
-	"\x04rule\x18\x01 \x01(\tR\x04rule\x12\x1c\n" +
-	"\tpredicate\x18\x02 \x01(\tR\tpredicate\x12\x1c\n" +
-	"\tpresented\x18\x03 \x01(\tR\tpresented\x12\x1a\n" +
-	"\bexpected\x18\x04 \x01(\tR\bexpected\x12\x12\n" +
-	"\x04hint\x18\x05 \x01(\tR\x04hint\"\x9b\x03\n" +
-	"\vExplanation\x12\x1a\n" +
-	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x18\n" +
-	"\agranted\x18\x02 \x01(\bR\agranted\x12\x12\n" +
-	"\x04code\x18\x03 \x01(\tR\x04code\x12\x18\n" +
-	"\amessage\x18\x04 \x01(\tR\amessage\x120\n" +
-	"\areasons\x18\x05 \x03(\v2\x16.sts.v1.DecisionReasonR\areasons\x12#\n" +
-	"\x05grant\x18\x06 \x01(\v2\r.sts.v1.OfferR\x05grant\x12'\n" +
-	"\x05rules\x18\a \x03(\v2\x11.sts.v1.RuleTrialR\x05rules\x12\x18\n" +
-	"\aomitted\x18\b \x01(\x05R\aomitted\x12)\n" +
-	"\x06others\x18\t \x03(\v2\x11.sts.v1.RuleTrialR\x06others\x12*\n" +
-	"\x06scopes\x18\n" +
-	" \x03(\v2\x12.sts.v1.ScopeTrialR\x06scopes\x12#\n" +
-	"\x05would\x18\v \x03(\v2\r.sts.v1.OfferR\x05would\x12\x12\n" +
-	"\x04text\x18\f \x01(\tR\x04text\"\x82\x01\n" +
-	"\tRuleTrial\x12\x12\n" +
-	"\x04rule\x18\x01 \x01(\tR\x04rule\x12\x18\n" +
-	"\amatches\x18\x02 \x01(\bR\amatches\x12 \n" +
-	"\vcontributes\x18\x03 \x01(\bR\vcontributes\x12%\n" +
-	"\x06checks\x18\x04 \x03(\v2\r.sts.v1.CheckR\x06checks\"\x89\x01\n" +
-	"\x05Check\x12\x1c\n" +
-	"\tpredicate\x18\x01 \x01(\tR\tpredicate\x12\x14\n" +
-	"\x05holds\x18\x02 \x01(\bR\x05holds\x12\x1c\n" +
-	"\tpresented\x18\x03 \x01(\tR\tpresented\x12\x1a\n" +
-	"\bexpected\x18\x04 \x01(\tR\bexpected\x12\x12\n" +
-	"\x04hint\x18\x05 \x01(\tR\x04hint\"\x8c\x01\n" +
-	"\n" +
-	"ScopeTrial\x12\x14\n" +
-	"\x05scope\x18\x01 \x01(\tR\x05scope\x12\x14\n" +
-	"\x05asked\x18\x02 \x01(\bR\x05asked\x12\x18\n" +
-	"\agranted\x18\x03 \x01(\bR\agranted\x12\x0e\n" +
-	"\x02by\x18\x04 \x03(\tR\x02by\x12\x14\n" +
-	"\x05could\x18\x05 \x03(\tR\x05could\x12\x12\n" +
-	"\x04hint\x18\x06 \x01(\tR\x04hint\"\xc8\x01\n" +
-	"\x05Offer\x12\x14\n" +
-	"\x05rules\x18\x01 \x03(\tR\x05rules\x12\x1c\n" +
-	"\taudiences\x18\x02 \x03(\tR\taudiences\x12\x16\n" +
-	"\x06scopes\x18\x03 \x03(\tR\x06scopes\x12\x10\n" +
-	"\x03sub\x18\x04 \x01(\tR\x03sub\x12\x10\n" +
-	"\x03act\x18\x05 \x03(\tR\x03act\x125\n" +
-	"\blifetime\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\blifetime\x12\x18\n" +
-	"\abinding\x18\a \x01(\tR\abinding2\xe0\n" +
-	"\n" +
+	"\talgorithm\x18\x02 \x01(\tR\talgorithm\"\x0f\n" +
+	"\rBackupRequest\"I\n" +
+	"\x0eBackupResponse\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\x12#\n" +
+	"\x03end\x18\x02 \x01(\v2\x11.sts.v1.BackupEndR\x03end\"S\n" +
+	"\tBackupEnd\x12\x12\n" +
+	"\x04size\x18\x01 \x01(\x03R\x04size\x12\x16\n" +
+	"\x06sha256\x18\x02 \x01(\fR\x06sha256\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x03R\brevision2\x9b\v\n" +
 	"\fAdminService\x12T\n" +
 	"\x05Apply\x12\x14.sts.v1.ApplyRequest\x1a\x15.sts.v1.ApplyResponse\"\x1e\x82\xd3\xe4\x93\x02\x18:\x01*\"\x13/v1/resources:apply\x12:\n" +
 	"\tApplyMany\x12\x14.sts.v1.ApplyRequest\x1a\x15.sts.v1.ApplyResponse(\x01\x12n\n" +
@@ -2685,7 +1965,8 @@ const file_sts_v1_admin_proto_rawDesc = "" +
 	"\tRotateKey\x12\x18.sts.v1.RotateKeyRequest\x1a\x19.sts.v1.RotateKeyResponse\" \x82\xd3\xe4\x93\x02\x1a:\x01*\"\x15/v1/keys/{set}:rotate\x12\\\n" +
 	"\tRevokeKey\x12\x18.sts.v1.RevokeKeyRequest\x1a\x19.sts.v1.RevokeKeyResponse\"\x1a\x82\xd3\xe4\x93\x02\x14:\x01*\"\x0f/v1/keys:revoke\x12v\n" +
 	"\x0fExplainDecision\x12\x1e.sts.v1.ExplainDecisionRequest\x1a\x1f.sts.v1.ExplainDecisionResponse\"\"\x82\xd3\xe4\x93\x02\x1c\x12\x1a/v1/decisions/{id}:explain\x12r\n" +
-	"\x0fSimulateRequest\x12\x1e.sts.v1.SimulateRequestRequest\x1a\x1f.sts.v1.SimulateRequestResponse\"\x1e\x82\xd3\xe4\x93\x02\x18:\x01*\"\x13/v1/policy:simulate\x12q\n" +
+	"\x0fSimulateRequest\x12\x1e.sts.v1.SimulateRequestRequest\x1a\x1f.sts.v1.SimulateRequestResponse\"\x1e\x82\xd3\xe4\x93\x02\x18:\x01*\"\x13/v1/policy:simulate\x129\n" +
+	"\x06Backup\x12\x15.sts.v1.BackupRequest\x1a\x16.sts.v1.BackupResponse0\x01\x12q\n" +
 	"\x10ListIssuerStatus\x12\x1f.sts.v1.ListIssuerStatusRequest\x1a .sts.v1.ListIssuerStatusResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/issuers:statusB.Z,github.com/workload-sts/sts/gen/sts/v1;stsv1b\x06proto3"
 
 var (
@@ -2700,7 +1981,7 @@ func file_sts_v1_admin_proto_rawDescGZIP() []byte {
 	return file_sts_v1_admin_proto_rawDescData
 }
 
-var file_sts_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 36)
+var file_sts_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_sts_v1_admin_proto_goTypes = []any{
 	(*ApplyRequest)(nil),               // 0: sts.v1.ApplyRequest
 	(*ResourceRef)(nil),                // 1: sts.v1.ResourceRef
@@ -2728,96 +2009,82 @@ var file_sts_v1_admin_proto_goTypes = []any{
 	(*ListIssuerStatusResponse)(nil),   // 23: sts.v1.ListIssuerStatusResponse
 	(*IssuerStatus)(nil),               // 24: sts.v1.IssuerStatus
 	(*IssuerKey)(nil),                  // 25: sts.v1.IssuerKey
-	(*ExplainDecisionRequest)(nil),     // 26: sts.v1.ExplainDecisionRequest
-	(*ExplainDecisionResponse)(nil),    // 27: sts.v1.ExplainDecisionResponse
-	(*SimulateRequestRequest)(nil),     // 28: sts.v1.SimulateRequestRequest
-	(*SimulateRequestResponse)(nil),    // 29: sts.v1.SimulateRequestResponse
-	(*DecisionReason)(nil),             // 30: sts.v1.DecisionReason
-	(*Explanation)(nil),                // 31: sts.v1.Explanation
-	(*RuleTrial)(nil),                  // 32: sts.v1.RuleTrial
-	(*Check)(nil),                      // 33: sts.v1.Check
-	(*ScopeTrial)(nil),                 // 34: sts.v1.ScopeTrial
-	(*Offer)(nil),                      // 35: sts.v1.Offer
-	(*Resource)(nil),                   // 36: sts.v1.Resource
-	(*durationpb.Duration)(nil),        // 37: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),      // 38: google.protobuf.Timestamp
-	(*TestRequest)(nil),                // 39: sts.v1.TestRequest
+	(*BackupRequest)(nil),              // 26: sts.v1.BackupRequest
+	(*BackupResponse)(nil),             // 27: sts.v1.BackupResponse
+	(*BackupEnd)(nil),                  // 28: sts.v1.BackupEnd
+	(*Resource)(nil),                   // 29: sts.v1.Resource
+	(*durationpb.Duration)(nil),        // 30: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),      // 31: google.protobuf.Timestamp
+	(*ExplainDecisionRequest)(nil),     // 32: sts.v1.ExplainDecisionRequest
+	(*SimulateRequestRequest)(nil),     // 33: sts.v1.SimulateRequestRequest
+	(*ExplainDecisionResponse)(nil),    // 34: sts.v1.ExplainDecisionResponse
+	(*SimulateRequestResponse)(nil),    // 35: sts.v1.SimulateRequestResponse
 }
 var file_sts_v1_admin_proto_depIdxs = []int32{
-	36, // 0: sts.v1.ApplyRequest.resources:type_name -> sts.v1.Resource
+	29, // 0: sts.v1.ApplyRequest.resources:type_name -> sts.v1.Resource
 	1,  // 1: sts.v1.ApplyRequest.delete:type_name -> sts.v1.ResourceRef
 	1,  // 2: sts.v1.ApplyResponse.created:type_name -> sts.v1.ResourceRef
 	1,  // 3: sts.v1.ApplyResponse.updated:type_name -> sts.v1.ResourceRef
 	1,  // 4: sts.v1.ApplyResponse.deleted:type_name -> sts.v1.ResourceRef
-	36, // 5: sts.v1.GetResourceResponse.resource:type_name -> sts.v1.Resource
-	36, // 6: sts.v1.ListResourcesResponse.resources:type_name -> sts.v1.Resource
-	37, // 7: sts.v1.RotateClientSecretRequest.overlap:type_name -> google.protobuf.Duration
-	38, // 8: sts.v1.RotateClientSecretResponse.previous_not_after:type_name -> google.protobuf.Timestamp
+	29, // 5: sts.v1.GetResourceResponse.resource:type_name -> sts.v1.Resource
+	29, // 6: sts.v1.ListResourcesResponse.resources:type_name -> sts.v1.Resource
+	30, // 7: sts.v1.RotateClientSecretRequest.overlap:type_name -> google.protobuf.Duration
+	31, // 8: sts.v1.RotateClientSecretResponse.previous_not_after:type_name -> google.protobuf.Timestamp
 	13, // 9: sts.v1.GetClientStatusResponse.credentials:type_name -> sts.v1.CredentialStatus
-	38, // 10: sts.v1.CredentialStatus.not_after:type_name -> google.protobuf.Timestamp
-	38, // 11: sts.v1.CredentialStatus.last_used:type_name -> google.protobuf.Timestamp
+	31, // 10: sts.v1.CredentialStatus.not_after:type_name -> google.protobuf.Timestamp
+	31, // 11: sts.v1.CredentialStatus.last_used:type_name -> google.protobuf.Timestamp
 	16, // 12: sts.v1.ListKeysResponse.key_sets:type_name -> sts.v1.KeySetStatus
 	17, // 13: sts.v1.KeySetStatus.keys:type_name -> sts.v1.KeyStatus
-	38, // 14: sts.v1.KeySetStatus.rotation_due:type_name -> google.protobuf.Timestamp
-	38, // 15: sts.v1.KeyStatus.published:type_name -> google.protobuf.Timestamp
-	38, // 16: sts.v1.KeyStatus.signs:type_name -> google.protobuf.Timestamp
-	38, // 17: sts.v1.KeyStatus.ends:type_name -> google.protobuf.Timestamp
-	38, // 18: sts.v1.KeyStatus.revoked:type_name -> google.protobuf.Timestamp
-	38, // 19: sts.v1.KeyStatus.last_fetch:type_name -> google.protobuf.Timestamp
+	31, // 14: sts.v1.KeySetStatus.rotation_due:type_name -> google.protobuf.Timestamp
+	31, // 15: sts.v1.KeyStatus.published:type_name -> google.protobuf.Timestamp
+	31, // 16: sts.v1.KeyStatus.signs:type_name -> google.protobuf.Timestamp
+	31, // 17: sts.v1.KeyStatus.ends:type_name -> google.protobuf.Timestamp
+	31, // 18: sts.v1.KeyStatus.revoked:type_name -> google.protobuf.Timestamp
+	31, // 19: sts.v1.KeyStatus.last_fetch:type_name -> google.protobuf.Timestamp
 	17, // 20: sts.v1.RotateKeyResponse.key:type_name -> sts.v1.KeyStatus
 	17, // 21: sts.v1.RevokeKeyResponse.revoked:type_name -> sts.v1.KeyStatus
 	17, // 22: sts.v1.RevokeKeyResponse.successor:type_name -> sts.v1.KeyStatus
-	38, // 23: sts.v1.RevokeKeyResponse.accepted_until:type_name -> google.protobuf.Timestamp
+	31, // 23: sts.v1.RevokeKeyResponse.accepted_until:type_name -> google.protobuf.Timestamp
 	24, // 24: sts.v1.ListIssuerStatusResponse.issuers:type_name -> sts.v1.IssuerStatus
 	25, // 25: sts.v1.IssuerStatus.keys:type_name -> sts.v1.IssuerKey
-	38, // 26: sts.v1.IssuerStatus.fetched:type_name -> google.protobuf.Timestamp
-	38, // 27: sts.v1.IssuerStatus.asked:type_name -> google.protobuf.Timestamp
-	38, // 28: sts.v1.IssuerStatus.refresh:type_name -> google.protobuf.Timestamp
-	38, // 29: sts.v1.IssuerStatus.stale:type_name -> google.protobuf.Timestamp
-	38, // 30: sts.v1.ExplainDecisionResponse.time:type_name -> google.protobuf.Timestamp
-	30, // 31: sts.v1.ExplainDecisionResponse.reasons:type_name -> sts.v1.DecisionReason
-	31, // 32: sts.v1.ExplainDecisionResponse.explanation:type_name -> sts.v1.Explanation
-	39, // 33: sts.v1.SimulateRequestRequest.request:type_name -> sts.v1.TestRequest
-	31, // 34: sts.v1.SimulateRequestResponse.explanation:type_name -> sts.v1.Explanation
-	30, // 35: sts.v1.Explanation.reasons:type_name -> sts.v1.DecisionReason
-	35, // 36: sts.v1.Explanation.grant:type_name -> sts.v1.Offer
-	32, // 37: sts.v1.Explanation.rules:type_name -> sts.v1.RuleTrial
-	32, // 38: sts.v1.Explanation.others:type_name -> sts.v1.RuleTrial
-	34, // 39: sts.v1.Explanation.scopes:type_name -> sts.v1.ScopeTrial
-	35, // 40: sts.v1.Explanation.would:type_name -> sts.v1.Offer
-	33, // 41: sts.v1.RuleTrial.checks:type_name -> sts.v1.Check
-	37, // 42: sts.v1.Offer.lifetime:type_name -> google.protobuf.Duration
-	0,  // 43: sts.v1.AdminService.Apply:input_type -> sts.v1.ApplyRequest
-	0,  // 44: sts.v1.AdminService.ApplyMany:input_type -> sts.v1.ApplyRequest
-	3,  // 45: sts.v1.AdminService.GetResource:input_type -> sts.v1.GetResourceRequest
-	5,  // 46: sts.v1.AdminService.ListResources:input_type -> sts.v1.ListResourcesRequest
-	7,  // 47: sts.v1.AdminService.DeleteResource:input_type -> sts.v1.DeleteResourceRequest
-	9,  // 48: sts.v1.AdminService.RotateClientSecret:input_type -> sts.v1.RotateClientSecretRequest
-	11, // 49: sts.v1.AdminService.GetClientStatus:input_type -> sts.v1.GetClientStatusRequest
-	14, // 50: sts.v1.AdminService.ListKeys:input_type -> sts.v1.ListKeysRequest
-	18, // 51: sts.v1.AdminService.RotateKey:input_type -> sts.v1.RotateKeyRequest
-	20, // 52: sts.v1.AdminService.RevokeKey:input_type -> sts.v1.RevokeKeyRequest
-	26, // 53: sts.v1.AdminService.ExplainDecision:input_type -> sts.v1.ExplainDecisionRequest
-	28, // 54: sts.v1.AdminService.SimulateRequest:input_type -> sts.v1.SimulateRequestRequest
-	22, // 55: sts.v1.AdminService.ListIssuerStatus:input_type -> sts.v1.ListIssuerStatusRequest
-	2,  // 56: sts.v1.AdminService.Apply:output_type -> sts.v1.ApplyResponse
-	2,  // 57: sts.v1.AdminService.ApplyMany:output_type -> sts.v1.ApplyResponse
-	4,  // 58: sts.v1.AdminService.GetResource:output_type -> sts.v1.GetResourceResponse
-	6,  // 59: sts.v1.AdminService.ListResources:output_type -> sts.v1.ListResourcesResponse
-	8,  // 60: sts.v1.AdminService.DeleteResource:output_type -> sts.v1.DeleteResourceResponse
-	10, // 61: sts.v1.AdminService.RotateClientSecret:output_type -> sts.v1.RotateClientSecretResponse
-	12, // 62: sts.v1.AdminService.GetClientStatus:output_type -> sts.v1.GetClientStatusResponse
-	15, // 63: sts.v1.AdminService.ListKeys:output_type -> sts.v1.ListKeysResponse
-	19, // 64: sts.v1.AdminService.RotateKey:output_type -> sts.v1.RotateKeyResponse
-	21, // 65: sts.v1.AdminService.RevokeKey:output_type -> sts.v1.RevokeKeyResponse
-	27, // 66: sts.v1.AdminService.ExplainDecision:output_type -> sts.v1.ExplainDecisionResponse
-	29, // 67: sts.v1.AdminService.SimulateRequest:output_type -> sts.v1.SimulateRequestResponse
-	23, // 68: sts.v1.AdminService.ListIssuerStatus:output_type -> sts.v1.ListIssuerStatusResponse
-	56, // [56:69] is the sub-list for method output_type
-	43, // [43:56] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	31, // 26: sts.v1.IssuerStatus.fetched:type_name -> google.protobuf.Timestamp
+	31, // 27: sts.v1.IssuerStatus.asked:type_name -> google.protobuf.Timestamp
+	31, // 28: sts.v1.IssuerStatus.refresh:type_name -> google.protobuf.Timestamp
+	31, // 29: sts.v1.IssuerStatus.stale:type_name -> google.protobuf.Timestamp
+	28, // 30: sts.v1.BackupResponse.end:type_name -> sts.v1.BackupEnd
+	0,  // 31: sts.v1.AdminService.Apply:input_type -> sts.v1.ApplyRequest
+	0,  // 32: sts.v1.AdminService.ApplyMany:input_type -> sts.v1.ApplyRequest
+	3,  // 33: sts.v1.AdminService.GetResource:input_type -> sts.v1.GetResourceRequest
+	5,  // 34: sts.v1.AdminService.ListResources:input_type -> sts.v1.ListResourcesRequest
+	7,  // 35: sts.v1.AdminService.DeleteResource:input_type -> sts.v1.DeleteResourceRequest
+	9,  // 36: sts.v1.AdminService.RotateClientSecret:input_type -> sts.v1.RotateClientSecretRequest
+	11, // 37: sts.v1.AdminService.GetClientStatus:input_type -> sts.v1.GetClientStatusRequest
+	14, // 38: sts.v1.AdminService.ListKeys:input_type -> sts.v1.ListKeysRequest
+	18, // 39: sts.v1.AdminService.RotateKey:input_type -> sts.v1.RotateKeyRequest
+	20, // 40: sts.v1.AdminService.RevokeKey:input_type -> sts.v1.RevokeKeyRequest
+	32, // 41: sts.v1.AdminService.ExplainDecision:input_type -> sts.v1.ExplainDecisionRequest
+	33, // 42: sts.v1.AdminService.SimulateRequest:input_type -> sts.v1.SimulateRequestRequest
+	26, // 43: sts.v1.AdminService.Backup:input_type -> sts.v1.BackupRequest
+	22, // 44: sts.v1.AdminService.ListIssuerStatus:input_type -> sts.v1.ListIssuerStatusRequest
+	2,  // 45: sts.v1.AdminService.Apply:output_type -> sts.v1.ApplyResponse
+	2,  // 46: sts.v1.AdminService.ApplyMany:output_type -> sts.v1.ApplyResponse
+	4,  // 47: sts.v1.AdminService.GetResource:output_type -> sts.v1.GetResourceResponse
+	6,  // 48: sts.v1.AdminService.ListResources:output_type -> sts.v1.ListResourcesResponse
+	8,  // 49: sts.v1.AdminService.DeleteResource:output_type -> sts.v1.DeleteResourceResponse
+	10, // 50: sts.v1.AdminService.RotateClientSecret:output_type -> sts.v1.RotateClientSecretResponse
+	12, // 51: sts.v1.AdminService.GetClientStatus:output_type -> sts.v1.GetClientStatusResponse
+	15, // 52: sts.v1.AdminService.ListKeys:output_type -> sts.v1.ListKeysResponse
+	19, // 53: sts.v1.AdminService.RotateKey:output_type -> sts.v1.RotateKeyResponse
+	21, // 54: sts.v1.AdminService.RevokeKey:output_type -> sts.v1.RevokeKeyResponse
+	34, // 55: sts.v1.AdminService.ExplainDecision:output_type -> sts.v1.ExplainDecisionResponse
+	35, // 56: sts.v1.AdminService.SimulateRequest:output_type -> sts.v1.SimulateRequestResponse
+	27, // 57: sts.v1.AdminService.Backup:output_type -> sts.v1.BackupResponse
+	23, // 58: sts.v1.AdminService.ListIssuerStatus:output_type -> sts.v1.ListIssuerStatusResponse
+	45, // [45:59] is the sub-list for method output_type
+	31, // [31:45] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_sts_v1_admin_proto_init() }
@@ -2825,7 +2092,7 @@ func file_sts_v1_admin_proto_init() {
 	if File_sts_v1_admin_proto != nil {
 		return
 	}
-	file_sts_v1_policytest_proto_init()
+	file_sts_v1_explain_proto_init()
 	file_sts_v1_resources_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2833,7 +2100,7 @@ func file_sts_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sts_v1_admin_proto_rawDesc), len(file_sts_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   36,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -31,6 +31,7 @@ const (
 	AdminService_RevokeKey_FullMethodName          = "/sts.v1.AdminService/RevokeKey"
 	AdminService_ExplainDecision_FullMethodName    = "/sts.v1.AdminService/ExplainDecision"
 	AdminService_SimulateRequest_FullMethodName    = "/sts.v1.AdminService/SimulateRequest"
+	AdminService_Backup_FullMethodName             = "/sts.v1.AdminService/Backup"
 	AdminService_ListIssuerStatus_FullMethodName   = "/sts.v1.AdminService/ListIssuerStatus"
 )
 
@@ -106,6 +107,18 @@ type AdminServiceClient interface {
 	// SimulateRequest says what would come of a request by the revision in force, and
 	// why. No token is made and nothing is recorded as a decision.
 	SimulateRequest(ctx context.Context, in *SimulateRequestRequest, opts ...grpc.CallOption) (*SimulateRequestResponse, error)
+	// Backup streams a copy of the store as it was at one moment, for stores in a
+	// file (`storage.bolt_file`): the bytes of the file in order, and at the end how
+	// many there were and their SHA-256. What has no end is no backup. `stsctl storage
+	// backup` receives it and checks all of it.
+	//
+	// Issuing goes on meanwhile. One backup is made at a time, UNAVAILABLE says that
+	// there is another one, and it ends after an hour. The copy has everything that
+	// the store has: whoever has it and the key file, or may use the keys in Vault, is
+	// the service.
+	//
+	// Other stores have ways of their own; there it is INVALID_ARGUMENT.
+	Backup(ctx context.Context, in *BackupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BackupResponse], error)
 	// ListIssuerStatus returns what this node knows of the keys of each Issuer: which
 	// there are, how old they are, and why they could not be had. It asks no issuer.
 	ListIssuerStatus(ctx context.Context, in *ListIssuerStatusRequest, opts ...grpc.CallOption) (*ListIssuerStatusResponse, error)
@@ -242,6 +255,25 @@ func (c *adminServiceClient) SimulateRequest(ctx context.Context, in *SimulateRe
 	return out, nil
 }
 
+func (c *adminServiceClient) Backup(ctx context.Context, in *BackupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BackupResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &AdminService_ServiceDesc.Streams[1], AdminService_Backup_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[BackupRequest, BackupResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AdminService_BackupClient = grpc.ServerStreamingClient[BackupResponse]
+
 func (c *adminServiceClient) ListIssuerStatus(ctx context.Context, in *ListIssuerStatusRequest, opts ...grpc.CallOption) (*ListIssuerStatusResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListIssuerStatusResponse)
@@ -324,6 +356,18 @@ type AdminServiceServer interface {
 	// SimulateRequest says what would come of a request by the revision in force, and
 	// why. No token is made and nothing is recorded as a decision.
 	SimulateRequest(context.Context, *SimulateRequestRequest) (*SimulateRequestResponse, error)
+	// Backup streams a copy of the store as it was at one moment, for stores in a
+	// file (`storage.bolt_file`): the bytes of the file in order, and at the end how
+	// many there were and their SHA-256. What has no end is no backup. `stsctl storage
+	// backup` receives it and checks all of it.
+	//
+	// Issuing goes on meanwhile. One backup is made at a time, UNAVAILABLE says that
+	// there is another one, and it ends after an hour. The copy has everything that
+	// the store has: whoever has it and the key file, or may use the keys in Vault, is
+	// the service.
+	//
+	// Other stores have ways of their own; there it is INVALID_ARGUMENT.
+	Backup(*BackupRequest, grpc.ServerStreamingServer[BackupResponse]) error
 	// ListIssuerStatus returns what this node knows of the keys of each Issuer: which
 	// there are, how old they are, and why they could not be had. It asks no issuer.
 	ListIssuerStatus(context.Context, *ListIssuerStatusRequest) (*ListIssuerStatusResponse, error)
@@ -372,6 +416,9 @@ func (UnimplementedAdminServiceServer) ExplainDecision(context.Context, *Explain
 }
 func (UnimplementedAdminServiceServer) SimulateRequest(context.Context, *SimulateRequestRequest) (*SimulateRequestResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method SimulateRequest not implemented")
+}
+func (UnimplementedAdminServiceServer) Backup(*BackupRequest, grpc.ServerStreamingServer[BackupResponse]) error {
+	return status.Error(codes.Unimplemented, "method Backup not implemented")
 }
 func (UnimplementedAdminServiceServer) ListIssuerStatus(context.Context, *ListIssuerStatusRequest) (*ListIssuerStatusResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListIssuerStatus not implemented")
@@ -602,6 +649,17 @@ func _AdminService_SimulateRequest_Handler(srv interface{}, ctx context.Context,
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AdminService_Backup_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(BackupRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(AdminServiceServer).Backup(m, &grpc.GenericServerStream[BackupRequest, BackupResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AdminService_BackupServer = grpc.ServerStreamingServer[BackupResponse]
+
 func _AdminService_ListIssuerStatus_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListIssuerStatusRequest)
 	if err := dec(in); err != nil {
@@ -681,6 +739,11 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 			StreamName:    "ApplyMany",
 			Handler:       _AdminService_ApplyMany_Handler,
 			ClientStreams: true,
+		},
+		{
+			StreamName:    "Backup",
+			Handler:       _AdminService_Backup_Handler,
+			ServerStreams: true,
 		},
 	},
 	Metadata: "sts/v1/admin.proto",
