@@ -63,6 +63,8 @@ type Record struct {
 	// and with those members that name what was asked for all that decided.
 	Facts *Facts `json:"facts,omitempty"`
 
+	Revocation *Revocation `json:"revocation,omitempty"` // that was made, or may have been; see Event
+
 	Issued *RecordToken `json:"issued,omitempty"` // present if and only if allowed
 
 	Change *RecordedChange `json:"change,omitempty"` // of EventChange
