@@ -30,8 +30,8 @@ type SimulatedToken struct {
 type Outcome struct {
 	Revision int64
 	Request  *policy.Request // what the policy was asked; nil if it was not
-	Error    *Error         // nil: it is granted
-	Reasons  []RecordReason // why not, the nearest first
+	Error    *Error          // nil: it is granted
+	Reasons  []RecordReason  // why not, the nearest first
 	// Explanation is nil if the request is refused before rules are asked.
 	Explanation *policy.Explanation
 }
@@ -53,8 +53,13 @@ func (s *Service) simulate(ctx context.Context, st *state, r Simulation) Outcome
 		out.Error, out.Reasons = e, d.rec.Reasons
 		return out
 	}
-	explained := st.rules.Explain(ctx, d.asked)
-	out.Request, out.Explanation = &d.asked, &explained
+	return s.decided(ctx, d)
+}
+
+// decided asks the rules of a state, and has them say why.
+func (s *Service) decided(ctx context.Context, d *decision) Outcome {
+	explained := d.st.rules.Explain(ctx, d.asked)
+	out := Outcome{Revision: d.st.revision, Request: &d.asked, Explanation: &explained}
 	if explained.Denial != nil {
 		out.Error = d.denied(explained.Denial)
 		out.Reasons = d.rec.Reasons

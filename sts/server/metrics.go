@@ -17,6 +17,9 @@ type metrics struct {
 	watches  prometheus.Gauge
 	build    *prometheus.GaugeVec
 	service  *sts.Service // nil: only to describe
+
+	introspections *prometheus.CounterVec
+	revocations    prometheus.GaugeFunc
 }
 
 var (
@@ -24,6 +27,7 @@ var (
 	descShadow    = prometheus.NewDesc("sts_shadow_decisions_total", "Decisions made beside those in force by a shadow revision on this node, by result: same, skipped, or what was different.", []string{"result"}, nil)
 )
 
+// newMetrics may get no service, for what the metrics are called.
 func newMetrics(version string, service *sts.Service) *metrics {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -43,6 +47,14 @@ func newMetrics(version string, service *sts.Service) *metrics {
 			Name: "sts_build_info",
 			Help: "Always 1; the labels say what is running.",
 		}, []string{"version", "goversion"}),
+		introspections: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sts_introspections_total",
+			Help: "Introspections that were answered, by whether the token was told to be active.",
+		}, []string{"active"}),
+		revocations: prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "sts_revocations",
+			Help: "Revocations whose tokens may still be alive, as this node knows them.",
+		}, func() float64 { return float64(service.RevocationCount()) }),
 	}
 	m.service = service
 	m.build.WithLabelValues(version, runtime.Version()).Set(1)
@@ -63,9 +75,6 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	for _, c := range m.all() {
 		c.Collect(ch)
 	}
-	if m.service == nil {
-		return
-	}
 	ch <- prometheus.MustNewConstMetric(descStaleness, prometheus.GaugeValue, m.service.Staleness().Seconds())
 	for result, n := range m.service.ShadowDecisions() {
 		ch <- prometheus.MustNewConstMetric(descShadow, prometheus.CounterValue, float64(n), result)
@@ -73,7 +82,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 }
 
 func (m *metrics) all() []prometheus.Collector {
-	return []prometheus.Collector{m.requests, m.duration, m.watches, m.build}
+	return []prometheus.Collector{m.requests, m.duration, m.watches, m.build, m.introspections, m.revocations}
 }
 
 // Metrics describes the metrics that a Server has, for their reference.

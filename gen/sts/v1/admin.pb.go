@@ -1709,6 +1709,404 @@ func (x *IssuerKey) GetAlgorithm() string {
 	return ""
 }
 
+// RevokeRequest says which tokens count no more.
+type RevokeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What they are known by:
+	//
+	// `token`: one token by its `jti`, and all that were exchanged from it.
+	//
+	// `txn`: a root transaction, every token of a chain of exchanges.
+	//
+	// `subject`: its `sub` in the tokens of this service, which is ISSUER:SUB for one
+	// of an Issuer; also tokens in which it acts.
+	//
+	// `client`: a client, by name: tokens that were issued to it, whose subject it
+	// is, or in which it acts.
+	//
+	// `issuer`: an Issuer, by name: its tokens, and those of this service whose
+	// subject or actors are of it.
+	//
+	// `key`: a key id. One of this service leaves the key set as well, as by
+	// RevokeKey.
+	//
+	// `all`: everything, of this service and of all Issuers.
+	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	// By the kind. Empty for `all`, and beside `token`.
+	Value string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	// Of a token or a key: the name of its Issuer. Default `self`, this service.
+	Issuer string `protobuf:"bytes,3,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	// Instead of the `jti`: the token itself, of this service or of an Issuer. It
+	// must count at this moment.
+	Token string `protobuf:"bytes,4,opt,name=token,proto3" json:"token,omitempty"`
+	// Revoke what was issued until then, the whole second; at most a minute from now.
+	// Default: now. Not for `token`, `txn` and `key`, which are revoked whole. Of
+	// tokens without `iat` it counts as if they had been issued before.
+	Before *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=before,proto3" json:"before,omitempty"`
+	// Keep the revocation at least so long. Default: until nothing that it blocks can
+	// be alive.
+	Until *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=until,proto3" json:"until,omitempty"`
+	// Why, for whoever finds the revocation later. Required.
+	Reason        string `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeRequest) Reset() {
+	*x = RevokeRequest{}
+	mi := &file_sts_v1_admin_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeRequest) ProtoMessage() {}
+
+func (x *RevokeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeRequest.ProtoReflect.Descriptor instead.
+func (*RevokeRequest) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *RevokeRequest) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *RevokeRequest) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+func (x *RevokeRequest) GetIssuer() string {
+	if x != nil {
+		return x.Issuer
+	}
+	return ""
+}
+
+func (x *RevokeRequest) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *RevokeRequest) GetBefore() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Before
+	}
+	return nil
+}
+
+func (x *RevokeRequest) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
+func (x *RevokeRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// RevokeResponse carries what is in force.
+type RevokeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The revocation. If there was one like it before, the later of their moments
+	// count.
+	Revocation    *Revocation `protobuf:"bytes,1,opt,name=revocation,proto3" json:"revocation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeResponse) Reset() {
+	*x = RevokeResponse{}
+	mi := &file_sts_v1_admin_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeResponse) ProtoMessage() {}
+
+func (x *RevokeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeResponse.ProtoReflect.Descriptor instead.
+func (*RevokeResponse) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *RevokeResponse) GetRevocation() *Revocation {
+	if x != nil {
+		return x.Revocation
+	}
+	return nil
+}
+
+// Revocation makes tokens count no more.
+type Revocation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// See RevokeRequest.
+	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	// See RevokeRequest; of a token `jti` or `sha256`, a space, and what it is known
+	// by.
+	Value string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	// Name of the Issuer of a token or a key, or `self`.
+	Issuer string `protobuf:"bytes,3,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	// Tokens issued until then; missing: whenever they were issued.
+	Before *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=before,proto3" json:"before,omitempty"`
+	// When nothing that it blocks is alive any more; missing: never.
+	Expires *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=expires,proto3" json:"expires,omitempty"`
+	// When it was made.
+	Created *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=created,proto3" json:"created,omitempty"`
+	// Who made it.
+	By string `protobuf:"bytes,7,opt,name=by,proto3" json:"by,omitempty"`
+	// Why.
+	Reason        string `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Revocation) Reset() {
+	*x = Revocation{}
+	mi := &file_sts_v1_admin_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Revocation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Revocation) ProtoMessage() {}
+
+func (x *Revocation) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Revocation.ProtoReflect.Descriptor instead.
+func (*Revocation) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *Revocation) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Revocation) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+func (x *Revocation) GetIssuer() string {
+	if x != nil {
+		return x.Issuer
+	}
+	return ""
+}
+
+func (x *Revocation) GetBefore() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Before
+	}
+	return nil
+}
+
+func (x *Revocation) GetExpires() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Expires
+	}
+	return nil
+}
+
+func (x *Revocation) GetCreated() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Created
+	}
+	return nil
+}
+
+func (x *Revocation) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *Revocation) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// ListRevocationsRequest selects a page.
+type ListRevocationsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// See RevokeRequest; empty for all.
+	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	// How many to return, 1 to 1,000. Default 100.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// `next_page_token` of the page before.
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRevocationsRequest) Reset() {
+	*x = ListRevocationsRequest{}
+	mi := &file_sts_v1_admin_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRevocationsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRevocationsRequest) ProtoMessage() {}
+
+func (x *ListRevocationsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRevocationsRequest.ProtoReflect.Descriptor instead.
+func (*ListRevocationsRequest) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *ListRevocationsRequest) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *ListRevocationsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListRevocationsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ListRevocationsResponse is a page.
+type ListRevocationsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The revocations.
+	Revocations []*Revocation `protobuf:"bytes,1,rep,name=revocations,proto3" json:"revocations,omitempty"`
+	// Names the next page; empty on the last one.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRevocationsResponse) Reset() {
+	*x = ListRevocationsResponse{}
+	mi := &file_sts_v1_admin_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRevocationsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRevocationsResponse) ProtoMessage() {}
+
+func (x *ListRevocationsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRevocationsResponse.ProtoReflect.Descriptor instead.
+func (*ListRevocationsResponse) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *ListRevocationsResponse) GetRevocations() []*Revocation {
+	if x != nil {
+		return x.Revocations
+	}
+	return nil
+}
+
+func (x *ListRevocationsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
 // BackupRequest asks for a copy of the store.
 type BackupRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1718,7 +2116,7 @@ type BackupRequest struct {
 
 func (x *BackupRequest) Reset() {
 	*x = BackupRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[26]
+	mi := &file_sts_v1_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1730,7 +2128,7 @@ func (x *BackupRequest) String() string {
 func (*BackupRequest) ProtoMessage() {}
 
 func (x *BackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[26]
+	mi := &file_sts_v1_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1743,7 +2141,7 @@ func (x *BackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupRequest.ProtoReflect.Descriptor instead.
 func (*BackupRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{26}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{31}
 }
 
 // BackupResponse is the next part of a copy, or its end.
@@ -1759,7 +2157,7 @@ type BackupResponse struct {
 
 func (x *BackupResponse) Reset() {
 	*x = BackupResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[27]
+	mi := &file_sts_v1_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1771,7 +2169,7 @@ func (x *BackupResponse) String() string {
 func (*BackupResponse) ProtoMessage() {}
 
 func (x *BackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[27]
+	mi := &file_sts_v1_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1784,7 +2182,7 @@ func (x *BackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupResponse.ProtoReflect.Descriptor instead.
 func (*BackupResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{27}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *BackupResponse) GetData() []byte {
@@ -1816,7 +2214,7 @@ type BackupEnd struct {
 
 func (x *BackupEnd) Reset() {
 	*x = BackupEnd{}
-	mi := &file_sts_v1_admin_proto_msgTypes[28]
+	mi := &file_sts_v1_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1828,7 +2226,7 @@ func (x *BackupEnd) String() string {
 func (*BackupEnd) ProtoMessage() {}
 
 func (x *BackupEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[28]
+	mi := &file_sts_v1_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1841,7 +2239,7 @@ func (x *BackupEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupEnd.ProtoReflect.Descriptor instead.
 func (*BackupEnd) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{28}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *BackupEnd) GetSize() int64 {
@@ -1901,7 +2299,7 @@ type Revision struct {
 
 func (x *Revision) Reset() {
 	*x = Revision{}
-	mi := &file_sts_v1_admin_proto_msgTypes[29]
+	mi := &file_sts_v1_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1913,7 +2311,7 @@ func (x *Revision) String() string {
 func (*Revision) ProtoMessage() {}
 
 func (x *Revision) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[29]
+	mi := &file_sts_v1_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1926,7 +2324,7 @@ func (x *Revision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revision.ProtoReflect.Descriptor instead.
 func (*Revision) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{29}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Revision) GetRevision() int64 {
@@ -2033,7 +2431,7 @@ type ChangedResources struct {
 
 func (x *ChangedResources) Reset() {
 	*x = ChangedResources{}
-	mi := &file_sts_v1_admin_proto_msgTypes[30]
+	mi := &file_sts_v1_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2045,7 +2443,7 @@ func (x *ChangedResources) String() string {
 func (*ChangedResources) ProtoMessage() {}
 
 func (x *ChangedResources) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[30]
+	mi := &file_sts_v1_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2058,7 +2456,7 @@ func (x *ChangedResources) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangedResources.ProtoReflect.Descriptor instead.
 func (*ChangedResources) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{30}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ChangedResources) GetCount() int64 {
@@ -2088,7 +2486,7 @@ type ListRevisionsRequest struct {
 
 func (x *ListRevisionsRequest) Reset() {
 	*x = ListRevisionsRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[31]
+	mi := &file_sts_v1_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2100,7 +2498,7 @@ func (x *ListRevisionsRequest) String() string {
 func (*ListRevisionsRequest) ProtoMessage() {}
 
 func (x *ListRevisionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[31]
+	mi := &file_sts_v1_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2113,7 +2511,7 @@ func (x *ListRevisionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRevisionsRequest.ProtoReflect.Descriptor instead.
 func (*ListRevisionsRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{31}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ListRevisionsRequest) GetPageSize() int32 {
@@ -2143,7 +2541,7 @@ type ListRevisionsResponse struct {
 
 func (x *ListRevisionsResponse) Reset() {
 	*x = ListRevisionsResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[32]
+	mi := &file_sts_v1_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2155,7 +2553,7 @@ func (x *ListRevisionsResponse) String() string {
 func (*ListRevisionsResponse) ProtoMessage() {}
 
 func (x *ListRevisionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[32]
+	mi := &file_sts_v1_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2168,7 +2566,7 @@ func (x *ListRevisionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRevisionsResponse.ProtoReflect.Descriptor instead.
 func (*ListRevisionsResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{32}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ListRevisionsResponse) GetRevisions() []*Revision {
@@ -2201,7 +2599,7 @@ type GetRevisionRequest struct {
 
 func (x *GetRevisionRequest) Reset() {
 	*x = GetRevisionRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[33]
+	mi := &file_sts_v1_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2213,7 +2611,7 @@ func (x *GetRevisionRequest) String() string {
 func (*GetRevisionRequest) ProtoMessage() {}
 
 func (x *GetRevisionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[33]
+	mi := &file_sts_v1_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2226,7 +2624,7 @@ func (x *GetRevisionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRevisionRequest.ProtoReflect.Descriptor instead.
 func (*GetRevisionRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{33}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *GetRevisionRequest) GetRevision() int64 {
@@ -2268,7 +2666,7 @@ type GetRevisionResponse struct {
 
 func (x *GetRevisionResponse) Reset() {
 	*x = GetRevisionResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[34]
+	mi := &file_sts_v1_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2280,7 +2678,7 @@ func (x *GetRevisionResponse) String() string {
 func (*GetRevisionResponse) ProtoMessage() {}
 
 func (x *GetRevisionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[34]
+	mi := &file_sts_v1_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2293,7 +2691,7 @@ func (x *GetRevisionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRevisionResponse.ProtoReflect.Descriptor instead.
 func (*GetRevisionResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{34}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *GetRevisionResponse) GetRevision() *Revision {
@@ -2339,7 +2737,7 @@ type ResourceDiff struct {
 
 func (x *ResourceDiff) Reset() {
 	*x = ResourceDiff{}
-	mi := &file_sts_v1_admin_proto_msgTypes[35]
+	mi := &file_sts_v1_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2351,7 +2749,7 @@ func (x *ResourceDiff) String() string {
 func (*ResourceDiff) ProtoMessage() {}
 
 func (x *ResourceDiff) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[35]
+	mi := &file_sts_v1_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2364,7 +2762,7 @@ func (x *ResourceDiff) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceDiff.ProtoReflect.Descriptor instead.
 func (*ResourceDiff) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{35}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ResourceDiff) GetRef() *ResourceRef {
@@ -2406,7 +2804,7 @@ type RollbackRequest struct {
 
 func (x *RollbackRequest) Reset() {
 	*x = RollbackRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[36]
+	mi := &file_sts_v1_admin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2418,7 +2816,7 @@ func (x *RollbackRequest) String() string {
 func (*RollbackRequest) ProtoMessage() {}
 
 func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[36]
+	mi := &file_sts_v1_admin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2431,7 +2829,7 @@ func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackRequest.ProtoReflect.Descriptor instead.
 func (*RollbackRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{36}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *RollbackRequest) GetTo() int64 {
@@ -2471,7 +2869,7 @@ type GetShadowRequest struct {
 
 func (x *GetShadowRequest) Reset() {
 	*x = GetShadowRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[37]
+	mi := &file_sts_v1_admin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2483,7 +2881,7 @@ func (x *GetShadowRequest) String() string {
 func (*GetShadowRequest) ProtoMessage() {}
 
 func (x *GetShadowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[37]
+	mi := &file_sts_v1_admin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2496,7 +2894,7 @@ func (x *GetShadowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetShadowRequest.ProtoReflect.Descriptor instead.
 func (*GetShadowRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{37}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{42}
 }
 
 // GetShadowResponse says what the shadow revision has shown on one node.
@@ -2527,7 +2925,7 @@ type GetShadowResponse struct {
 
 func (x *GetShadowResponse) Reset() {
 	*x = GetShadowResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[38]
+	mi := &file_sts_v1_admin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2539,7 +2937,7 @@ func (x *GetShadowResponse) String() string {
 func (*GetShadowResponse) ProtoMessage() {}
 
 func (x *GetShadowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[38]
+	mi := &file_sts_v1_admin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2552,7 +2950,7 @@ func (x *GetShadowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetShadowResponse.ProtoReflect.Descriptor instead.
 func (*GetShadowResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{38}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *GetShadowResponse) GetRevision() *Revision {
@@ -2642,7 +3040,7 @@ type DecisionDiff struct {
 
 func (x *DecisionDiff) Reset() {
 	*x = DecisionDiff{}
-	mi := &file_sts_v1_admin_proto_msgTypes[39]
+	mi := &file_sts_v1_admin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2654,7 +3052,7 @@ func (x *DecisionDiff) String() string {
 func (*DecisionDiff) ProtoMessage() {}
 
 func (x *DecisionDiff) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[39]
+	mi := &file_sts_v1_admin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2667,7 +3065,7 @@ func (x *DecisionDiff) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DecisionDiff.ProtoReflect.Descriptor instead.
 func (*DecisionDiff) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{39}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *DecisionDiff) GetKinds() []string {
@@ -2768,7 +3166,7 @@ type DecidedBy struct {
 
 func (x *DecidedBy) Reset() {
 	*x = DecidedBy{}
-	mi := &file_sts_v1_admin_proto_msgTypes[40]
+	mi := &file_sts_v1_admin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2780,7 +3178,7 @@ func (x *DecidedBy) String() string {
 func (*DecidedBy) ProtoMessage() {}
 
 func (x *DecidedBy) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[40]
+	mi := &file_sts_v1_admin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2793,7 +3191,7 @@ func (x *DecidedBy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DecidedBy.ProtoReflect.Descriptor instead.
 func (*DecidedBy) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{40}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *DecidedBy) GetAllowed() bool {
@@ -2854,7 +3252,7 @@ type PromoteShadowRequest struct {
 
 func (x *PromoteShadowRequest) Reset() {
 	*x = PromoteShadowRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[41]
+	mi := &file_sts_v1_admin_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2866,7 +3264,7 @@ func (x *PromoteShadowRequest) String() string {
 func (*PromoteShadowRequest) ProtoMessage() {}
 
 func (x *PromoteShadowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[41]
+	mi := &file_sts_v1_admin_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2879,7 +3277,7 @@ func (x *PromoteShadowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteShadowRequest.ProtoReflect.Descriptor instead.
 func (*PromoteShadowRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{41}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *PromoteShadowRequest) GetShadowRevision() int64 {
@@ -2917,7 +3315,7 @@ type DiscardShadowRequest struct {
 
 func (x *DiscardShadowRequest) Reset() {
 	*x = DiscardShadowRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[42]
+	mi := &file_sts_v1_admin_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2929,7 +3327,7 @@ func (x *DiscardShadowRequest) String() string {
 func (*DiscardShadowRequest) ProtoMessage() {}
 
 func (x *DiscardShadowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[42]
+	mi := &file_sts_v1_admin_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2942,7 +3340,7 @@ func (x *DiscardShadowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscardShadowRequest.ProtoReflect.Descriptor instead.
 func (*DiscardShadowRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{42}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *DiscardShadowRequest) GetShadowRevision() int64 {
@@ -2968,7 +3366,7 @@ type DiscardShadowResponse struct {
 
 func (x *DiscardShadowResponse) Reset() {
 	*x = DiscardShadowResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[43]
+	mi := &file_sts_v1_admin_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2980,7 +3378,7 @@ func (x *DiscardShadowResponse) String() string {
 func (*DiscardShadowResponse) ProtoMessage() {}
 
 func (x *DiscardShadowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[43]
+	mi := &file_sts_v1_admin_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2993,14 +3391,14 @@ func (x *DiscardShadowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscardShadowResponse.ProtoReflect.Descriptor instead.
 func (*DiscardShadowResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{43}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{48}
 }
 
 var File_sts_v1_admin_proto protoreflect.FileDescriptor
 
 const file_sts_v1_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x12sts/v1/admin.proto\x12\x06sts.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16sts/v1/resources.proto\"\xdb\x01\n" +
+	"\x12sts/v1/admin.proto\x12\x06sts.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14sts/v1/explain.proto\x1a\x16sts/v1/resources.proto\"\xdb\x01\n" +
 	"\fApplyRequest\x12.\n" +
 	"\tresources\x18\x01 \x03(\v2\x10.sts.v1.ResourceR\tresources\x12+\n" +
 	"\x06delete\x18\x02 \x03(\v2\x13.sts.v1.ResourceRefR\x06delete\x12\x17\n" +
@@ -3107,7 +3505,37 @@ const file_sts_v1_admin_proto_rawDesc = "" +
 	"\aproblem\x18\b \x01(\tR\aproblem\";\n" +
 	"\tIssuerKey\x12\x10\n" +
 	"\x03kid\x18\x01 \x01(\tR\x03kid\x12\x1c\n" +
-	"\talgorithm\x18\x02 \x01(\tR\talgorithm\"\x0f\n" +
+	"\talgorithm\x18\x02 \x01(\tR\talgorithm\"\xea\x01\n" +
+	"\rRevokeRequest\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\x12\x16\n" +
+	"\x06issuer\x18\x03 \x01(\tR\x06issuer\x12\x19\n" +
+	"\x05token\x18\x04 \x01(\tB\x03\x80\x01\x01R\x05token\x122\n" +
+	"\x06before\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x06before\x120\n" +
+	"\x05until\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12\x16\n" +
+	"\x06reason\x18\a \x01(\tR\x06reason\"D\n" +
+	"\x0eRevokeResponse\x122\n" +
+	"\n" +
+	"revocation\x18\x01 \x01(\v2\x12.sts.v1.RevocationR\n" +
+	"revocation\"\x96\x02\n" +
+	"\n" +
+	"Revocation\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\x12\x16\n" +
+	"\x06issuer\x18\x03 \x01(\tR\x06issuer\x122\n" +
+	"\x06before\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x06before\x124\n" +
+	"\aexpires\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x124\n" +
+	"\acreated\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x12\x0e\n" +
+	"\x02by\x18\a \x01(\tR\x02by\x12\x16\n" +
+	"\x06reason\x18\b \x01(\tR\x06reason\"h\n" +
+	"\x16ListRevocationsRequest\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1b\n" +
+	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\"w\n" +
+	"\x17ListRevocationsResponse\x124\n" +
+	"\vrevocations\x18\x01 \x03(\v2\x12.sts.v1.RevocationR\vrevocations\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x0f\n" +
 	"\rBackupRequest\"I\n" +
 	"\x0eBackupResponse\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\x12#\n" +
@@ -3200,7 +3628,7 @@ const file_sts_v1_admin_proto_rawDesc = "" +
 	"\x14DiscardShadowRequest\x12'\n" +
 	"\x0fshadow_revision\x18\x01 \x01(\x03R\x0eshadowRevision\x12\x10\n" +
 	"\x03why\x18\x02 \x01(\tR\x03why\"\x17\n" +
-	"\x15DiscardShadowResponse2\x85\x0e\n" +
+	"\x15DiscardShadowResponse2\xb3\x11\n" +
 	"\fAdminService\x12T\n" +
 	"\x05Apply\x12\x14.sts.v1.ApplyRequest\x1a\x15.sts.v1.ApplyResponse\"\x1e\x82\xd3\xe4\x93\x02\x18:\x01*\"\x13/v1/resources:apply\x12:\n" +
 	"\tApplyMany\x12\x14.sts.v1.ApplyRequest\x1a\x15.sts.v1.ApplyResponse(\x01\x12n\n" +
@@ -3212,7 +3640,11 @@ const file_sts_v1_admin_proto_rawDesc = "" +
 	"\bListKeys\x12\x17.sts.v1.ListKeysRequest\x1a\x18.sts.v1.ListKeysResponse\"\x10\x82\xd3\xe4\x93\x02\n" +
 	"\x12\b/v1/keys\x12b\n" +
 	"\tRotateKey\x12\x18.sts.v1.RotateKeyRequest\x1a\x19.sts.v1.RotateKeyResponse\" \x82\xd3\xe4\x93\x02\x1a:\x01*\"\x15/v1/keys/{set}:rotate\x12\\\n" +
-	"\tRevokeKey\x12\x18.sts.v1.RevokeKeyRequest\x1a\x19.sts.v1.RevokeKeyResponse\"\x1a\x82\xd3\xe4\x93\x02\x14:\x01*\"\x0f/v1/keys:revoke\x129\n" +
+	"\tRevokeKey\x12\x18.sts.v1.RevokeKeyRequest\x1a\x19.sts.v1.RevokeKeyResponse\"\x1a\x82\xd3\xe4\x93\x02\x14:\x01*\"\x0f/v1/keys:revoke\x12v\n" +
+	"\x0fExplainDecision\x12\x1e.sts.v1.ExplainDecisionRequest\x1a\x1f.sts.v1.ExplainDecisionResponse\"\"\x82\xd3\xe4\x93\x02\x1c\x12\x1a/v1/decisions/{id}:explain\x12r\n" +
+	"\x0fSimulateRequest\x12\x1e.sts.v1.SimulateRequestRequest\x1a\x1f.sts.v1.SimulateRequestResponse\"\x1e\x82\xd3\xe4\x93\x02\x18:\x01*\"\x13/v1/policy:simulate\x12S\n" +
+	"\x06Revoke\x12\x15.sts.v1.RevokeRequest\x1a\x16.sts.v1.RevokeResponse\"\x1a\x82\xd3\xe4\x93\x02\x14:\x01*\"\x0f/v1/revocations\x12k\n" +
+	"\x0fListRevocations\x12\x1e.sts.v1.ListRevocationsRequest\x1a\x1f.sts.v1.ListRevocationsResponse\"\x17\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/revocations\x129\n" +
 	"\x06Backup\x12\x15.sts.v1.BackupRequest\x1a\x16.sts.v1.BackupResponse0\x01\x12q\n" +
 	"\x10ListIssuerStatus\x12\x1f.sts.v1.ListIssuerStatusRequest\x1a .sts.v1.ListIssuerStatusResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/issuers:status\x12c\n" +
 	"\rListRevisions\x12\x1c.sts.v1.ListRevisionsRequest\x1a\x1d.sts.v1.ListRevisionsResponse\"\x15\x82\xd3\xe4\x93\x02\x0f\x12\r/v1/revisions\x12h\n" +
@@ -3235,7 +3667,7 @@ func file_sts_v1_admin_proto_rawDescGZIP() []byte {
 	return file_sts_v1_admin_proto_rawDescData
 }
 
-var file_sts_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
+var file_sts_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
 var file_sts_v1_admin_proto_goTypes = []any{
 	(*ApplyRequest)(nil),               // 0: sts.v1.ApplyRequest
 	(*ResourceRef)(nil),                // 1: sts.v1.ResourceRef
@@ -3263,122 +3695,146 @@ var file_sts_v1_admin_proto_goTypes = []any{
 	(*ListIssuerStatusResponse)(nil),   // 23: sts.v1.ListIssuerStatusResponse
 	(*IssuerStatus)(nil),               // 24: sts.v1.IssuerStatus
 	(*IssuerKey)(nil),                  // 25: sts.v1.IssuerKey
-	(*BackupRequest)(nil),              // 26: sts.v1.BackupRequest
-	(*BackupResponse)(nil),             // 27: sts.v1.BackupResponse
-	(*BackupEnd)(nil),                  // 28: sts.v1.BackupEnd
-	(*Revision)(nil),                   // 29: sts.v1.Revision
-	(*ChangedResources)(nil),           // 30: sts.v1.ChangedResources
-	(*ListRevisionsRequest)(nil),       // 31: sts.v1.ListRevisionsRequest
-	(*ListRevisionsResponse)(nil),      // 32: sts.v1.ListRevisionsResponse
-	(*GetRevisionRequest)(nil),         // 33: sts.v1.GetRevisionRequest
-	(*GetRevisionResponse)(nil),        // 34: sts.v1.GetRevisionResponse
-	(*ResourceDiff)(nil),               // 35: sts.v1.ResourceDiff
-	(*RollbackRequest)(nil),            // 36: sts.v1.RollbackRequest
-	(*GetShadowRequest)(nil),           // 37: sts.v1.GetShadowRequest
-	(*GetShadowResponse)(nil),          // 38: sts.v1.GetShadowResponse
-	(*DecisionDiff)(nil),               // 39: sts.v1.DecisionDiff
-	(*DecidedBy)(nil),                  // 40: sts.v1.DecidedBy
-	(*PromoteShadowRequest)(nil),       // 41: sts.v1.PromoteShadowRequest
-	(*DiscardShadowRequest)(nil),       // 42: sts.v1.DiscardShadowRequest
-	(*DiscardShadowResponse)(nil),      // 43: sts.v1.DiscardShadowResponse
-	nil,                                // 44: sts.v1.GetShadowResponse.CountsEntry
-	(*Resource)(nil),                   // 45: sts.v1.Resource
-	(*durationpb.Duration)(nil),        // 46: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),      // 47: google.protobuf.Timestamp
+	(*RevokeRequest)(nil),              // 26: sts.v1.RevokeRequest
+	(*RevokeResponse)(nil),             // 27: sts.v1.RevokeResponse
+	(*Revocation)(nil),                 // 28: sts.v1.Revocation
+	(*ListRevocationsRequest)(nil),     // 29: sts.v1.ListRevocationsRequest
+	(*ListRevocationsResponse)(nil),    // 30: sts.v1.ListRevocationsResponse
+	(*BackupRequest)(nil),              // 31: sts.v1.BackupRequest
+	(*BackupResponse)(nil),             // 32: sts.v1.BackupResponse
+	(*BackupEnd)(nil),                  // 33: sts.v1.BackupEnd
+	(*Revision)(nil),                   // 34: sts.v1.Revision
+	(*ChangedResources)(nil),           // 35: sts.v1.ChangedResources
+	(*ListRevisionsRequest)(nil),       // 36: sts.v1.ListRevisionsRequest
+	(*ListRevisionsResponse)(nil),      // 37: sts.v1.ListRevisionsResponse
+	(*GetRevisionRequest)(nil),         // 38: sts.v1.GetRevisionRequest
+	(*GetRevisionResponse)(nil),        // 39: sts.v1.GetRevisionResponse
+	(*ResourceDiff)(nil),               // 40: sts.v1.ResourceDiff
+	(*RollbackRequest)(nil),            // 41: sts.v1.RollbackRequest
+	(*GetShadowRequest)(nil),           // 42: sts.v1.GetShadowRequest
+	(*GetShadowResponse)(nil),          // 43: sts.v1.GetShadowResponse
+	(*DecisionDiff)(nil),               // 44: sts.v1.DecisionDiff
+	(*DecidedBy)(nil),                  // 45: sts.v1.DecidedBy
+	(*PromoteShadowRequest)(nil),       // 46: sts.v1.PromoteShadowRequest
+	(*DiscardShadowRequest)(nil),       // 47: sts.v1.DiscardShadowRequest
+	(*DiscardShadowResponse)(nil),      // 48: sts.v1.DiscardShadowResponse
+	nil,                                // 49: sts.v1.GetShadowResponse.CountsEntry
+	(*Resource)(nil),                   // 50: sts.v1.Resource
+	(*durationpb.Duration)(nil),        // 51: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),      // 52: google.protobuf.Timestamp
+	(*ExplainDecisionRequest)(nil),     // 53: sts.v1.ExplainDecisionRequest
+	(*SimulateRequestRequest)(nil),     // 54: sts.v1.SimulateRequestRequest
+	(*ExplainDecisionResponse)(nil),    // 55: sts.v1.ExplainDecisionResponse
+	(*SimulateRequestResponse)(nil),    // 56: sts.v1.SimulateRequestResponse
 }
 var file_sts_v1_admin_proto_depIdxs = []int32{
-	45, // 0: sts.v1.ApplyRequest.resources:type_name -> sts.v1.Resource
+	50, // 0: sts.v1.ApplyRequest.resources:type_name -> sts.v1.Resource
 	1,  // 1: sts.v1.ApplyRequest.delete:type_name -> sts.v1.ResourceRef
 	1,  // 2: sts.v1.ApplyResponse.created:type_name -> sts.v1.ResourceRef
 	1,  // 3: sts.v1.ApplyResponse.updated:type_name -> sts.v1.ResourceRef
 	1,  // 4: sts.v1.ApplyResponse.deleted:type_name -> sts.v1.ResourceRef
-	45, // 5: sts.v1.GetResourceResponse.resource:type_name -> sts.v1.Resource
-	45, // 6: sts.v1.ListResourcesResponse.resources:type_name -> sts.v1.Resource
-	46, // 7: sts.v1.RotateClientSecretRequest.overlap:type_name -> google.protobuf.Duration
-	47, // 8: sts.v1.RotateClientSecretResponse.previous_not_after:type_name -> google.protobuf.Timestamp
+	50, // 5: sts.v1.GetResourceResponse.resource:type_name -> sts.v1.Resource
+	50, // 6: sts.v1.ListResourcesResponse.resources:type_name -> sts.v1.Resource
+	51, // 7: sts.v1.RotateClientSecretRequest.overlap:type_name -> google.protobuf.Duration
+	52, // 8: sts.v1.RotateClientSecretResponse.previous_not_after:type_name -> google.protobuf.Timestamp
 	13, // 9: sts.v1.GetClientStatusResponse.credentials:type_name -> sts.v1.CredentialStatus
-	47, // 10: sts.v1.CredentialStatus.not_after:type_name -> google.protobuf.Timestamp
-	47, // 11: sts.v1.CredentialStatus.last_used:type_name -> google.protobuf.Timestamp
+	52, // 10: sts.v1.CredentialStatus.not_after:type_name -> google.protobuf.Timestamp
+	52, // 11: sts.v1.CredentialStatus.last_used:type_name -> google.protobuf.Timestamp
 	16, // 12: sts.v1.ListKeysResponse.key_sets:type_name -> sts.v1.KeySetStatus
 	17, // 13: sts.v1.KeySetStatus.keys:type_name -> sts.v1.KeyStatus
-	47, // 14: sts.v1.KeySetStatus.rotation_due:type_name -> google.protobuf.Timestamp
-	47, // 15: sts.v1.KeyStatus.published:type_name -> google.protobuf.Timestamp
-	47, // 16: sts.v1.KeyStatus.signs:type_name -> google.protobuf.Timestamp
-	47, // 17: sts.v1.KeyStatus.ends:type_name -> google.protobuf.Timestamp
-	47, // 18: sts.v1.KeyStatus.revoked:type_name -> google.protobuf.Timestamp
-	47, // 19: sts.v1.KeyStatus.last_fetch:type_name -> google.protobuf.Timestamp
+	52, // 14: sts.v1.KeySetStatus.rotation_due:type_name -> google.protobuf.Timestamp
+	52, // 15: sts.v1.KeyStatus.published:type_name -> google.protobuf.Timestamp
+	52, // 16: sts.v1.KeyStatus.signs:type_name -> google.protobuf.Timestamp
+	52, // 17: sts.v1.KeyStatus.ends:type_name -> google.protobuf.Timestamp
+	52, // 18: sts.v1.KeyStatus.revoked:type_name -> google.protobuf.Timestamp
+	52, // 19: sts.v1.KeyStatus.last_fetch:type_name -> google.protobuf.Timestamp
 	17, // 20: sts.v1.RotateKeyResponse.key:type_name -> sts.v1.KeyStatus
 	17, // 21: sts.v1.RevokeKeyResponse.revoked:type_name -> sts.v1.KeyStatus
 	17, // 22: sts.v1.RevokeKeyResponse.successor:type_name -> sts.v1.KeyStatus
-	47, // 23: sts.v1.RevokeKeyResponse.accepted_until:type_name -> google.protobuf.Timestamp
+	52, // 23: sts.v1.RevokeKeyResponse.accepted_until:type_name -> google.protobuf.Timestamp
 	24, // 24: sts.v1.ListIssuerStatusResponse.issuers:type_name -> sts.v1.IssuerStatus
 	25, // 25: sts.v1.IssuerStatus.keys:type_name -> sts.v1.IssuerKey
-	47, // 26: sts.v1.IssuerStatus.fetched:type_name -> google.protobuf.Timestamp
-	47, // 27: sts.v1.IssuerStatus.asked:type_name -> google.protobuf.Timestamp
-	47, // 28: sts.v1.IssuerStatus.refresh:type_name -> google.protobuf.Timestamp
-	47, // 29: sts.v1.IssuerStatus.stale:type_name -> google.protobuf.Timestamp
-	28, // 30: sts.v1.BackupResponse.end:type_name -> sts.v1.BackupEnd
-	47, // 31: sts.v1.Revision.time:type_name -> google.protobuf.Timestamp
-	30, // 32: sts.v1.Revision.created:type_name -> sts.v1.ChangedResources
-	30, // 33: sts.v1.Revision.updated:type_name -> sts.v1.ChangedResources
-	30, // 34: sts.v1.Revision.deleted:type_name -> sts.v1.ChangedResources
-	1,  // 35: sts.v1.ChangedResources.first:type_name -> sts.v1.ResourceRef
-	29, // 36: sts.v1.ListRevisionsResponse.revisions:type_name -> sts.v1.Revision
-	29, // 37: sts.v1.GetRevisionResponse.revision:type_name -> sts.v1.Revision
-	35, // 38: sts.v1.GetRevisionResponse.differences:type_name -> sts.v1.ResourceDiff
-	1,  // 39: sts.v1.ResourceDiff.ref:type_name -> sts.v1.ResourceRef
-	45, // 40: sts.v1.ResourceDiff.before:type_name -> sts.v1.Resource
-	45, // 41: sts.v1.ResourceDiff.after:type_name -> sts.v1.Resource
-	29, // 42: sts.v1.GetShadowResponse.revision:type_name -> sts.v1.Revision
-	47, // 43: sts.v1.GetShadowResponse.since:type_name -> google.protobuf.Timestamp
-	44, // 44: sts.v1.GetShadowResponse.counts:type_name -> sts.v1.GetShadowResponse.CountsEntry
-	39, // 45: sts.v1.GetShadowResponse.differences:type_name -> sts.v1.DecisionDiff
-	40, // 46: sts.v1.DecisionDiff.live:type_name -> sts.v1.DecidedBy
-	40, // 47: sts.v1.DecisionDiff.shadow:type_name -> sts.v1.DecidedBy
-	47, // 48: sts.v1.DecisionDiff.first:type_name -> google.protobuf.Timestamp
-	47, // 49: sts.v1.DecisionDiff.last:type_name -> google.protobuf.Timestamp
-	46, // 50: sts.v1.DecidedBy.lifetime:type_name -> google.protobuf.Duration
-	0,  // 51: sts.v1.AdminService.Apply:input_type -> sts.v1.ApplyRequest
-	0,  // 52: sts.v1.AdminService.ApplyMany:input_type -> sts.v1.ApplyRequest
-	3,  // 53: sts.v1.AdminService.GetResource:input_type -> sts.v1.GetResourceRequest
-	5,  // 54: sts.v1.AdminService.ListResources:input_type -> sts.v1.ListResourcesRequest
-	7,  // 55: sts.v1.AdminService.DeleteResource:input_type -> sts.v1.DeleteResourceRequest
-	9,  // 56: sts.v1.AdminService.RotateClientSecret:input_type -> sts.v1.RotateClientSecretRequest
-	11, // 57: sts.v1.AdminService.GetClientStatus:input_type -> sts.v1.GetClientStatusRequest
-	14, // 58: sts.v1.AdminService.ListKeys:input_type -> sts.v1.ListKeysRequest
-	18, // 59: sts.v1.AdminService.RotateKey:input_type -> sts.v1.RotateKeyRequest
-	20, // 60: sts.v1.AdminService.RevokeKey:input_type -> sts.v1.RevokeKeyRequest
-	26, // 61: sts.v1.AdminService.Backup:input_type -> sts.v1.BackupRequest
-	22, // 62: sts.v1.AdminService.ListIssuerStatus:input_type -> sts.v1.ListIssuerStatusRequest
-	31, // 63: sts.v1.AdminService.ListRevisions:input_type -> sts.v1.ListRevisionsRequest
-	33, // 64: sts.v1.AdminService.GetRevision:input_type -> sts.v1.GetRevisionRequest
-	36, // 65: sts.v1.AdminService.Rollback:input_type -> sts.v1.RollbackRequest
-	37, // 66: sts.v1.AdminService.GetShadow:input_type -> sts.v1.GetShadowRequest
-	41, // 67: sts.v1.AdminService.PromoteShadow:input_type -> sts.v1.PromoteShadowRequest
-	42, // 68: sts.v1.AdminService.DiscardShadow:input_type -> sts.v1.DiscardShadowRequest
-	2,  // 69: sts.v1.AdminService.Apply:output_type -> sts.v1.ApplyResponse
-	2,  // 70: sts.v1.AdminService.ApplyMany:output_type -> sts.v1.ApplyResponse
-	4,  // 71: sts.v1.AdminService.GetResource:output_type -> sts.v1.GetResourceResponse
-	6,  // 72: sts.v1.AdminService.ListResources:output_type -> sts.v1.ListResourcesResponse
-	8,  // 73: sts.v1.AdminService.DeleteResource:output_type -> sts.v1.DeleteResourceResponse
-	10, // 74: sts.v1.AdminService.RotateClientSecret:output_type -> sts.v1.RotateClientSecretResponse
-	12, // 75: sts.v1.AdminService.GetClientStatus:output_type -> sts.v1.GetClientStatusResponse
-	15, // 76: sts.v1.AdminService.ListKeys:output_type -> sts.v1.ListKeysResponse
-	19, // 77: sts.v1.AdminService.RotateKey:output_type -> sts.v1.RotateKeyResponse
-	21, // 78: sts.v1.AdminService.RevokeKey:output_type -> sts.v1.RevokeKeyResponse
-	27, // 79: sts.v1.AdminService.Backup:output_type -> sts.v1.BackupResponse
-	23, // 80: sts.v1.AdminService.ListIssuerStatus:output_type -> sts.v1.ListIssuerStatusResponse
-	32, // 81: sts.v1.AdminService.ListRevisions:output_type -> sts.v1.ListRevisionsResponse
-	34, // 82: sts.v1.AdminService.GetRevision:output_type -> sts.v1.GetRevisionResponse
-	2,  // 83: sts.v1.AdminService.Rollback:output_type -> sts.v1.ApplyResponse
-	38, // 84: sts.v1.AdminService.GetShadow:output_type -> sts.v1.GetShadowResponse
-	2,  // 85: sts.v1.AdminService.PromoteShadow:output_type -> sts.v1.ApplyResponse
-	43, // 86: sts.v1.AdminService.DiscardShadow:output_type -> sts.v1.DiscardShadowResponse
-	69, // [69:87] is the sub-list for method output_type
-	51, // [51:69] is the sub-list for method input_type
-	51, // [51:51] is the sub-list for extension type_name
-	51, // [51:51] is the sub-list for extension extendee
-	0,  // [0:51] is the sub-list for field type_name
+	52, // 26: sts.v1.IssuerStatus.fetched:type_name -> google.protobuf.Timestamp
+	52, // 27: sts.v1.IssuerStatus.asked:type_name -> google.protobuf.Timestamp
+	52, // 28: sts.v1.IssuerStatus.refresh:type_name -> google.protobuf.Timestamp
+	52, // 29: sts.v1.IssuerStatus.stale:type_name -> google.protobuf.Timestamp
+	52, // 30: sts.v1.RevokeRequest.before:type_name -> google.protobuf.Timestamp
+	52, // 31: sts.v1.RevokeRequest.until:type_name -> google.protobuf.Timestamp
+	28, // 32: sts.v1.RevokeResponse.revocation:type_name -> sts.v1.Revocation
+	52, // 33: sts.v1.Revocation.before:type_name -> google.protobuf.Timestamp
+	52, // 34: sts.v1.Revocation.expires:type_name -> google.protobuf.Timestamp
+	52, // 35: sts.v1.Revocation.created:type_name -> google.protobuf.Timestamp
+	28, // 36: sts.v1.ListRevocationsResponse.revocations:type_name -> sts.v1.Revocation
+	33, // 37: sts.v1.BackupResponse.end:type_name -> sts.v1.BackupEnd
+	52, // 38: sts.v1.Revision.time:type_name -> google.protobuf.Timestamp
+	35, // 39: sts.v1.Revision.created:type_name -> sts.v1.ChangedResources
+	35, // 40: sts.v1.Revision.updated:type_name -> sts.v1.ChangedResources
+	35, // 41: sts.v1.Revision.deleted:type_name -> sts.v1.ChangedResources
+	1,  // 42: sts.v1.ChangedResources.first:type_name -> sts.v1.ResourceRef
+	34, // 43: sts.v1.ListRevisionsResponse.revisions:type_name -> sts.v1.Revision
+	34, // 44: sts.v1.GetRevisionResponse.revision:type_name -> sts.v1.Revision
+	40, // 45: sts.v1.GetRevisionResponse.differences:type_name -> sts.v1.ResourceDiff
+	1,  // 46: sts.v1.ResourceDiff.ref:type_name -> sts.v1.ResourceRef
+	50, // 47: sts.v1.ResourceDiff.before:type_name -> sts.v1.Resource
+	50, // 48: sts.v1.ResourceDiff.after:type_name -> sts.v1.Resource
+	34, // 49: sts.v1.GetShadowResponse.revision:type_name -> sts.v1.Revision
+	52, // 50: sts.v1.GetShadowResponse.since:type_name -> google.protobuf.Timestamp
+	49, // 51: sts.v1.GetShadowResponse.counts:type_name -> sts.v1.GetShadowResponse.CountsEntry
+	44, // 52: sts.v1.GetShadowResponse.differences:type_name -> sts.v1.DecisionDiff
+	45, // 53: sts.v1.DecisionDiff.live:type_name -> sts.v1.DecidedBy
+	45, // 54: sts.v1.DecisionDiff.shadow:type_name -> sts.v1.DecidedBy
+	52, // 55: sts.v1.DecisionDiff.first:type_name -> google.protobuf.Timestamp
+	52, // 56: sts.v1.DecisionDiff.last:type_name -> google.protobuf.Timestamp
+	51, // 57: sts.v1.DecidedBy.lifetime:type_name -> google.protobuf.Duration
+	0,  // 58: sts.v1.AdminService.Apply:input_type -> sts.v1.ApplyRequest
+	0,  // 59: sts.v1.AdminService.ApplyMany:input_type -> sts.v1.ApplyRequest
+	3,  // 60: sts.v1.AdminService.GetResource:input_type -> sts.v1.GetResourceRequest
+	5,  // 61: sts.v1.AdminService.ListResources:input_type -> sts.v1.ListResourcesRequest
+	7,  // 62: sts.v1.AdminService.DeleteResource:input_type -> sts.v1.DeleteResourceRequest
+	9,  // 63: sts.v1.AdminService.RotateClientSecret:input_type -> sts.v1.RotateClientSecretRequest
+	11, // 64: sts.v1.AdminService.GetClientStatus:input_type -> sts.v1.GetClientStatusRequest
+	14, // 65: sts.v1.AdminService.ListKeys:input_type -> sts.v1.ListKeysRequest
+	18, // 66: sts.v1.AdminService.RotateKey:input_type -> sts.v1.RotateKeyRequest
+	20, // 67: sts.v1.AdminService.RevokeKey:input_type -> sts.v1.RevokeKeyRequest
+	53, // 68: sts.v1.AdminService.ExplainDecision:input_type -> sts.v1.ExplainDecisionRequest
+	54, // 69: sts.v1.AdminService.SimulateRequest:input_type -> sts.v1.SimulateRequestRequest
+	26, // 70: sts.v1.AdminService.Revoke:input_type -> sts.v1.RevokeRequest
+	29, // 71: sts.v1.AdminService.ListRevocations:input_type -> sts.v1.ListRevocationsRequest
+	31, // 72: sts.v1.AdminService.Backup:input_type -> sts.v1.BackupRequest
+	22, // 73: sts.v1.AdminService.ListIssuerStatus:input_type -> sts.v1.ListIssuerStatusRequest
+	36, // 74: sts.v1.AdminService.ListRevisions:input_type -> sts.v1.ListRevisionsRequest
+	38, // 75: sts.v1.AdminService.GetRevision:input_type -> sts.v1.GetRevisionRequest
+	41, // 76: sts.v1.AdminService.Rollback:input_type -> sts.v1.RollbackRequest
+	42, // 77: sts.v1.AdminService.GetShadow:input_type -> sts.v1.GetShadowRequest
+	46, // 78: sts.v1.AdminService.PromoteShadow:input_type -> sts.v1.PromoteShadowRequest
+	47, // 79: sts.v1.AdminService.DiscardShadow:input_type -> sts.v1.DiscardShadowRequest
+	2,  // 80: sts.v1.AdminService.Apply:output_type -> sts.v1.ApplyResponse
+	2,  // 81: sts.v1.AdminService.ApplyMany:output_type -> sts.v1.ApplyResponse
+	4,  // 82: sts.v1.AdminService.GetResource:output_type -> sts.v1.GetResourceResponse
+	6,  // 83: sts.v1.AdminService.ListResources:output_type -> sts.v1.ListResourcesResponse
+	8,  // 84: sts.v1.AdminService.DeleteResource:output_type -> sts.v1.DeleteResourceResponse
+	10, // 85: sts.v1.AdminService.RotateClientSecret:output_type -> sts.v1.RotateClientSecretResponse
+	12, // 86: sts.v1.AdminService.GetClientStatus:output_type -> sts.v1.GetClientStatusResponse
+	15, // 87: sts.v1.AdminService.ListKeys:output_type -> sts.v1.ListKeysResponse
+	19, // 88: sts.v1.AdminService.RotateKey:output_type -> sts.v1.RotateKeyResponse
+	21, // 89: sts.v1.AdminService.RevokeKey:output_type -> sts.v1.RevokeKeyResponse
+	55, // 90: sts.v1.AdminService.ExplainDecision:output_type -> sts.v1.ExplainDecisionResponse
+	56, // 91: sts.v1.AdminService.SimulateRequest:output_type -> sts.v1.SimulateRequestResponse
+	27, // 92: sts.v1.AdminService.Revoke:output_type -> sts.v1.RevokeResponse
+	30, // 93: sts.v1.AdminService.ListRevocations:output_type -> sts.v1.ListRevocationsResponse
+	32, // 94: sts.v1.AdminService.Backup:output_type -> sts.v1.BackupResponse
+	23, // 95: sts.v1.AdminService.ListIssuerStatus:output_type -> sts.v1.ListIssuerStatusResponse
+	37, // 96: sts.v1.AdminService.ListRevisions:output_type -> sts.v1.ListRevisionsResponse
+	39, // 97: sts.v1.AdminService.GetRevision:output_type -> sts.v1.GetRevisionResponse
+	2,  // 98: sts.v1.AdminService.Rollback:output_type -> sts.v1.ApplyResponse
+	43, // 99: sts.v1.AdminService.GetShadow:output_type -> sts.v1.GetShadowResponse
+	2,  // 100: sts.v1.AdminService.PromoteShadow:output_type -> sts.v1.ApplyResponse
+	48, // 101: sts.v1.AdminService.DiscardShadow:output_type -> sts.v1.DiscardShadowResponse
+	80, // [80:102] is the sub-list for method output_type
+	58, // [58:80] is the sub-list for method input_type
+	58, // [58:58] is the sub-list for extension type_name
+	58, // [58:58] is the sub-list for extension extendee
+	0,  // [0:58] is the sub-list for field type_name
 }
 
 func init() { file_sts_v1_admin_proto_init() }
@@ -3386,6 +3842,7 @@ func file_sts_v1_admin_proto_init() {
 	if File_sts_v1_admin_proto != nil {
 		return
 	}
+	file_sts_v1_explain_proto_init()
 	file_sts_v1_resources_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -3393,7 +3850,7 @@ func file_sts_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sts_v1_admin_proto_rawDesc), len(file_sts_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   45,
+			NumMessages:   50,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
