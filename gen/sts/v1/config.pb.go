@@ -871,7 +871,14 @@ type StorageConfig struct {
 	// it.
 	ReplayFile string `protobuf:"bytes,2,opt,name=replay_file,json=replayFile,proto3" json:"replay_file,omitempty"`
 	// The etcd cluster (3.5 or later). See docs/storage.md.
-	Etcd          *EtcdConfig `protobuf:"bytes,3,opt,name=etcd,proto3" json:"etcd,omitempty"`
+	Etcd *EtcdConfig `protobuf:"bytes,3,opt,name=etcd,proto3" json:"etcd,omitempty"`
+	// For how long tokens are issued after the storage has confirmed last which
+	// resources are in force: 5s to 5m. Beyond it requests are refused with
+	// temporarily_unavailable, and readiness names storage. Default 30s.
+	MaxStaleness *durationpb.Duration `protobuf:"bytes,10,opt,name=max_staleness,json=maxStaleness,proto3" json:"max_staleness,omitempty"`
+	// How many revisions of the resources are kept, to look at and to go back to: 1
+	// to 10,000. Default 100.
+	KeepRevisions int32 `protobuf:"varint,11,opt,name=keep_revisions,json=keepRevisions,proto3" json:"keep_revisions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -925,6 +932,20 @@ func (x *StorageConfig) GetEtcd() *EtcdConfig {
 		return x.Etcd
 	}
 	return nil
+}
+
+func (x *StorageConfig) GetMaxStaleness() *durationpb.Duration {
+	if x != nil {
+		return x.MaxStaleness
+	}
+	return nil
+}
+
+func (x *StorageConfig) GetKeepRevisions() int32 {
+	if x != nil {
+		return x.KeepRevisions
+	}
+	return 0
 }
 
 // EtcdConfig says how an etcd cluster is reached. Files are read again when they
@@ -1970,9 +1991,14 @@ type AuditConfig struct {
 	// holds up nothing: what it does not take is dropped, counted and recorded. At
 	// most 8.
 	Sinks []*AuditSinkConfig `protobuf:"bytes,5,rep,name=sinks,proto3" json:"sinks,omitempty"`
+	// Leave claims of tokens out of the records. Else the record of a decision has the
+	// claims that a rule could read, and no others, so that the decision can be
+	// explained later and tried with other rules: `stsctl explain` and `stsctl policy
+	// replay` cannot tell without. Claims are about people.
+	OmitFacts bool `protobuf:"varint,6,opt,name=omit_facts,json=omitFacts,proto3" json:"omit_facts,omitempty"`
 	// How much those can write into the audit log of whom it is not known who they
 	// are.
-	Strangers     *AuditStrangersConfig `protobuf:"bytes,6,opt,name=strangers,proto3" json:"strangers,omitempty"`
+	Strangers     *AuditStrangersConfig `protobuf:"bytes,7,opt,name=strangers,proto3" json:"strangers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2040,6 +2066,13 @@ func (x *AuditConfig) GetSinks() []*AuditSinkConfig {
 		return x.Sinks
 	}
 	return nil
+}
+
+func (x *AuditConfig) GetOmitFacts() bool {
+	if x != nil {
+		return x.OmitFacts
+	}
+	return false
 }
 
 func (x *AuditConfig) GetStrangers() *AuditStrangersConfig {
@@ -2724,12 +2757,15 @@ const file_sts_v1_config_proto_rawDesc = "" +
 	"\bcrl_file\x18\x03 \x01(\tR\acrlFile\"P\n" +
 	"\x12SpiffeBundleConfig\x12!\n" +
 	"\ftrust_domain\x18\x01 \x01(\tR\vtrustDomain\x12\x17\n" +
-	"\aca_file\x18\x02 \x01(\tR\x06caFile\"u\n" +
+	"\aca_file\x18\x02 \x01(\tR\x06caFile\"\xdc\x01\n" +
 	"\rStorageConfig\x12\x1b\n" +
 	"\tbolt_file\x18\x01 \x01(\tR\bboltFile\x12\x1f\n" +
 	"\vreplay_file\x18\x02 \x01(\tR\n" +
 	"replayFile\x12&\n" +
-	"\x04etcd\x18\x03 \x01(\v2\x12.sts.v1.EtcdConfigR\x04etcd\"\xb9\x02\n" +
+	"\x04etcd\x18\x03 \x01(\v2\x12.sts.v1.EtcdConfigR\x04etcd\x12>\n" +
+	"\rmax_staleness\x18\n" +
+	" \x01(\v2\x19.google.protobuf.DurationR\fmaxStaleness\x12%\n" +
+	"\x0ekeep_revisions\x18\v \x01(\x05R\rkeepRevisions\"\xb9\x02\n" +
 	"\n" +
 	"EtcdConfig\x12\x1c\n" +
 	"\tendpoints\x18\x01 \x03(\tR\tendpoints\x12\x16\n" +
@@ -2805,7 +2841,7 @@ const file_sts_v1_config_proto_rawDesc = "" +
 	"\fjwks_max_age\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\n" +
 	"jwksMaxAge\x128\n" +
 	"\n" +
-	"clock_skew\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\tclockSkew\"\xa6\x02\n" +
+	"clock_skew\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\tclockSkew\"\xc5\x02\n" +
 	"\vAuditConfig\x12\x12\n" +
 	"\x04file\x18\x01 \x01(\tR\x04file\x12\x1e\n" +
 	"\n" +
@@ -2813,8 +2849,10 @@ const file_sts_v1_config_proto_rawDesc = "" +
 	"durability\x127\n" +
 	"\brotation\x18\x03 \x01(\v2\x1b.sts.v1.AuditRotationConfigR\brotation\x12?\n" +
 	"\vcheckpoints\x18\x04 \x01(\v2\x1d.sts.v1.AuditCheckpointConfigR\vcheckpoints\x12-\n" +
-	"\x05sinks\x18\x05 \x03(\v2\x17.sts.v1.AuditSinkConfigR\x05sinks\x12:\n" +
-	"\tstrangers\x18\x06 \x01(\v2\x1c.sts.v1.AuditStrangersConfigR\tstrangers\"M\n" +
+	"\x05sinks\x18\x05 \x03(\v2\x17.sts.v1.AuditSinkConfigR\x05sinks\x12\x1d\n" +
+	"\n" +
+	"omit_facts\x18\x06 \x01(\bR\tomitFacts\x12:\n" +
+	"\tstrangers\x18\a \x01(\v2\x1c.sts.v1.AuditStrangersConfigR\tstrangers\"M\n" +
 	"\x14AuditStrangersConfig\x12\x1f\n" +
 	"\vper_network\x18\x01 \x01(\x05R\n" +
 	"perNetwork\x12\x14\n" +
@@ -2925,39 +2963,40 @@ var file_sts_v1_config_proto_depIdxs = []int32{
 	8,  // 15: sts.v1.TlsConfig.client_certificates:type_name -> sts.v1.ClientCertificatesConfig
 	9,  // 16: sts.v1.ClientCertificatesConfig.spiffe_bundles:type_name -> sts.v1.SpiffeBundleConfig
 	11, // 17: sts.v1.StorageConfig.etcd:type_name -> sts.v1.EtcdConfig
-	33, // 18: sts.v1.EtcdConfig.request_timeout:type_name -> google.protobuf.Duration
-	13, // 19: sts.v1.KeysConfig.sets:type_name -> sts.v1.KeySetConfig
-	16, // 20: sts.v1.KeysConfig.vault:type_name -> sts.v1.VaultConfig
-	14, // 21: sts.v1.KeySetConfig.vault:type_name -> sts.v1.VaultKeyConfig
-	15, // 22: sts.v1.KeySetConfig.local:type_name -> sts.v1.LocalKeyConfig
-	14, // 23: sts.v1.KeySetConfig.vault_wrapped:type_name -> sts.v1.VaultKeyConfig
-	33, // 24: sts.v1.VaultConfig.timeout:type_name -> google.protobuf.Duration
-	17, // 25: sts.v1.VaultConfig.login:type_name -> sts.v1.VaultLoginConfig
-	21, // 26: sts.v1.VaultConfig.batch:type_name -> sts.v1.VaultBatchConfig
-	18, // 27: sts.v1.VaultLoginConfig.app_role:type_name -> sts.v1.VaultAppRoleConfig
-	19, // 28: sts.v1.VaultLoginConfig.kubernetes:type_name -> sts.v1.VaultKubernetesConfig
-	20, // 29: sts.v1.VaultLoginConfig.certificate:type_name -> sts.v1.VaultCertificateConfig
-	33, // 30: sts.v1.VaultBatchConfig.delay:type_name -> google.protobuf.Duration
-	33, // 31: sts.v1.RotationConfig.period:type_name -> google.protobuf.Duration
-	33, // 32: sts.v1.RotationConfig.publish_ahead:type_name -> google.protobuf.Duration
-	33, // 33: sts.v1.RotationConfig.retain:type_name -> google.protobuf.Duration
-	33, // 34: sts.v1.RotationConfig.jwks_max_age:type_name -> google.protobuf.Duration
-	33, // 35: sts.v1.RotationConfig.clock_skew:type_name -> google.protobuf.Duration
-	25, // 36: sts.v1.AuditConfig.rotation:type_name -> sts.v1.AuditRotationConfig
-	26, // 37: sts.v1.AuditConfig.checkpoints:type_name -> sts.v1.AuditCheckpointConfig
-	27, // 38: sts.v1.AuditConfig.sinks:type_name -> sts.v1.AuditSinkConfig
-	24, // 39: sts.v1.AuditConfig.strangers:type_name -> sts.v1.AuditStrangersConfig
-	33, // 40: sts.v1.AuditRotationConfig.max_age:type_name -> google.protobuf.Duration
-	33, // 41: sts.v1.AuditCheckpointConfig.every:type_name -> google.protobuf.Duration
-	28, // 42: sts.v1.AuditSinkConfig.stdout:type_name -> sts.v1.AuditStdoutConfig
-	29, // 43: sts.v1.AuditSinkConfig.syslog:type_name -> sts.v1.AuditSyslogConfig
-	30, // 44: sts.v1.AuditSinkConfig.otlp:type_name -> sts.v1.AuditOtlpConfig
-	33, // 45: sts.v1.LimitsConfig.request_timeout:type_name -> google.protobuf.Duration
-	46, // [46:46] is the sub-list for method output_type
-	46, // [46:46] is the sub-list for method input_type
-	46, // [46:46] is the sub-list for extension type_name
-	46, // [46:46] is the sub-list for extension extendee
-	0,  // [0:46] is the sub-list for field type_name
+	33, // 18: sts.v1.StorageConfig.max_staleness:type_name -> google.protobuf.Duration
+	33, // 19: sts.v1.EtcdConfig.request_timeout:type_name -> google.protobuf.Duration
+	13, // 20: sts.v1.KeysConfig.sets:type_name -> sts.v1.KeySetConfig
+	16, // 21: sts.v1.KeysConfig.vault:type_name -> sts.v1.VaultConfig
+	14, // 22: sts.v1.KeySetConfig.vault:type_name -> sts.v1.VaultKeyConfig
+	15, // 23: sts.v1.KeySetConfig.local:type_name -> sts.v1.LocalKeyConfig
+	14, // 24: sts.v1.KeySetConfig.vault_wrapped:type_name -> sts.v1.VaultKeyConfig
+	33, // 25: sts.v1.VaultConfig.timeout:type_name -> google.protobuf.Duration
+	17, // 26: sts.v1.VaultConfig.login:type_name -> sts.v1.VaultLoginConfig
+	21, // 27: sts.v1.VaultConfig.batch:type_name -> sts.v1.VaultBatchConfig
+	18, // 28: sts.v1.VaultLoginConfig.app_role:type_name -> sts.v1.VaultAppRoleConfig
+	19, // 29: sts.v1.VaultLoginConfig.kubernetes:type_name -> sts.v1.VaultKubernetesConfig
+	20, // 30: sts.v1.VaultLoginConfig.certificate:type_name -> sts.v1.VaultCertificateConfig
+	33, // 31: sts.v1.VaultBatchConfig.delay:type_name -> google.protobuf.Duration
+	33, // 32: sts.v1.RotationConfig.period:type_name -> google.protobuf.Duration
+	33, // 33: sts.v1.RotationConfig.publish_ahead:type_name -> google.protobuf.Duration
+	33, // 34: sts.v1.RotationConfig.retain:type_name -> google.protobuf.Duration
+	33, // 35: sts.v1.RotationConfig.jwks_max_age:type_name -> google.protobuf.Duration
+	33, // 36: sts.v1.RotationConfig.clock_skew:type_name -> google.protobuf.Duration
+	25, // 37: sts.v1.AuditConfig.rotation:type_name -> sts.v1.AuditRotationConfig
+	26, // 38: sts.v1.AuditConfig.checkpoints:type_name -> sts.v1.AuditCheckpointConfig
+	27, // 39: sts.v1.AuditConfig.sinks:type_name -> sts.v1.AuditSinkConfig
+	24, // 40: sts.v1.AuditConfig.strangers:type_name -> sts.v1.AuditStrangersConfig
+	33, // 41: sts.v1.AuditRotationConfig.max_age:type_name -> google.protobuf.Duration
+	33, // 42: sts.v1.AuditCheckpointConfig.every:type_name -> google.protobuf.Duration
+	28, // 43: sts.v1.AuditSinkConfig.stdout:type_name -> sts.v1.AuditStdoutConfig
+	29, // 44: sts.v1.AuditSinkConfig.syslog:type_name -> sts.v1.AuditSyslogConfig
+	30, // 45: sts.v1.AuditSinkConfig.otlp:type_name -> sts.v1.AuditOtlpConfig
+	33, // 46: sts.v1.LimitsConfig.request_timeout:type_name -> google.protobuf.Duration
+	47, // [47:47] is the sub-list for method output_type
+	47, // [47:47] is the sub-list for method input_type
+	47, // [47:47] is the sub-list for extension type_name
+	47, // [47:47] is the sub-list for extension extendee
+	0,  // [0:47] is the sub-list for field type_name
 }
 
 func init() { file_sts_v1_config_proto_init() }
