@@ -148,6 +148,13 @@ func (n *node) wire(ctx context.Context, c *stsv1.ServerConfig, store *storage.S
 	if err != nil {
 		return err
 	}
+	restored, err := store.Restored(ctx)
+	if err == nil && !restored.IsZero() {
+		err = n.service.RevokeRestored(ctx, restored)
+	}
+	if err != nil {
+		return err
+	}
 	for _, p := range n.service.Unsafe() {
 		n.log.Warn("a resource that was applied before would be refused now", "resource", p.Ref.String(), "field", p.Field, "problem", p.Message)
 	}
