@@ -49,4 +49,5 @@ func TestEtcd(t *testing.T) {
 			}
 		})
 	})
+	t.Run("move", func(t *testing.T) { moveThroughEtcd(t, c) })
 }
