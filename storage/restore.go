@@ -72,9 +72,9 @@ func markRestored(ctx context.Context, path string, now time.Time) error {
 	return errors.Join(noteMoment(ctx, kv, restoredKey, now), kv.Close())
 }
 
-// noteMoment notes the end of a second.
+// noteMoment notes a moment in the life of a store.
 func noteMoment(ctx context.Context, kv KV, key string, now time.Time) error {
-	_, _, err := kv.Txn(ctx, nil, []Op{{Key: key, Value: strconv.AppendInt(nil, now.Unix()+1, 10)}})
+	_, _, err := kv.Txn(ctx, nil, []Op{{Key: key, Value: restoredAt(now)}})
 	return err
 }
 
@@ -88,6 +88,10 @@ func Move(ctx context.Context, from, to KV, now time.Time) (int, error) {
 	}
 	return n, noteMoment(ctx, to, movedKey, now)
 }
+
+// restoredAt is what a store that was restored at a moment notes: the first full
+// second after it.
+func restoredAt(now time.Time) []byte { return strconv.AppendInt(nil, now.Unix()+1, 10) }
 
 // Restored returns the moment at which the store was last restored from a backup,
 // zero if never. What was issued, used or revoked before it may not be known.

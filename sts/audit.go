@@ -59,6 +59,8 @@ type Record struct {
 	AskedScopes    []string  `json:"asked_scopes,omitempty"`
 	AskedType      TokenType `json:"asked_type,omitempty"`
 
+	Revocation *Revocation `json:"revocation,omitempty"` // that was made, or may have been; see Event
+
 	Issued *RecordToken `json:"issued,omitempty"` // present if and only if allowed
 
 	Change *RecordedChange `json:"change,omitempty"` // of EventChange

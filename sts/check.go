@@ -76,6 +76,11 @@ func (c *checker) audience(a *Audience) {
 			c.problem(ref, fmt.Sprintf("scopes[%d]", i), "longer than %d characters", maxIdentifier)
 		}
 	}
+	for i, name := range a.Introspectors {
+		if _, ok := c.resources[Ref{KindClient, name}]; !ok {
+			c.problem(ref, fmt.Sprintf("introspectors[%d]", i), "Client %q is not defined", name)
+		}
+	}
 	keys := c.service.keys
 	most := keys.MaxTokenLifetime()
 	switch ttl := a.maxTTL(most); {

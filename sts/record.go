@@ -262,6 +262,12 @@ func (r *Record) bound() {
 	if p := r.Proof; p != nil {
 		p.JKT, p.JTI = cut(p.JKT, maxText), cut(p.JTI, maxJTI)
 	}
+	if v := r.Revocation; v != nil {
+		c := *v // it is in force as it is
+		c.Kind = RevocationKind(cut(string(c.Kind), maxText))
+		c.Issuer, c.Value, c.By, c.Reason = cut(c.Issuer, maxText), cut(c.Value, maxReasonText), cut(c.By, maxText), cut(c.Reason, maxText)
+		r.Revocation = &c
+	}
 	if c := r.Change; c != nil {
 		c.bound()
 	}

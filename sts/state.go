@@ -26,7 +26,8 @@ type state struct {
 	federated map[string][]*client // by Issuer, by name
 	rules     *policy.Set
 
-	identifiers, scopes map[string]bool // of all Audiences
+	identifiers, scopes map[string]bool     // of all Audiences
+	introspectors       map[string][]string // clients, by identifier
 
 	// proven remembers tokens whose signature was verified, by the SHA-256 of
 	// their text. It goes with the Issuers: others verify anew.
@@ -76,6 +77,8 @@ func (s *Service) newState(resources map[Ref]Resource, revision int64, before *s
 
 		identifiers: map[string]bool{},
 		scopes:      map[string]bool{},
+
+		introspectors: map[string][]string{},
 	}
 	c := newChecker(s, resources)
 	world := policy.World{Issuers: map[string]string{}, SelfIssuer: s.issuer}
@@ -92,6 +95,7 @@ func (s *Service) newState(resources map[Ref]Resource, revision int64, before *s
 			identifiers[ref.Name] = a.Identifiers
 			for _, id := range a.Identifiers {
 				st.identifiers[id] = true
+				st.introspectors[id] = r.Audience.Introspectors
 			}
 			for _, scope := range a.Scopes {
 				st.scopes[scope] = true

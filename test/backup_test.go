@@ -1,11 +1,14 @@
 package e2e
 
 import (
+	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 )
 
 // TestBackup copies the store of a server that is being written, and makes another
@@ -15,6 +18,15 @@ func TestBackup(t *testing.T) {
 	dir := t.TempDir()
 	n := startDev(t, filepath.Join(dir, "first"))
 	n.apply(t, "kind: Audience\nname: before\n")
+	exchange := func(n *node, token string) reply {
+		return n.token(t, url.Values{
+			"grant_type": {grantExchange}, "subject_token": {token}, "subject_token_type": {typeAccessToken}, "audience": {n.env["STS_AUDIENCE"]},
+		})
+	}
+	token := n.token(t, credentialsGrant(n)).str("access_token")
+	if r := exchange(n, token); r.status != http.StatusOK {
+		t.Fatalf("a token of before: %d %s", r.status, r.raw)
+	}
 	stop := make(chan struct{})
 	var writing sync.WaitGroup
 	writing.Go(func() {
@@ -35,8 +47,8 @@ func TestBackup(t *testing.T) {
 	if code != 0 || !strings.Contains(stdout, "is a whole backup") {
 		t.Fatalf("backup: %s%s", stdout, stderr)
 	}
-	if records, err := os.ReadFile(filepath.Join(dir, "first", "audit.jsonl")); err != nil || !strings.Contains(string(records), `"action":"backup"`) {
-		t.Errorf("the backup is not in the audit log: %v", err)
+	if !strings.Contains(readFile(t, filepath.Join(dir, "first", "audit.jsonl")), `"action":"backup"`) {
+		t.Error("the backup is not in the audit log")
 	}
 	n.apply(t, "kind: Audience\nname: after\n")
 	store := filepath.Join(dir, "first", "sts.db")
@@ -77,4 +89,33 @@ func TestBackup(t *testing.T) {
 	if !strings.Contains(second.log.String(), "what was used once before is not known") {
 		t.Error("the restored server does not say that it does not know what was used")
 	}
+	if r := exchange(second, token); r.status == http.StatusOK {
+		t.Error("a token of before counts after the restore")
+	}
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(100 * time.Millisecond) {
+		r := exchange(second, second.token(t, credentialsGrant(second)).str("access_token"))
+		if r.status == http.StatusOK {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("a token of afterwards: %d %s", r.status, r.raw)
+		}
+	}
+	second.kill(t)
+	third := startDev(t, filepath.Join(dir, "first"))
+	if records := strings.Count(readFile(t, filepath.Join(dir, "first", "audit.jsonl")), `"event":"revoke"`); records != 1 {
+		t.Errorf("%d revocations were recorded, one is enough", records)
+	}
+	if r := exchange(third, token); r.status == http.StatusOK {
+		t.Error("a token of before counts after another start")
+	}
+}
+
+func readFile(t *testing.T, name string) string {
+	t.Helper()
+	b, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
 }

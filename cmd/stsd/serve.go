@@ -94,6 +94,7 @@ func (ls listeners) close() (err error) {
 type node struct {
 	ring    *keys.Ring
 	replay  sts.Replay
+	revoked *storage.Revocations
 	store   *storage.Store
 	service *sts.Service
 	server  *server.Server
@@ -136,12 +137,18 @@ func (n *node) wire(ctx context.Context, c *stsv1.ServerConfig, store *storage.S
 			return err
 		}
 	}
+	if n.revoked, err = store.Revocations(ctx); err != nil {
+		return err
+	}
 	n.service, err = sts.New(ctx, sts.Config{
 		Issuer: c.Issuer, Store: store, Keys: signingKeys{n.ring}, IssuerKeys: issuerKeys{remote}, ClientKeys: clientKeys{clients},
-		Audit: audit, Replay: n.replay, Usage: store, Snapshots: store.Snapshots(), NonceKey: nonceKey,
+		Audit: audit, Replay: n.replay, Revocations: n.revoked, Usage: store, Snapshots: store.Snapshots(), NonceKey: nonceKey,
 		CertificateMethods: certificateMethods(c.Http),
 	})
 	if err != nil {
+		return err
+	}
+	if err := n.rollBack(ctx, store); err != nil {
 		return err
 	}
 	for _, p := range n.service.Unsafe() {
@@ -200,6 +207,7 @@ func (n *node) serve(ctx context.Context, ls listeners) error {
 	// done.
 	serving, served := context.WithCancel(context.WithoutCancel(ctx))
 	g.Go(func() error { return n.ring.Run(serving) })
+	g.Go(func() error { return n.revoked.Run(serving) })
 	g.Go(func() error { return n.service.Run(serving) })
 	g.Go(func() error {
 		n.store.Collect(serving, keepRevisions, func(err error) { n.log.Warn("storage", "error", err.Error()) })

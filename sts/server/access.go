@@ -33,6 +33,9 @@ var accessTo = map[string]access{
 	stsv1.TokenService_ExchangeToken_FullMethodName: {who: anyone, decides: true},
 	stsv1.TokenService_WatchToken_FullMethodName:    {who: anyone, decides: true},
 
+	stsv1.TokenService_IntrospectToken_FullMethodName: {who: anyone, decides: true},
+	stsv1.TokenService_RevokeToken_FullMethodName:     {who: anyone, decides: true},
+
 	stsv1.DiscoveryService_GetProviderMetadata_FullMethodName: {who: anyone, quiet: true},
 	stsv1.DiscoveryService_GetJwks_FullMethodName:             {who: anyone, quiet: true},
 
@@ -48,6 +51,9 @@ var accessTo = map[string]access{
 
 	stsv1.AdminService_RotateKey_FullMethodName: {who: writers},
 	stsv1.AdminService_RevokeKey_FullMethodName: {who: writers},
+
+	stsv1.AdminService_Revoke_FullMethodName:          {who: writers},
+	stsv1.AdminService_ListRevocations_FullMethodName: {who: readers},
 
 	stsv1.AdminService_ListIssuerStatus_FullMethodName: {who: readers},
 

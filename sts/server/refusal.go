@@ -30,6 +30,7 @@ var wire = map[sts.Code]struct {
 	sts.InvalidScope:         {codes.PermissionDenied, http.StatusBadRequest},
 	sts.UnauthorizedClient:   {codes.PermissionDenied, http.StatusBadRequest},
 	sts.UnsupportedGrantType: {codes.InvalidArgument, http.StatusBadRequest},
+	sts.UnsupportedTokenType: {codes.InvalidArgument, http.StatusBadRequest},
 	sts.InvalidTarget:        {codes.PermissionDenied, http.StatusBadRequest},
 	sts.InvalidDPoPProof:     {codes.InvalidArgument, http.StatusBadRequest},
 	sts.UseDPoPNonce:         {codes.InvalidArgument, http.StatusBadRequest},

@@ -107,6 +107,8 @@ func (c *converter) audience(m *stsv1.Audience) *sts.Audience {
 		MaxTTL:      c.duration("max_ttl", m.GetMaxTtl()),
 		KeySet:      m.GetKeySet(),
 		Binding:     policy.Binding(m.GetBinding()),
+
+		Introspectors: m.GetIntrospectors(),
 	}
 }
 
@@ -210,6 +212,8 @@ func ToProto(r sts.Resource) *stsv1.Resource {
 			MaxTtl:      durationToProto(r.Audience.MaxTTL),
 			KeySet:      r.Audience.KeySet,
 			Binding:     string(r.Audience.Binding),
+
+			Introspectors: r.Audience.Introspectors,
 		}}}
 	case r.Rule != nil:
 		return &stsv1.Resource{Kind: &stsv1.Resource_Rule{Rule: ruleToProto(r.Rule)}}

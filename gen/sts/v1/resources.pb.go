@@ -1292,7 +1292,10 @@ type Audience struct {
 	// DPoP proof proves, RFC 9449), `any` of the two, or `none`. Default `none`: a
 	// token is bound if its request has a DPoP proof, or if a Rule requires it, or
 	// if it is exchanged for one that is bound.
-	Binding       string `protobuf:"bytes,7,opt,name=binding,proto3" json:"binding,omitempty"`
+	Binding string `protobuf:"bytes,7,opt,name=binding,proto3" json:"binding,omitempty"`
+	// Clients that may introspect its tokens, besides those that are this Audience
+	// (`audiences` of a Client): gateways, for example.
+	Introspectors []string `protobuf:"bytes,8,rep,name=introspectors,proto3" json:"introspectors,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1374,6 +1377,13 @@ func (x *Audience) GetBinding() string {
 		return x.Binding
 	}
 	return ""
+}
+
+func (x *Audience) GetIntrospectors() []string {
+	if x != nil {
+		return x.Introspectors
+	}
+	return nil
 }
 
 // Rule is a permission, or with `deny` a prohibition. Without a Rule nothing is
@@ -2256,7 +2266,7 @@ const file_sts_v1_resources_proto_rawDesc = "" +
 	"api_server\x18\x01 \x01(\tR\tapiServer\x12\x17\n" +
 	"\aca_file\x18\x02 \x01(\tR\x06caFile\x12\x1d\n" +
 	"\n" +
-	"token_file\x18\x03 \x01(\tR\ttokenFile\"\xe1\x01\n" +
+	"token_file\x18\x03 \x01(\tR\ttokenFile\"\x87\x02\n" +
 	"\bAudience\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\x12 \n" +
@@ -2264,7 +2274,8 @@ const file_sts_v1_resources_proto_rawDesc = "" +
 	"\x06scopes\x18\x04 \x03(\tR\x06scopes\x122\n" +
 	"\amax_ttl\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x06maxTtl\x12\x17\n" +
 	"\akey_set\x18\x06 \x01(\tR\x06keySet\x12\x18\n" +
-	"\abinding\x18\a \x01(\tR\abinding\"\x8c\x03\n" +
+	"\abinding\x18\a \x01(\tR\abinding\x12$\n" +
+	"\rintrospectors\x18\b \x03(\tR\rintrospectors\"\x8c\x03\n" +
 	"\x04Rule\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\x12/\n" +
