@@ -59,6 +59,10 @@ type Record struct {
 	AskedScopes    []string  `json:"asked_scopes,omitempty"`
 	AskedType      TokenType `json:"asked_type,omitempty"`
 
+	// Facts are what the rules were asked about. They are there if rules were asked,
+	// and with those members that name what was asked for all that decided.
+	Facts *Facts `json:"facts,omitempty"`
+
 	Revocation *Revocation `json:"revocation,omitempty"` // that was made, or may have been; see Event
 
 	Issued *RecordToken `json:"issued,omitempty"` // present if and only if allowed

@@ -76,6 +76,7 @@ type Error struct {
 	Nonce      string        // for the next DPoP proof; empty: none is needed
 	RetryAfter time.Duration // for Unavailable: when to come back
 	Problems   []Problem     // for InvalidResource: everything that is wrong
+	Detail     *Detail       // what else the caller may be told; nil: nothing
 	Err        error
 }
 

@@ -28,6 +28,8 @@ type Config struct {
 	// NonceKey has DPoP proofs carry a nonce of this service [RFC 9449 §8]. Nodes
 	// with the same key accept each other's. Empty: no nonce is needed.
 	NonceKey []byte
+	// OmitFacts keeps claims of tokens out of records: see [Facts].
+	OmitFacts bool
 	// CertificateMethods are the methods by which clients can authenticate at the
 	// token endpoint with a TLS certificate, for the metadata.
 	CertificateMethods []AuthMethod
@@ -54,6 +56,8 @@ type Service struct {
 	now         func() time.Time
 
 	throttle *throttle
+	recent   *recent
+	noFacts  bool
 	usage    *usage
 
 	state   atomic.Pointer[state]
@@ -77,6 +81,7 @@ func New(ctx context.Context, c Config) (*Service, error) {
 	if s.now == nil {
 		s.now = time.Now
 	}
+	s.recent, s.noFacts = newRecent(), c.OmitFacts
 	s.throttle, s.usage = newThrottle(), &usage{store: c.Usage}
 	if err := s.reload(ctx); err != nil {
 		return nil, err

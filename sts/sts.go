@@ -208,6 +208,7 @@ type Client struct {
 
 	PrivateKeyJWT *ClientKey         `json:"private_key_jwt,omitempty"`
 	Federated     *FederatedIdentity `json:"federated,omitempty"`
+	Disclosure    Disclosure         `json:"disclosure,omitempty"`
 }
 
 // ClientTLS says by which certificate a client is known; exactly one member is
@@ -294,6 +295,7 @@ type Issuer struct {
 	TokenFile           string        `json:"token_file,omitempty"` // of a token to fetch its keys with
 	SingleUse           bool          `json:"single_use,omitempty"` // a token is exchanged once
 	AllowOtherAudiences bool          `json:"allow_other_audiences,omitempty"`
+	Disclosure          Disclosure    `json:"disclosure,omitempty"`
 }
 
 // SPIFFEBundle is where the keys of a trust domain are: in one of File and URL.

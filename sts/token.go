@@ -50,6 +50,7 @@ func (s *Service) Token(ctx context.Context, req TokenRequest) (Token, error) {
 			Message: "the decision cannot be recorded now and so does not take effect; try again later",
 		}
 	}
+	s.recent.add(d.rec)
 	if e != nil {
 		e.Decision, e.Nonce = d.ids.decision, nonce
 		return Token{}, e
@@ -120,6 +121,7 @@ func (s *Service) walk(ctx context.Context, d *decision) (Token, *Error) {
 	if e := d.hashed(); e != nil {
 		return Token{}, e
 	}
+	d.rec.Facts = s.factsOf(d)
 	// 5. May they? Only the policy makes a Grant.
 	var err error
 	d.grant, err = d.st.rules.Decide(ctx, d.asked)
@@ -221,7 +223,7 @@ func (d *decision) denied(err error) *Error {
 	for _, r := range denial.Reasons {
 		d.rec.Reasons = append(d.rec.Reasons, RecordReason{Rule: r.Rule, Predicate: r.Predicate, Presented: r.Presented, Expected: r.Expected, Hint: r.Hint})
 	}
-	return &Error{Code: denialCodes[denial.Code], Message: denial.Message, Err: denial}
+	return &Error{Code: denialCodes[denial.Code], Message: denial.Message, Err: denial, Detail: d.disclose(denial)}
 }
 
 var denialCodes = map[policy.Code]Code{

@@ -19,7 +19,7 @@ server.
 
 backup asks the running server. The other commands work on files, and on etcd:
 stop the servers that use them first. A file that a server holds is refused.`,
-		newStorageBackup(c), newStorageRestore(c), newStorageVerify(c), newStorageCompact(c), newStorageMigrate(c))
+		newStorageBackup(c), newStorageRestore(c), newStorageVerify(c), newStorageCompact(c), newStorageMigrate(c), newStorageConfirm(c))
 }
 
 // oneFile says what to write instead of one argument.
@@ -85,8 +85,9 @@ What happened after the backup is lost, and that is dangerous: a client, a token
 or a signing key that was revoked since then is not revoked in the backup, a
 resource that was deleted is there, and a secret that was replaced works. So the
 command wants --accept-rollback, and the store notes the moment: the server then
-revokes all tokens that were issued before. It cannot know the rest. Before it serves, read in the audit log what was changed and revoked
-since the backup, and do it again; rotate the signing keys if in doubt.
+revokes all tokens that were issued before. It cannot know the rest. Before it
+serves, read in the audit log what was changed and revoked since the backup, and
+do it again; rotate the signing keys if in doubt.
 
 The file that remembers which single-use tokens were used is no part of a
 backup. If it is there, leave it; if not, the server refuses single-use tokens

@@ -143,12 +143,16 @@ func (n *node) wire(ctx context.Context, c *stsv1.ServerConfig, store *storage.S
 	n.service, err = sts.New(ctx, sts.Config{
 		Issuer: c.Issuer, Store: store, Keys: signingKeys{n.ring}, IssuerKeys: issuerKeys{remote}, ClientKeys: clientKeys{clients},
 		Audit: audit, Replay: n.replay, Revocations: n.revoked, Usage: store, Snapshots: store.Snapshots(), NonceKey: nonceKey,
-		CertificateMethods: certificateMethods(c.Http),
+		OmitFacts: c.GetAudit().GetOmitFacts(), CertificateMethods: certificateMethods(c.Http),
 	})
 	if err != nil {
 		return err
 	}
-	if err := n.rollBack(ctx, store); err != nil {
+	restored, err := store.Restored(ctx)
+	if err == nil && !restored.IsZero() {
+		err = n.service.RevokeRestored(ctx, restored)
+	}
+	if err != nil {
 		return err
 	}
 	for _, p := range n.service.Unsafe() {

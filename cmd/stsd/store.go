@@ -3,14 +3,12 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"time"
 
 	stsv1 "github.com/workload-sts/sts/gen/sts/v1"
 	"github.com/workload-sts/sts/storage"
-	"github.com/workload-sts/sts/sts"
 )
 
 // openStore opens what state is kept in, and what remembers single uses.
@@ -65,23 +63,4 @@ func (n *node) openEtcd(ctx context.Context, c *stsv1.EtcdConfig) (*storage.Stor
 		n.log.Info("the etcd cluster was restored from a backup before: client assertions that were made until then are refused", "confirmed", at)
 	}
 	return store, nil
-}
-
-// rolledBack is how long after a restore a token of before may still be alive.
-const rolledBack = 48 * time.Hour
-
-// rollBack revokes all tokens that were issued before the store was restored from a
-// backup: which of them were revoked after the backup is not known. It does so
-// once.
-func (n *node) rollBack(ctx context.Context, store *storage.Store) error {
-	at, err := store.Restored(ctx)
-	if err != nil || at.IsZero() || time.Since(at) > rolledBack || n.revoked.Revoked(sts.Revocation{Kind: sts.RevokeAll}.Name(), at) {
-		return err
-	}
-	n.log.Warn("the store was restored from a backup: tokens issued before count no more; do again what was changed and revoked since the backup", "restored", at)
-	_, err = n.service.Revoke(ctx, sts.Principal{}, sts.Revoke{Kind: sts.RevokeAll, Before: at, Reason: "the store was restored from a backup"})
-	if err != nil {
-		return fmt.Errorf("revoking what was issued before the store was restored: %w", err)
-	}
-	return nil
 }

@@ -57,7 +57,9 @@ var accessTo = map[string]access{
 
 	stsv1.AdminService_ListIssuerStatus_FullMethodName: {who: readers},
 
-	stsv1.AdminService_Backup_FullMethodName: {who: writers}, // since it has every secret
+	stsv1.AdminService_ExplainDecision_FullMethodName: {who: readers},
+	stsv1.AdminService_SimulateRequest_FullMethodName: {who: readers},
+	stsv1.AdminService_Backup_FullMethodName:          {who: writers}, // since it has every secret
 
 	healthpb.Health_Check_FullMethodName: {who: anyone, quiet: true},
 	healthpb.Health_List_FullMethodName:  {who: anyone, quiet: true},

@@ -2237,7 +2237,7 @@ var File_sts_v1_admin_proto protoreflect.FileDescriptor
 
 const file_sts_v1_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x12sts/v1/admin.proto\x12\x06sts.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16sts/v1/resources.proto\"\xb1\x01\n" +
+	"\x12sts/v1/admin.proto\x12\x06sts.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14sts/v1/explain.proto\x1a\x16sts/v1/resources.proto\"\xb1\x01\n" +
 	"\fApplyRequest\x12.\n" +
 	"\tresources\x18\x01 \x03(\v2\x10.sts.v1.ResourceR\tresources\x12+\n" +
 	"\x06delete\x18\x02 \x03(\v2\x13.sts.v1.ResourceRefR\x06delete\x12\x17\n" +
@@ -2379,8 +2379,7 @@ const file_sts_v1_admin_proto_rawDesc = "" +
 	"\tBackupEnd\x12\x12\n" +
 	"\x04size\x18\x01 \x01(\x03R\x04size\x12\x16\n" +
 	"\x06sha256\x18\x02 \x01(\fR\x06sha256\x12\x1a\n" +
-	"\brevision\x18\x03 \x01(\x03R\brevision2\xf1\n" +
-	"\n" +
+	"\brevision\x18\x03 \x01(\x03R\brevision2\xdd\f\n" +
 	"\fAdminService\x12T\n" +
 	"\x05Apply\x12\x14.sts.v1.ApplyRequest\x1a\x15.sts.v1.ApplyResponse\"\x1e\x82\xd3\xe4\x93\x02\x18:\x01*\"\x13/v1/resources:apply\x12:\n" +
 	"\tApplyMany\x12\x14.sts.v1.ApplyRequest\x1a\x15.sts.v1.ApplyResponse(\x01\x12n\n" +
@@ -2392,7 +2391,9 @@ const file_sts_v1_admin_proto_rawDesc = "" +
 	"\bListKeys\x12\x17.sts.v1.ListKeysRequest\x1a\x18.sts.v1.ListKeysResponse\"\x10\x82\xd3\xe4\x93\x02\n" +
 	"\x12\b/v1/keys\x12b\n" +
 	"\tRotateKey\x12\x18.sts.v1.RotateKeyRequest\x1a\x19.sts.v1.RotateKeyResponse\" \x82\xd3\xe4\x93\x02\x1a:\x01*\"\x15/v1/keys/{set}:rotate\x12\\\n" +
-	"\tRevokeKey\x12\x18.sts.v1.RevokeKeyRequest\x1a\x19.sts.v1.RevokeKeyResponse\"\x1a\x82\xd3\xe4\x93\x02\x14:\x01*\"\x0f/v1/keys:revoke\x12S\n" +
+	"\tRevokeKey\x12\x18.sts.v1.RevokeKeyRequest\x1a\x19.sts.v1.RevokeKeyResponse\"\x1a\x82\xd3\xe4\x93\x02\x14:\x01*\"\x0f/v1/keys:revoke\x12v\n" +
+	"\x0fExplainDecision\x12\x1e.sts.v1.ExplainDecisionRequest\x1a\x1f.sts.v1.ExplainDecisionResponse\"\"\x82\xd3\xe4\x93\x02\x1c\x12\x1a/v1/decisions/{id}:explain\x12r\n" +
+	"\x0fSimulateRequest\x12\x1e.sts.v1.SimulateRequestRequest\x1a\x1f.sts.v1.SimulateRequestResponse\"\x1e\x82\xd3\xe4\x93\x02\x18:\x01*\"\x13/v1/policy:simulate\x12S\n" +
 	"\x06Revoke\x12\x15.sts.v1.RevokeRequest\x1a\x16.sts.v1.RevokeResponse\"\x1a\x82\xd3\xe4\x93\x02\x14:\x01*\"\x0f/v1/revocations\x12k\n" +
 	"\x0fListRevocations\x12\x1e.sts.v1.ListRevocationsRequest\x1a\x1f.sts.v1.ListRevocationsResponse\"\x17\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/revocations\x129\n" +
 	"\x06Backup\x12\x15.sts.v1.BackupRequest\x1a\x16.sts.v1.BackupResponse0\x01\x12q\n" +
@@ -2449,6 +2450,10 @@ var file_sts_v1_admin_proto_goTypes = []any{
 	(*Resource)(nil),                   // 34: sts.v1.Resource
 	(*durationpb.Duration)(nil),        // 35: google.protobuf.Duration
 	(*timestamppb.Timestamp)(nil),      // 36: google.protobuf.Timestamp
+	(*ExplainDecisionRequest)(nil),     // 37: sts.v1.ExplainDecisionRequest
+	(*SimulateRequestRequest)(nil),     // 38: sts.v1.SimulateRequestRequest
+	(*ExplainDecisionResponse)(nil),    // 39: sts.v1.ExplainDecisionResponse
+	(*SimulateRequestResponse)(nil),    // 40: sts.v1.SimulateRequestResponse
 }
 var file_sts_v1_admin_proto_depIdxs = []int32{
 	34, // 0: sts.v1.ApplyRequest.resources:type_name -> sts.v1.Resource
@@ -2499,26 +2504,30 @@ var file_sts_v1_admin_proto_depIdxs = []int32{
 	14, // 45: sts.v1.AdminService.ListKeys:input_type -> sts.v1.ListKeysRequest
 	18, // 46: sts.v1.AdminService.RotateKey:input_type -> sts.v1.RotateKeyRequest
 	20, // 47: sts.v1.AdminService.RevokeKey:input_type -> sts.v1.RevokeKeyRequest
-	26, // 48: sts.v1.AdminService.Revoke:input_type -> sts.v1.RevokeRequest
-	29, // 49: sts.v1.AdminService.ListRevocations:input_type -> sts.v1.ListRevocationsRequest
-	31, // 50: sts.v1.AdminService.Backup:input_type -> sts.v1.BackupRequest
-	22, // 51: sts.v1.AdminService.ListIssuerStatus:input_type -> sts.v1.ListIssuerStatusRequest
-	2,  // 52: sts.v1.AdminService.Apply:output_type -> sts.v1.ApplyResponse
-	2,  // 53: sts.v1.AdminService.ApplyMany:output_type -> sts.v1.ApplyResponse
-	4,  // 54: sts.v1.AdminService.GetResource:output_type -> sts.v1.GetResourceResponse
-	6,  // 55: sts.v1.AdminService.ListResources:output_type -> sts.v1.ListResourcesResponse
-	8,  // 56: sts.v1.AdminService.DeleteResource:output_type -> sts.v1.DeleteResourceResponse
-	10, // 57: sts.v1.AdminService.RotateClientSecret:output_type -> sts.v1.RotateClientSecretResponse
-	12, // 58: sts.v1.AdminService.GetClientStatus:output_type -> sts.v1.GetClientStatusResponse
-	15, // 59: sts.v1.AdminService.ListKeys:output_type -> sts.v1.ListKeysResponse
-	19, // 60: sts.v1.AdminService.RotateKey:output_type -> sts.v1.RotateKeyResponse
-	21, // 61: sts.v1.AdminService.RevokeKey:output_type -> sts.v1.RevokeKeyResponse
-	27, // 62: sts.v1.AdminService.Revoke:output_type -> sts.v1.RevokeResponse
-	30, // 63: sts.v1.AdminService.ListRevocations:output_type -> sts.v1.ListRevocationsResponse
-	32, // 64: sts.v1.AdminService.Backup:output_type -> sts.v1.BackupResponse
-	23, // 65: sts.v1.AdminService.ListIssuerStatus:output_type -> sts.v1.ListIssuerStatusResponse
-	52, // [52:66] is the sub-list for method output_type
-	38, // [38:52] is the sub-list for method input_type
+	37, // 48: sts.v1.AdminService.ExplainDecision:input_type -> sts.v1.ExplainDecisionRequest
+	38, // 49: sts.v1.AdminService.SimulateRequest:input_type -> sts.v1.SimulateRequestRequest
+	26, // 50: sts.v1.AdminService.Revoke:input_type -> sts.v1.RevokeRequest
+	29, // 51: sts.v1.AdminService.ListRevocations:input_type -> sts.v1.ListRevocationsRequest
+	31, // 52: sts.v1.AdminService.Backup:input_type -> sts.v1.BackupRequest
+	22, // 53: sts.v1.AdminService.ListIssuerStatus:input_type -> sts.v1.ListIssuerStatusRequest
+	2,  // 54: sts.v1.AdminService.Apply:output_type -> sts.v1.ApplyResponse
+	2,  // 55: sts.v1.AdminService.ApplyMany:output_type -> sts.v1.ApplyResponse
+	4,  // 56: sts.v1.AdminService.GetResource:output_type -> sts.v1.GetResourceResponse
+	6,  // 57: sts.v1.AdminService.ListResources:output_type -> sts.v1.ListResourcesResponse
+	8,  // 58: sts.v1.AdminService.DeleteResource:output_type -> sts.v1.DeleteResourceResponse
+	10, // 59: sts.v1.AdminService.RotateClientSecret:output_type -> sts.v1.RotateClientSecretResponse
+	12, // 60: sts.v1.AdminService.GetClientStatus:output_type -> sts.v1.GetClientStatusResponse
+	15, // 61: sts.v1.AdminService.ListKeys:output_type -> sts.v1.ListKeysResponse
+	19, // 62: sts.v1.AdminService.RotateKey:output_type -> sts.v1.RotateKeyResponse
+	21, // 63: sts.v1.AdminService.RevokeKey:output_type -> sts.v1.RevokeKeyResponse
+	39, // 64: sts.v1.AdminService.ExplainDecision:output_type -> sts.v1.ExplainDecisionResponse
+	40, // 65: sts.v1.AdminService.SimulateRequest:output_type -> sts.v1.SimulateRequestResponse
+	27, // 66: sts.v1.AdminService.Revoke:output_type -> sts.v1.RevokeResponse
+	30, // 67: sts.v1.AdminService.ListRevocations:output_type -> sts.v1.ListRevocationsResponse
+	32, // 68: sts.v1.AdminService.Backup:output_type -> sts.v1.BackupResponse
+	23, // 69: sts.v1.AdminService.ListIssuerStatus:output_type -> sts.v1.ListIssuerStatusResponse
+	54, // [54:70] is the sub-list for method output_type
+	38, // [38:54] is the sub-list for method input_type
 	38, // [38:38] is the sub-list for extension type_name
 	38, // [38:38] is the sub-list for extension extendee
 	0,  // [0:38] is the sub-list for field type_name
@@ -2529,6 +2538,7 @@ func file_sts_v1_admin_proto_init() {
 	if File_sts_v1_admin_proto != nil {
 		return
 	}
+	file_sts_v1_explain_proto_init()
 	file_sts_v1_resources_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{

@@ -47,7 +47,9 @@ const (
 // /sts.v1.TokenService/IssueToken. If proofs need a nonce, each answer has the
 // next one as `dpop-nonce` metadata.
 //
-// Every refusal is a gRPC status whose details carry a google.rpc.ErrorInfo:
+// Every refusal is a gRPC status whose details carry a google.rpc.ErrorInfo, whose
+// metadata also has predicate, presented, expected and hint where `disclosure` of
+// the Client and the Issuers lets the caller know why rules refuse it:
 // its reason is the OAuth error code (invalid_request, invalid_client,
 // invalid_target, ...), its domain is the issuer identifier of this service, and its
 // metadata holds the decision id under `decision_id`. A malformed member is
@@ -191,7 +193,9 @@ func (c *tokenServiceClient) RevokeToken(ctx context.Context, in *RevokeTokenReq
 // /sts.v1.TokenService/IssueToken. If proofs need a nonce, each answer has the
 // next one as `dpop-nonce` metadata.
 //
-// Every refusal is a gRPC status whose details carry a google.rpc.ErrorInfo:
+// Every refusal is a gRPC status whose details carry a google.rpc.ErrorInfo, whose
+// metadata also has predicate, presented, expected and hint where `disclosure` of
+// the Client and the Issuers lets the caller know why rules refuse it:
 // its reason is the OAuth error code (invalid_request, invalid_client,
 // invalid_target, ...), its domain is the issuer identifier of this service, and its
 // metadata holds the decision id under `decision_id`. A malformed member is
