@@ -53,10 +53,10 @@ func TestStrangersAreBounded(t *testing.T) {
 	}
 	// The counts are recorded, and nothing is lost while they cannot be.
 	f.audit.err = errors.New("the disk is full")
-	f.run(t)
+	f.runBriefly(t)
 	f.audit.err = nil
 	before := len(f.audit.records)
-	f.run(t)
+	f.runBriefly(t)
 	summaries := f.audit.records[before:]
 	total, networks := int64(0), map[string]sts.RecordSuppressed{}
 	for _, r := range summaries {
@@ -84,8 +84,8 @@ func TestStrangersAreBounded(t *testing.T) {
 	}
 }
 
-// run runs the service for a moment.
-func (f *fixture) run(t *testing.T) {
+// runBriefly runs the service for a moment.
+func (f *fixture) runBriefly(t *testing.T) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
