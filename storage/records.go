@@ -19,6 +19,7 @@ const (
 	resourcePrefix = "resource/" // + kind + "/" + name: a resource as JSON
 	resourcesKey   = "resources" // compared and written by every change of resources
 	keyStatePrefix = "keys/"     // + name: a state of signing keys, opaque
+	countPrefix    = "count/"    // + txn + "/" + rule: how often it was used in the transaction
 	usagePrefix    = "usage/"    // + credential + "/" + client: when it was used, in Unix seconds
 )
 

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// Config is what a Service is made of. All members but the last four are required.
+// Config is what a Service is made of. All members but the last five are required.
 type Config struct {
 	Issuer     string // our issuer identifier: the iss of every token
 	Store      Store
@@ -20,6 +20,9 @@ type Config struct {
 	Replay     Replay
 	Audit      Audit
 
+	// Transactions counts the uses of rules that are limited in a transaction. nil:
+	// what such a rule contributes to is refused.
+	Transactions Transactions
 	// Usage keeps when credentials were used. nil: that is known until the process
 	// ends.
 	Usage UsageStore
@@ -40,6 +43,7 @@ type Service struct {
 	issuerKeys IssuerKeys
 	clientKeys ClientKeys
 	replay     Replay
+	counts     Transactions
 	audit      Audit
 	nonces     *nonces // nil: proofs need none
 	byTLS      []AuthMethod
@@ -57,7 +61,7 @@ type Service struct {
 // do not fit together are an error: a service does not start half.
 func New(ctx context.Context, c Config) (*Service, error) {
 	s := &Service{
-		issuer: c.Issuer, store: c.Store, keys: c.Keys, issuerKeys: c.IssuerKeys, clientKeys: c.ClientKeys, audit: c.Audit, replay: c.Replay,
+		issuer: c.Issuer, store: c.Store, keys: c.Keys, issuerKeys: c.IssuerKeys, clientKeys: c.ClientKeys, audit: c.Audit, replay: c.Replay, counts: c.Transactions,
 		nonces: newNonces(c.NonceKey), byTLS: c.CertificateMethods, now: c.Now,
 	}
 	if s.now == nil {

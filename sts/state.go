@@ -29,6 +29,7 @@ type state struct {
 	rules     *policy.Set
 
 	identifiers, scopes map[string]bool // of all Audiences
+	longest             time.Duration   // that a token can live
 
 	// proven remembers tokens whose signature was verified, by the SHA-256 of
 	// their text. It goes with the state: another configuration verifies anew.
@@ -90,6 +91,7 @@ func (s *Service) newState(resources map[Ref]Resource, revision int64) (*state, 
 				Binding: r.Audience.Binding,
 			}
 			identifiers[ref.Name] = a.Identifiers
+			st.longest = max(st.longest, a.MaxTTL)
 			for _, id := range a.Identifiers {
 				st.identifiers[id] = true
 			}
