@@ -3,6 +3,7 @@ package sts_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"testing"
@@ -104,7 +105,7 @@ func TestMappedSubject(t *testing.T) {
 	if claims["sub"] != "idp:web" || claims["scope"] != "read" {
 		t.Errorf("sub %v, scope %v", claims["sub"], claims["scope"])
 	}
-	if _, claims = f.token(t, f.next("api", "other", first.Value)); claims["sub"] != "idp:web" || claims["exchanges"] != 2.0 {
+	if _, claims = f.token(t, f.next("api", "other", first.Value)); claims["sub"] != "idp:web" || fmt.Sprint(claims["exchanges"]) != "2" {
 		t.Errorf("sub %v, exchanges %v", claims["sub"], claims["exchanges"])
 	}
 }
