@@ -277,7 +277,9 @@ func TestRulesRefused(t *testing.T) {
 			other.Name, other.Allow.MayAct = "other", &MayActParty{Client: "payments"}
 			w.Rules = append(w.Rules, other)
 		}},
-		{"allow.sub", "who the token is about", func(w *World, _ *Request) { w.Rules = append(w.Rules, github("a", ""), github("b", "subject.claims.id")) }},
+		{"allow.sub", "who the token is about", func(w *World, _ *Request) {
+			w.Rules = append(w.Rules, github("a", ""), github("b", "subject.claims.id"))
+		}},
 		{"allow.sub", "must yield string", func(w *World, _ *Request) { w.Rules = append(w.Rules, github("a", "1 + 1")) }},
 		{"require.max_auth_age", "do not say", ruleWith(func(r *Rule) { r.Require.MaxAuthAge = time.Minute })},
 		{"require.max_token_age", "positive", ruleWith(func(r *Rule) { r.Require.MaxTokenAge = -1 })},
