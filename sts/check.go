@@ -14,6 +14,18 @@ type checker struct {
 	service   *Service
 	resources map[Ref]Resource
 	problems  []Problem
+
+	identifiers map[string]string // names of Issuers by iss
+}
+
+func newChecker(s *Service, resources map[Ref]Resource) *checker {
+	c := &checker{service: s, resources: resources, identifiers: map[string]string{}}
+	for ref, r := range resources {
+		if ref.Kind == KindIssuer {
+			c.identifiers[r.Issuer.Issuer] = ref.Name
+		}
+	}
+	return c
 }
 
 func (c *checker) problem(ref Ref, field, format string, args ...any) {
@@ -34,6 +46,12 @@ func (c *checker) common(ref Ref, description string) {
 	}
 	if len(description) > maxDescription {
 		c.problem(ref, "description", "longer than %d characters", maxDescription)
+	}
+}
+
+func (c *checker) disclosure(ref Ref, d Disclosure) {
+	if !d.known() {
+		c.problem(ref, "disclosure", "%q is not one of %s", d, disclosureNames)
 	}
 }
 
@@ -62,6 +80,11 @@ func (c *checker) audience(a *Audience) {
 	for i, scope := range a.Scopes {
 		if len(scope) > maxIdentifier {
 			c.problem(ref, fmt.Sprintf("scopes[%d]", i), "longer than %d characters", maxIdentifier)
+		}
+	}
+	for i, name := range a.Introspectors {
+		if _, ok := c.resources[Ref{KindClient, name}]; !ok {
+			c.problem(ref, fmt.Sprintf("introspectors[%d]", i), "Client %q is not defined", name)
 		}
 	}
 	keys := c.service.keys
@@ -100,6 +123,7 @@ func (c *checker) adminAudience(ref Ref, a *Audience) {
 func (c *checker) client(cl *Client) {
 	ref := Ref{KindClient, cl.Name}
 	c.common(ref, cl.Description)
+	c.disclosure(ref, cl.Disclosure)
 	if len(cl.Labels) > maxLabels {
 		c.problem(ref, "labels", "more than %d labels", maxLabels)
 	}
@@ -140,6 +164,7 @@ var knownAlgorithms = []string{"ES256", "ES384", "ES512", "EdDSA", "RS256", "RS3
 func (c *checker) issuer(i, twin *Issuer) {
 	ref := Ref{KindIssuer, i.Name}
 	c.common(ref, i.Description)
+	c.disclosure(ref, i.Disclosure)
 	if strings.EqualFold(i.Name, policy.Self) || strings.Contains(i.Name, ":") {
 		c.problem(ref, "name", "an Issuer is not named %q, which means this service, and has no colon in its name", policy.Self)
 	}

@@ -8,13 +8,13 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/workload-sts/sts/internal/ststest"
 	"github.com/workload-sts/sts/jose"
 	"github.com/workload-sts/sts/policy"
 	"github.com/workload-sts/sts/sts"
@@ -28,12 +28,13 @@ const canary = "stss_canary-0123456789-0123456789-0123456789-01"
 // fixture is a Service on parts that count what is asked of them.
 type fixture struct {
 	service *sts.Service
-	store   *memStore
+	store   *ststest.Store
 	keys    *memKeys
 	issuers *memIssuers
 	clients *memClients
 	replay  *memReplay
 	audit   *memAudit
+	revoked *memRevocations
 	now     time.Time
 	secrets map[string]string
 }
@@ -44,10 +45,11 @@ type fixture struct {
 func newFixture(t testing.TB) *fixture {
 	t.Helper()
 	f := &fixture{
-		store: &memStore{changed: make(chan struct{})}, keys: newMemKeys(t), issuers: newMemIssuers(t), clients: newMemClients(t), audit: &memAudit{},
+		store: ststest.NewStore(), keys: newMemKeys(t), issuers: newMemIssuers(t), clients: newMemClients(t), audit: &memAudit{},
 		replay: &memReplay{used: map[string]time.Time{}},
 		now:    time.Unix(1_800_000_000, 0), secrets: map[string]string{},
 	}
+	f.revoked = &memRevocations{f: f, m: map[sts.RevocationName]sts.Revocation{}}
 	f.restart(t, nil)
 	var resources []sts.Resource
 	for _, name := range []string{"web", "api"} {
@@ -90,6 +92,7 @@ func (f *fixture) restart(t testing.TB, nonceKey []byte) {
 	var err error
 	f.service, err = sts.New(t.Context(), sts.Config{
 		Issuer: selfIssuer, Store: f.store, Keys: f.keys, IssuerKeys: f.issuers, ClientKeys: f.clients, Audit: f.audit, Replay: f.replay, NonceKey: nonceKey,
+		Revocations: f.revoked, MaxStaleness: maxStaleness,
 		Now: func() time.Time { return f.now },
 	})
 	if err != nil {
@@ -239,64 +242,6 @@ func (f *fixture) assertRefused(t testing.TB, r sts.TokenRequest, want sts.Code)
 	return e
 }
 
-// memStore is a store in memory.
-type memStore struct {
-	mu        sync.Mutex
-	resources map[sts.Ref]sts.Resource
-	revision  int64
-	err       error // what Commit and Load return
-	failed    error
-	changed   chan struct{}
-}
-
-func (m *memStore) Load(context.Context) ([]sts.Resource, int64, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return slices.Collect(maps.Values(m.resources)), m.revision, m.err
-}
-
-func (m *memStore) Commit(_ context.Context, base int64, put []sts.Resource, del []sts.Ref) (int64, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.err != nil {
-		return 0, m.err
-	}
-	if base != m.revision {
-		return 0, sts.ErrConflict
-	}
-	if m.resources == nil {
-		m.resources = map[sts.Ref]sts.Resource{}
-	}
-	for _, r := range put {
-		m.resources[r.Ref()] = r
-	}
-	for _, ref := range del {
-		delete(m.resources, ref)
-	}
-	m.revision++
-	close(m.changed)
-	m.changed = make(chan struct{})
-	return m.revision, nil
-}
-
-func (m *memStore) Changed(ctx context.Context, after int64) error {
-	for {
-		m.mu.Lock()
-		revision, changed := m.revision, m.changed
-		m.mu.Unlock()
-		if revision > after {
-			return nil
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-}
-
-func (m *memStore) Err() error { return m.failed }
-
 // memIssuers has a key for each issuer.
 type memIssuers struct {
 	mu      sync.Mutex
@@ -443,3 +388,48 @@ func (m *memReplay) Use(_ context.Context, space sts.ReplaySpace, key string, si
 	m.used[key] = until
 	return true, nil
 }
+
+// memRevocations keeps revocations in memory, and heard from the store just now
+// but for lag.
+type memRevocations struct {
+	mu  sync.Mutex
+	f   *fixture
+	m   map[sts.RevocationName]sts.Revocation
+	lag time.Duration
+	err error // what Add and List return
+}
+
+func (m *memRevocations) Revoked(name sts.RevocationName, issued time.Time) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	r, ok := m.m[name]
+	return ok && (r.Before.IsZero() || !issued.Truncate(time.Second).After(r.Before))
+}
+
+func (m *memRevocations) Add(_ context.Context, r sts.Revocation) (sts.Revocation, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.err != nil {
+		return sts.Revocation{}, m.err
+	}
+	if old, ok := m.m[r.Name()]; ok && !r.Before.After(old.Before) {
+		return old, nil
+	}
+	m.m[r.Name()] = r
+	return r, nil
+}
+
+func (m *memRevocations) List(_ context.Context, kind sts.RevocationKind, _ *sts.Revocation, limit int) ([]sts.Revocation, bool, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []sts.Revocation
+	for _, r := range m.m {
+		if (kind == "" || r.Kind == kind) && len(out) < limit {
+			out = append(out, r)
+		}
+	}
+	return out, false, m.err
+}
+
+func (m *memRevocations) Count() int           { return len(m.m) }
+func (m *memRevocations) Confirmed() time.Time { return time.Now().Add(-m.lag) }

@@ -20,14 +20,13 @@ type Offline struct {
 // sets and files, counts as there.
 func NewOffline(issuer string, resources []Resource) (*Offline, []Problem) {
 	s := &Service{issuer: issuer, keys: offlineKeys{}, issuerKeys: offlineIssuers{}, clientKeys: offlineClients{}}
-	change := Change{Put: resources}
-	all, _, problems := merge(map[Ref]Resource{}, change)
+	all, _, problems := merge(map[Ref]Resource{}, Change{Put: resources})
 	if len(problems) > 0 {
 		return nil, problems
 	}
-	st, problems := s.newState(all, 0)
+	st, problems := s.newState(all, 0, nil)
 	if len(problems) > 0 {
-		return nil, locate(problems, change)
+		return nil, locate(problems, resources)
 	}
 	return &Offline{service: s, st: st}, nil
 }
@@ -40,7 +39,7 @@ func (o *Offline) Simulate(ctx context.Context, r Simulation) Outcome {
 // Unsafe returns what the presets find dangerous in the resources, which an apply
 // would refuse.
 func (o *Offline) Unsafe() []Problem {
-	return unsafe(o.st.resources, func(Ref) bool { return true })
+	return unsafe(o.st, func(Ref) bool { return true })
 }
 
 // Rules returns the compiled rules.
@@ -55,11 +54,20 @@ func (o *Offline) Resource(kind Kind, name string) (Resource, bool) {
 // GoodClaims are the claims of a token that nothing is wrong with, by what its
 // Issuer, or this service, demands: iss, aud, iat and exp.
 func (o *Offline) GoodClaims(issuer string, now time.Time, age, left time.Duration) map[string]any {
-	claims := map[string]any{"iss": o.service.issuer, "aud": o.service.issuer, "iat": now.Add(-age).Unix()}
+	return o.service.goodClaims(o.st, issuer, now, age, left)
+}
+
+// GoodClaims is that of an Offline, by the resources in force.
+func (s *Service) GoodClaims(issuer string, now time.Time, age, left time.Duration) map[string]any {
+	return s.goodClaims(s.state.Load(), issuer, now, age, left)
+}
+
+func (s *Service) goodClaims(st *state, issuer string, now time.Time, age, left time.Duration) map[string]any {
+	claims := map[string]any{"iss": s.issuer, "aud": s.issuer, "iat": now.Add(-age).Unix()}
 	most := defaultMaxLifetime
-	if i := o.st.resources[Ref{KindIssuer, issuer}].Issuer; i != nil {
+	if i := st.resources[Ref{KindIssuer, issuer}].Issuer; i != nil {
 		i = i.complete()
-		claims["iss"], claims["aud"], most = i.Issuer, o.service.audienceOf(i), i.maxLifetime()
+		claims["iss"], claims["aud"], most = i.Issuer, s.audienceOf(i), i.maxLifetime()
 	}
 	if left == 0 {
 		left = max(min(time.Hour, most-age), 0)

@@ -27,9 +27,9 @@ const (
 
 // record completes the audit record of a decision and has it written.
 func (s *Service) record(ctx context.Context, d *decision, e *Error) error {
-	d.rec.Outcome = "allow"
+	d.rec.Outcome = outcomeAllow
 	if e != nil {
-		d.rec.Outcome, d.rec.Error, d.rec.Reason, d.rec.Issued = "deny", e.Code, e.Message, nil
+		d.rec.Outcome, d.rec.Error, d.rec.Reason, d.rec.Issued = outcomeDeny, e.Code, e.Message, nil
 		if cause := d.because(e); cause != nil {
 			d.rec.Reason += ": " + cause.Error()
 		}
@@ -256,8 +256,23 @@ func (r *Record) bound() {
 			p.Act = cutList(p.Act)
 		}
 	}
+	if r.Facts.size() > maxFacts {
+		r.Facts = &Facts{Incomplete: factsLarge}
+	}
+	if a := r.Admin; a != nil {
+		a.Action, a.By.Name, a.By.Method, a.By.Peer = cut(a.Action, maxText), cut(a.By.Name, maxText), cut(a.By.Method, maxText), cut(a.By.Peer, maxText)
+	}
 	if p := r.Proof; p != nil {
 		p.JKT, p.JTI = cut(p.JKT, maxText), cut(p.JTI, maxJTI)
+	}
+	if v := r.Revocation; v != nil {
+		c := *v // it is in force as it is
+		c.Kind = RevocationKind(cut(string(c.Kind), maxText))
+		c.Issuer, c.Value, c.By, c.Reason = cut(c.Issuer, maxText), cut(c.Value, maxReasonText), cut(c.By, maxText), cut(c.Reason, maxText)
+		r.Revocation = &c
+	}
+	if c := r.Change; c != nil {
+		c.bound()
 	}
 	if t := r.Issued; t != nil {
 		t.JKT, t.X5T = cut(t.JKT, maxText), cut(t.X5T, maxText)

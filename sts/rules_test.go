@@ -169,7 +169,7 @@ func TestUsesPerTransaction(t *testing.T) {
 func (f *fixture) node(t *testing.T, counts sts.Transactions) *sts.Service {
 	t.Helper()
 	s, err := sts.New(t.Context(), sts.Config{
-		Issuer: selfIssuer, Store: f.store, Keys: f.keys, IssuerKeys: f.issuers, ClientKeys: f.clients, Audit: f.audit, Replay: f.replay, Transactions: counts,
+		Issuer: selfIssuer, Store: f.store, Keys: f.keys, IssuerKeys: f.issuers, ClientKeys: f.clients, Audit: f.audit, Replay: f.replay, Revocations: f.revoked, Transactions: counts,
 		Now: func() time.Time { return f.now },
 	})
 	if err != nil {

@@ -2,15 +2,13 @@ package sts
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// Config is what a Service is made of. All members but the last five are required.
+// Config is what a Service is made of. All members up to Audit are required.
 type Config struct {
 	Issuer     string // our issuer identifier: the iss of every token
 	Store      Store
@@ -20,53 +18,74 @@ type Config struct {
 	Replay     Replay
 	Audit      Audit
 
+	Revocations Revocations
+
 	// Transactions counts the uses of rules that are limited in a transaction. nil:
 	// what such a rule contributes to is refused.
 	Transactions Transactions
+	// Snapshots copies the store. nil: it cannot be copied here.
+	Snapshots Snapshots
 	// Usage keeps when credentials were used. nil: that is known until the process
 	// ends.
 	Usage UsageStore
 	// NonceKey has DPoP proofs carry a nonce of this service [RFC 9449 §8]. Nodes
 	// with the same key accept each other's. Empty: no nonce is needed.
 	NonceKey []byte
+	// OmitFacts keeps claims of tokens out of records: see [Facts].
+	OmitFacts bool
 	// CertificateMethods are the methods by which clients can authenticate at the
 	// token endpoint with a TLS certificate, for the metadata.
 	CertificateMethods []AuthMethod
-	Now                func() time.Time // default time.Now
+	// MaxStaleness is for how long tokens are issued after the store has confirmed
+	// last that what is known here, the resources and what is revoked, is in force. 0: for ever, which is for a
+	// store that nobody else writes to.
+	MaxStaleness time.Duration
+	Now          func() time.Time // default time.Now
 }
 
 // Service issues tokens. Its methods can be called concurrently.
 type Service struct {
-	issuer     string
-	store      Store
-	keys       SigningKeys
-	issuerKeys IssuerKeys
-	clientKeys ClientKeys
-	replay     Replay
-	counts     Transactions
-	audit      Audit
-	nonces     *nonces // nil: proofs need none
-	byTLS      []AuthMethod
-	now        func() time.Time
+	issuer      string
+	store       Store
+	snapshots   Snapshots
+	keys        SigningKeys
+	issuerKeys  IssuerKeys
+	clientKeys  ClientKeys
+	replay      Replay
+	counts      Transactions
+	audit       Audit
+	revocations Revocations
+	nonces      *nonces // nil: proofs need none
+	byTLS       []AuthMethod
+	now         func() time.Time
 
 	throttle *throttle
+	recent   *recent
+	noFacts  bool
 	usage    *usage
 
 	state   atomic.Pointer[state]
-	replace sync.Mutex // held while the state is replaced
+	replace sync.Mutex // held while the state or the shadow is replaced
+	shadow  *shadow
 	health  health
+
+	confirmed    atomic.Pointer[time.Time] // when the store said last that state is in force
+	maxStaleness time.Duration
 }
 
 // New returns a Service with the resources that are in the store. Resources that
 // do not fit together are an error: a service does not start half.
 func New(ctx context.Context, c Config) (*Service, error) {
 	s := &Service{
-		issuer: c.Issuer, store: c.Store, keys: c.Keys, issuerKeys: c.IssuerKeys, clientKeys: c.ClientKeys, audit: c.Audit, replay: c.Replay, counts: c.Transactions,
+		issuer: c.Issuer, store: c.Store, snapshots: c.Snapshots, keys: c.Keys, issuerKeys: c.IssuerKeys, clientKeys: c.ClientKeys, audit: c.Audit, replay: c.Replay,
+		revocations: c.Revocations, counts: c.Transactions,
 		nonces: newNonces(c.NonceKey), byTLS: c.CertificateMethods, now: c.Now,
+		shadow: newShadow(), maxStaleness: c.MaxStaleness,
 	}
 	if s.now == nil {
 		s.now = time.Now
 	}
+	s.recent, s.noFacts = newRecent(), c.OmitFacts
 	s.throttle, s.usage = newThrottle(), &usage{store: c.Usage}
 	if err := s.reload(ctx); err != nil {
 		return nil, err
@@ -75,68 +94,6 @@ func New(ctx context.Context, c Config) (*Service, error) {
 		return nil, err
 	}
 	return s, nil
-}
-
-// failureCheck is how often Run looks whether the store and the audit log can
-// still work.
-const failureCheck = time.Second
-
-// Run keeps the Service at what is in the store until ctx ends, or returns why the
-// store or the audit log cannot work until the process starts anew.
-func (s *Service) Run(ctx context.Context) error {
-	// At the end what is not written yet, while the store still works.
-	defer s.saveUsage(context.WithoutCancel(ctx), true)
-	for {
-		s.saveUsage(ctx, false)
-		wait, cancel := context.WithTimeout(ctx, failureCheck)
-		err := s.store.Changed(wait, s.state.Load().revision)
-		over := wait.Err() != nil
-		cancel()
-		if err == nil {
-			err = s.reload(ctx)
-		}
-		if ctx.Err() != nil {
-			return nil
-		}
-		if failed := errors.Join(s.audit.Err(), s.store.Err(), s.replay.Err()); failed != nil {
-			return failed
-		}
-		if err != nil && !over {
-			s.health.failed(CapabilityAdmin, s.now(), DependencyStorage, err)
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-time.After(time.Second):
-			}
-		}
-	}
-}
-
-// reload takes over what is in the store.
-func (s *Service) reload(ctx context.Context) error {
-	s.replace.Lock()
-	defer s.replace.Unlock()
-	list, revision, err := s.store.Load(ctx)
-	if err != nil {
-		return fmt.Errorf("loading resources: %w", err)
-	}
-	if st := s.state.Load(); st != nil && revision <= st.revision {
-		return nil
-	}
-	resources := make(map[Ref]Resource, len(list))
-	for _, r := range list {
-		resources[r.Ref()] = r
-	}
-	st, problems := s.newState(resources, revision)
-	if len(problems) > 0 {
-		var all error
-		for _, p := range problems {
-			all = errors.Join(all, fmt.Errorf("%s: %s: %s", p.Ref, p.Field, p.Message))
-		}
-		return fmt.Errorf("the stored resources at revision %d do not fit together: %w", revision, all)
-	}
-	s.install(st)
-	return nil
 }
 
 // install makes st the state; s.replace is held.
@@ -163,7 +120,10 @@ type Metadata struct {
 	GrantTypes, AuthMethods, Algorithms []string
 	AuthAlgorithms                      []string // of client assertions
 	ProofAlgorithms                     []string // of DPoP proofs [RFC 9449 §5.1]
-	CertificateBound                    bool     // tokens can be bound to certificates [RFC 8705 §3.3]
+
+	IntrospectionEndpoint, RevocationEndpoint string   // [RFC 8414 §2]
+	RevocationAuthMethods                     []string // those of clients, and none of workloads
+	CertificateBound                          bool     // tokens can be bound to certificates [RFC 8705 §3.3]
 }
 
 func (s *Service) tokenEndpoint() string { return s.issuer + "/oauth2/token" }
@@ -174,8 +134,11 @@ func (s *Service) Metadata() Metadata {
 		Issuer:        s.issuer,
 		TokenEndpoint: s.tokenEndpoint(),
 		JWKSURI:       s.issuer + "/.well-known/jwks.json",
-		GrantTypes:    []string{string(ClientCredentials), string(TokenExchange)},
-		AuthMethods:   []string{string(SecretBasic), string(SecretPost), string(PrivateKeyJWT), string(SPIFFEJWT)},
+
+		IntrospectionEndpoint: s.issuer + "/oauth2/introspect", RevocationEndpoint: s.issuer + "/oauth2/revoke",
+
+		GrantTypes:  []string{string(ClientCredentials), string(TokenExchange)},
+		AuthMethods: []string{string(SecretBasic), string(SecretPost), string(PrivateKeyJWT), string(SPIFFEJWT)},
 
 		AuthAlgorithms:  slices.Clone(DefaultAlgorithms),
 		ProofAlgorithms: ProofAlgorithms, CertificateBound: len(s.byTLS) > 0,
@@ -183,6 +146,7 @@ func (s *Service) Metadata() Metadata {
 	for _, method := range s.byTLS {
 		m.AuthMethods = append(m.AuthMethods, string(method))
 	}
+	m.RevocationAuthMethods = append(slices.Clone(m.AuthMethods), "none")
 	for k := range s.keys.KeySet().All() {
 		if !slices.Contains(m.Algorithms, string(k.Algorithm)) {
 			m.Algorithms = append(m.Algorithms, string(k.Algorithm))

@@ -127,6 +127,37 @@ type Source struct {
 	Peer      string // network address of the caller, without port
 }
 
+// IntrospectionRequest asks about a token [RFC 7662 §2.1].
+type IntrospectionRequest struct {
+	Caller TokenRequest // who asks: the members that authenticate, Source and Malformed
+	Token  string
+	Signed bool // the answer is a JWT [RFC 9701]
+}
+
+// Introspection is what is known about a token. Of one that is not active nothing
+// else is said.
+type Introspection struct {
+	Active bool
+	Claims map[string]any // of the token, and its token_type; must not be changed
+	JWT    string         // the answer, if it was asked for as a JWT
+
+	Decision string
+	Nonce    string // for the next DPoP proof; empty: none is needed
+}
+
+// RevokeTokenRequest asks to revoke a token, by whom it was issued to [RFC 7009
+// §2.1].
+type RevokeTokenRequest struct {
+	Caller TokenRequest // as of an IntrospectionRequest
+	Token  string
+}
+
+// Revoked is the answer to that.
+type Revoked struct {
+	Decision string
+	Nonce    string // for the next DPoP proof; empty: none is needed
+}
+
 // Token is an issued token.
 type Token struct {
 	Value     string
@@ -159,8 +190,8 @@ const (
 
 // Ref names a resource.
 type Ref struct {
-	Kind Kind
-	Name string
+	Kind Kind   `json:"kind"`
+	Name string `json:"name"`
 }
 
 // Client is a workload that authenticates with a credential of its own, in one
@@ -177,6 +208,7 @@ type Client struct {
 
 	PrivateKeyJWT *ClientKey         `json:"private_key_jwt,omitempty"`
 	Federated     *FederatedIdentity `json:"federated,omitempty"`
+	Disclosure    Disclosure         `json:"disclosure,omitempty"`
 }
 
 // ClientTLS says by which certificate a client is known; exactly one member is
@@ -263,6 +295,7 @@ type Issuer struct {
 	TokenFile           string        `json:"token_file,omitempty"` // of a token to fetch its keys with
 	SingleUse           bool          `json:"single_use,omitempty"` // a token is exchanged once
 	AllowOtherAudiences bool          `json:"allow_other_audiences,omitempty"`
+	Disclosure          Disclosure    `json:"disclosure,omitempty"`
 }
 
 // SPIFFEBundle is where the keys of a trust domain are: in one of File and URL.
@@ -289,6 +322,10 @@ type Audience struct {
 	KeySet      string        `json:"key_set,omitempty"` // that signs for it; empty: DefaultKeySet
 
 	Binding policy.Binding `json:"binding,omitempty"` // what its tokens must be bound to; empty: nothing
+
+	// Introspectors are clients that may introspect its tokens, besides those that
+	// are the Audience.
+	Introspectors []string `json:"introspectors,omitempty"`
 }
 
 // DefaultKeySet signs for an Audience that names no key set.
@@ -300,30 +337,52 @@ type Change struct {
 	Delete   []Ref
 	Expected int64 // if not 0, the revision that must be in force
 	DryRun   bool
+	By       Principal
+	Why      string // in the words of who makes it; may be empty
+
+	// Shadow has the change decide beside the resources in force instead of
+	// replacing them. It takes the place of the shadow revision that is there.
+	Shadow bool
 }
 
 // Changed says what a change did.
 type Changed struct {
-	Revision                  int64
+	Revision                  int64 // that is in force now
+	Shadow                    int64 // of a change of Change.Shadow: its number among the shadow revisions
 	Created, Updated, Deleted []Ref
 }
 
-// ErrConflict is what Store.Commit returns when another writer came first.
-var ErrConflict = errors.New("the resources were changed by someone else in between")
+// Errors of Store.
+var (
+	// ErrConflict says that another writer came first.
+	ErrConflict = errors.New("the resources were changed by someone else in between")
+	// ErrNoRevision says that a revision is not kept, or that none is in force.
+	ErrNoRevision = errors.New("there is no such revision")
+)
 
-// Store keeps the resources.
+// Store keeps the revisions of the resources.
 //
 // What a method acknowledged survives a crash. An error other than ErrConflict
 // may leave the write done or not done, never half done.
 type Store interface {
-	// Load returns all resources and the revision they have.
-	Load(ctx context.Context) ([]Resource, int64, error)
-	// Commit makes one change if the revision in the store is still base, and
-	// returns the new one. Else it returns an error that is ErrConflict.
-	Commit(ctx context.Context, base int64, put []Resource, del []Ref) (int64, error)
-	// Changed returns when the revision in the store is above after, or with the
-	// error of ctx.
-	Changed(ctx context.Context, after int64) error
+	// Load returns a revision with its resources, which belong to the store and must
+	// not be changed; the same ones each time as long as they are in force. Number 0
+	// stands for the revision of the line that is in force, which is the zero Contents
+	// for a live line that has none yet. Else one that is not there is ErrNoRevision.
+	Load(ctx context.Context, p Place) (Contents, error)
+	// Commit makes the next revision of a line, and puts it in force. The error is
+	// ErrConflict if what Commit says must be in force is not. A resource has at most
+	// MaxResourceSize as JSON, and belongs to the store from then on.
+	Commit(ctx context.Context, c Commit) (Revision, error)
+	// Discard takes the shadow revision of a number out of force, else ErrConflict.
+	Discard(ctx context.Context, number int64) error
+	// Revisions returns live revisions that are kept, the newest first, whose number
+	// is less than before; 0: all. There are at most limit.
+	Revisions(ctx context.Context, before int64, limit int) ([]Revision, error)
+	// Follow calls f, one call after the other, at the beginning, after each commit
+	// and about once a second, with what is in force. It returns when ctx ends, f
+	// returns an error or the store does not answer, with the reason.
+	Follow(ctx context.Context, f func(Heads) error) error
 	// Err returns why nothing can be written any more, as Audit's does.
 	Err() error
 }
@@ -517,6 +576,64 @@ type Transactions interface {
 	//
 	// An error may leave the uses counted or not: they must count as refused.
 	Count(ctx context.Context, txn string, uses []policy.Uses, until time.Time) (exhausted string, err error)
+}
+
+// RevocationKind says by what tokens are revoked.
+type RevocationKind string
+
+// The kinds of revocations. All but the first two, and that by key, are of tokens
+// that were issued until some moment.
+const (
+	RevokeToken   RevocationKind = "token"   // one token, and all that were exchanged from it
+	RevokeTxn     RevocationKind = "txn"     // a root transaction: every token of a chain of exchanges
+	RevokeSubject RevocationKind = "subject" // whose subject it is, or in which it acts
+	RevokeClient  RevocationKind = "client"  // that were issued to it, whose subject it is, or in which it acts
+	RevokeIssuer  RevocationKind = "issuer"  // of an Issuer, and ours whose subject or actors are of it
+	RevokeKey     RevocationKind = "key"     // that a key signed
+	RevokeAll     RevocationKind = "all"     // ours and those of every Issuer
+)
+
+// RevocationKinds lists the kinds.
+var RevocationKinds = []RevocationKind{RevokeToken, RevokeTxn, RevokeSubject, RevokeClient, RevokeIssuer, RevokeKey, RevokeAll}
+
+// Revocation makes tokens count no more. It is never taken back.
+type Revocation struct {
+	Kind   RevocationKind `json:"kind"`
+	Issuer string         `json:"issuer,omitempty"` // of a token or a key: the name of its Issuer, or self
+	// Value is a txn, the sub of our tokens, the name of a client or an Issuer, or a
+	// kid; of a token what identifies it, see identity.
+	Value   string    `json:"value,omitempty"`
+	Before  time.Time `json:"before,omitzero"`  // tokens issued until then, the full second; zero: whenever
+	Expires time.Time `json:"expires,omitzero"` // when no token that it blocks is alive any more; zero: never
+	Created time.Time `json:"created"`
+	By      string    `json:"by"`
+	Reason  string    `json:"reason,omitempty"`
+}
+
+// RevocationName is what a revocation is found by: the first half of the SHA-256
+// of its kind, issuer and value. Two revocations of one name are one.
+type RevocationName [16]byte
+
+// Revocations keeps what is revoked. Its methods can be called concurrently.
+type Revocations interface {
+	// Revoked tells whether a revocation of this name blocks tokens issued at a
+	// time; the zero time stands for one that is not known. It does not wait, and
+	// knows all that the store had at the moment that Confirmed returns.
+	Revoked(name RevocationName, issued time.Time) bool
+	// Add makes a revocation. When it returns without an error, it is durable, in
+	// force here, and known to others within a second if they hear from the store.
+	// If there is one of its name, the later Before and the later Expires count,
+	// and Add returns what is in force. After an error it may or may not be.
+	Add(ctx context.Context, r Revocation) (Revocation, error)
+	// List returns up to limit revocations of a kind, or of all kinds if it is
+	// empty, in the order of kind and name, that come after one; and whether there
+	// are more.
+	List(ctx context.Context, kind RevocationKind, after *Revocation, limit int) (page []Revocation, more bool, err error)
+	// Count is how many there are.
+	Count() int
+	// Confirmed is a moment, by the clock of this process, at which everything that
+	// the store had was known here.
+	Confirmed() time.Time
 }
 
 // Audit records decisions.

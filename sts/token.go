@@ -24,8 +24,13 @@ type decision struct {
 	assertion  *parsedAssertion // nil: the client authenticates otherwise
 	credential string           // which of the client's has authenticated it; see Client.credentials
 
-	proof *proof // nil: none
-	rec   Record // filled as the walk goes, so that a refusal records how far it came
+	proof   *proof           // nil: none
+	lineage []RevocationName // of the tokens that are presented, with themselves
+
+	// What the policy said, if it was asked: one of the two.
+	grant  policy.Grant
+	denial *policy.Denial
+	rec    Record // filled as the walk goes, so that a refusal records how far it came
 }
 
 // Token decides a request and returns the token, or an error that is an *Error.
@@ -33,13 +38,10 @@ type decision struct {
 // Whatever the outcome, it is in the audit record before Token returns. What
 // cannot be recorded does not happen.
 func (s *Service) Token(ctx context.Context, req TokenRequest) (Token, error) {
-	d := &decision{req: req, st: s.state.Load(), now: s.now(), ids: newIDs()}
-	d.rec = Record{
-		Event: EventToken, Time: d.now.UTC(), Decision: d.ids.decision, RequestID: req.Source.RequestID, Peer: req.Source.Peer, Revision: d.st.revision,
-	}
-	d.asked = policy.Request{Now: d.now, SelfIssuer: s.issuer}
+	d := s.begin(EventToken, req)
 	token, e := s.walk(ctx, d)
 	nonce := s.nextNonce(d)
+	s.shadow.offer(d)
 	// 8. Record. The caller cannot cancel this: the decision has been taken.
 	if err := s.record(ctx, d, e); err != nil {
 		s.health.failed(CapabilityIssue, s.now(), DependencyAudit, err)
@@ -48,6 +50,7 @@ func (s *Service) Token(ctx context.Context, req TokenRequest) (Token, error) {
 			Message: "the decision cannot be recorded now and so does not take effect; try again later",
 		}
 	}
+	s.recent.add(d.rec)
 	if e != nil {
 		e.Decision, e.Nonce = d.ids.decision, nonce
 		return Token{}, e
@@ -55,6 +58,16 @@ func (s *Service) Token(ctx context.Context, req TokenRequest) (Token, error) {
 	s.health.worked(CapabilityIssue)
 	token.Nonce = nonce
 	return token, nil
+}
+
+// begin begins the walk of a request.
+func (s *Service) begin(event Event, req TokenRequest) *decision {
+	d := &decision{req: req, st: s.state.Load(), now: s.now(), ids: newIDs()}
+	d.rec = Record{
+		Event: event, Time: d.now.UTC(), Decision: d.ids.decision, RequestID: req.Source.RequestID, Peer: req.Source.Peer, Revision: d.st.revision,
+	}
+	d.asked = policy.Request{Now: d.now, SelfIssuer: s.issuer}
+	return d
 }
 
 // nextNonce is for the next proof of who sends proofs.
@@ -90,6 +103,9 @@ func (s *Service) walk(ctx context.Context, d *decision) (Token, *Error) {
 	if e := d.check(); e != nil {
 		return Token{}, e
 	}
+	if e := s.stale(); e != nil {
+		return Token{}, e
+	}
 	// 2. Who asks.
 	if e := s.requester(ctx, d); e != nil {
 		return Token{}, e
@@ -105,8 +121,10 @@ func (s *Service) walk(ctx context.Context, d *decision) (Token, *Error) {
 	if e := d.hashed(); e != nil {
 		return Token{}, e
 	}
+	d.rec.Facts = s.factsOf(d)
 	// 5. May they? Only the policy makes a Grant.
-	grant, err := d.st.rules.Decide(ctx, d.asked)
+	var err error
+	d.grant, err = d.st.rules.Decide(ctx, d.asked)
 	if e := ctx.Err(); e != nil {
 		return Token{}, gone(e) // rules whose expressions were interrupted did not match
 	}
@@ -120,11 +138,11 @@ func (s *Service) walk(ctx context.Context, d *decision) (Token, *Error) {
 	if e := s.once(ctx, d); e != nil {
 		return Token{}, e
 	}
-	if e := s.countUses(ctx, d, grant); e != nil {
+	if e := s.countUses(ctx, d, d.grant); e != nil {
 		return Token{}, e
 	}
 	// 7. Sign what was granted.
-	return s.mint(ctx, d, grant)
+	return s.mint(ctx, d, d.grant)
 }
 
 // gone is the answer to a caller whose time is up.
@@ -204,10 +222,11 @@ func (d *decision) denied(err error) *Error {
 	if !ok {
 		return &Error{Code: ServerError, Message: "the request could not be decided", Err: err}
 	}
+	d.denial = denial
 	for _, r := range denial.Reasons {
 		d.rec.Reasons = append(d.rec.Reasons, RecordReason{Rule: r.Rule, Predicate: r.Predicate, Presented: r.Presented, Expected: r.Expected, Hint: r.Hint})
 	}
-	return &Error{Code: denialCodes[denial.Code], Message: denial.Message, Err: denial}
+	return &Error{Code: denialCodes[denial.Code], Message: denial.Message, Err: denial, Detail: d.disclose(denial)}
 }
 
 var denialCodes = map[policy.Code]Code{

@@ -6,10 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"net"
-	"os"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -91,13 +89,15 @@ func (ls listeners) close() (err error) {
 
 // node is a wired service.
 type node struct {
-	ring     *keys.Ring
-	replay   *storage.Replay
-	newStore bool // there was none before
-	service  *sts.Service
-	server   *server.Server
-	log      *slog.Logger
-	closers  []func() error // in the order of opening
+	ring    *keys.Ring
+	replay  sts.Replay
+	revoked *storage.Revocations
+	store   *storage.Store
+	keep    int // revisions of the resources
+	service *sts.Service
+	server  *server.Server
+	log     *slog.Logger
+	closers []func() error // in the order of opening
 }
 
 // open wires a service from its configuration.
@@ -108,18 +108,16 @@ func open(ctx context.Context, c *stsv1.ServerConfig, createKeyFile bool, stderr
 			n.close()
 		}
 	}()
-	_, missing := os.Stat(c.Storage.BoltFile)
-	kv, err := storage.OpenBolt(c.Storage.BoltFile, storage.BoltOptions{})
+	store, err := n.openStore(ctx, c.Storage)
 	if err != nil {
 		return nil, err
 	}
-	n.closers = append(n.closers, kv.Close)
-	n.newStore = errors.Is(missing, fs.ErrNotExist)
-	return n, n.wire(ctx, c, storage.NewStore(kv), createKeyFile)
+	return n, n.wire(ctx, c, store, createKeyFile)
 }
 
-// wire wires all that stands on a store, which others may use too.
+// wire wires all that stands on a store.
 func (n *node) wire(ctx context.Context, c *stsv1.ServerConfig, store *storage.Store, createKeyFile bool) (err error) {
+	n.store, n.keep = store, int(c.Storage.KeepRevisions)
 	if n.ring, err = n.openKeys(ctx, c, store.KeyStates(), createKeyFile); err != nil {
 		return err
 	}
@@ -137,15 +135,22 @@ func (n *node) wire(ctx context.Context, c *stsv1.ServerConfig, store *storage.S
 			return err
 		}
 	}
-	// Where there is no store yet, there was no client to use anything.
-	if err := n.openReplay(c.Storage.ReplayFile, n.newStore); err != nil {
+	if n.revoked, err = store.Revocations(ctx); err != nil {
 		return err
 	}
 	n.service, err = sts.New(ctx, sts.Config{
 		Issuer: c.Issuer, Store: store, Keys: signingKeys{n.ring}, IssuerKeys: issuerKeys{remote}, ClientKeys: clientKeys{clients},
-		Audit: audit, Replay: n.replay, Transactions: store, Usage: store, NonceKey: nonceKey,
-		CertificateMethods: certificateMethods(c.Http),
+		Audit: audit, Replay: n.replay, Transactions: store, Revocations: n.revoked, Usage: store, Snapshots: store.Snapshots(), NonceKey: nonceKey,
+		OmitFacts: c.GetAudit().GetOmitFacts(), CertificateMethods: certificateMethods(c.Http),
+		MaxStaleness: c.Storage.MaxStaleness.AsDuration(),
 	})
+	if err != nil {
+		return err
+	}
+	restored, err := store.Restored(ctx)
+	if err == nil && !restored.IsZero() {
+		err = n.service.RevokeRestored(ctx, restored)
+	}
 	if err != nil {
 		return err
 	}
@@ -205,7 +210,12 @@ func (n *node) serve(ctx context.Context, ls listeners) error {
 	// done.
 	serving, served := context.WithCancel(context.WithoutCancel(ctx))
 	g.Go(func() error { return n.ring.Run(serving) })
+	g.Go(func() error { return n.revoked.Run(serving) })
 	g.Go(func() error { return n.service.Run(serving) })
+	g.Go(func() error {
+		n.store.Collect(serving, n.keep, func(err error) { n.log.Warn("storage", "error", err.Error()) })
+		return nil
+	})
 	g.Go(func() error {
 		defer served()
 		return n.server.Serve(ctx, ls.http, ls.grpc, ls.socket...)

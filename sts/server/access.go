@@ -33,6 +33,9 @@ var accessTo = map[string]access{
 	stsv1.TokenService_ExchangeToken_FullMethodName: {who: anyone, decides: true},
 	stsv1.TokenService_WatchToken_FullMethodName:    {who: anyone, decides: true},
 
+	stsv1.TokenService_IntrospectToken_FullMethodName: {who: anyone, decides: true},
+	stsv1.TokenService_RevokeToken_FullMethodName:     {who: anyone, decides: true},
+
 	stsv1.DiscoveryService_GetProviderMetadata_FullMethodName: {who: anyone, quiet: true},
 	stsv1.DiscoveryService_GetJwks_FullMethodName:             {who: anyone, quiet: true},
 
@@ -43,13 +46,27 @@ var accessTo = map[string]access{
 	stsv1.AdminService_DeleteResource_FullMethodName: {who: writers},
 	stsv1.AdminService_ListKeys_FullMethodName:       {who: readers},
 
+	stsv1.AdminService_ListRevisions_FullMethodName: {who: readers},
+	stsv1.AdminService_GetRevision_FullMethodName:   {who: readers},
+	stsv1.AdminService_Rollback_FullMethodName:      {who: writers},
+	stsv1.AdminService_GetShadow_FullMethodName:     {who: readers},
+	stsv1.AdminService_PromoteShadow_FullMethodName: {who: writers},
+	stsv1.AdminService_DiscardShadow_FullMethodName: {who: writers},
+
 	stsv1.AdminService_RotateClientSecret_FullMethodName: {who: writers},
 	stsv1.AdminService_GetClientStatus_FullMethodName:    {who: readers},
 
 	stsv1.AdminService_RotateKey_FullMethodName: {who: writers},
 	stsv1.AdminService_RevokeKey_FullMethodName: {who: writers},
 
+	stsv1.AdminService_Revoke_FullMethodName:          {who: writers},
+	stsv1.AdminService_ListRevocations_FullMethodName: {who: readers},
+
 	stsv1.AdminService_ListIssuerStatus_FullMethodName: {who: readers},
+
+	stsv1.AdminService_ExplainDecision_FullMethodName: {who: readers},
+	stsv1.AdminService_SimulateRequest_FullMethodName: {who: readers},
+	stsv1.AdminService_Backup_FullMethodName:          {who: writers}, // since it has every secret
 
 	healthpb.Health_Check_FullMethodName: {who: anyone, quiet: true},
 	healthpb.Health_List_FullMethodName:  {who: anyone, quiet: true},

@@ -121,7 +121,8 @@ func adminQuery(r *http.Request) *refusal {
 		return nil
 	}
 	for name, values := range r.URL.Query() {
-		if r.Method != http.MethodGet || r.URL.Path != "/v1/resources" || !slices.Contains([]string{"kind", "page_size", "page_token"}, name) {
+		lists := r.URL.Path == "/v1/resources" || r.URL.Path == "/v1/revocations"
+		if r.Method != http.MethodGet || !lists || !slices.Contains([]string{"kind", "page_size", "page_token"}, name) {
 			return malformed("", "the query of the URL has a parameter that this method does not have")
 		}
 		if len(values) > 1 {
@@ -168,6 +169,10 @@ func (b *jsonBody) Decode(v any) error {
 	case *stsv1.IssueTokenRequest:
 		b.call.malformed = decodeParameters(data, m)
 	case *stsv1.ExchangeTokenRequest:
+		b.call.malformed = decodeParameters(data, m)
+	case *stsv1.IntrospectTokenRequest:
+		b.call.malformed = decodeParameters(data, m)
+	case *stsv1.RevokeTokenRequest:
 		b.call.malformed = decodeParameters(data, m)
 	case proto.Message:
 		if err := protojson.Unmarshal(data, m); err != nil {
@@ -290,6 +295,8 @@ func allowed(path string) string {
 	switch {
 	case path == "/v1/resources", path == "/v1/keys", path == "/v1/issuers:status":
 		return "GET"
+	case path == "/v1/revocations":
+		return "GET, POST"
 	case strings.HasPrefix(path, "/v1/clients/") && !strings.HasSuffix(path, ":rotateSecret"):
 		return "GET"
 	case strings.HasPrefix(path, "/v1/resources/"):

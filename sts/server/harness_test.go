@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -29,6 +30,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	stsv1 "github.com/workload-sts/sts/gen/sts/v1"
+	"github.com/workload-sts/sts/internal/ststest"
 	"github.com/workload-sts/sts/jose"
 	"github.com/workload-sts/sts/policy"
 	"github.com/workload-sts/sts/sts"
@@ -37,46 +39,6 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const issuer = "https://sts.example.com"
-
-// memStore is a sts.Store in memory.
-type memStore struct {
-	mu        sync.Mutex
-	resources map[sts.Ref]sts.Resource
-	revision  int64
-}
-
-func (s *memStore) Load(context.Context) ([]sts.Resource, int64, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var out []sts.Resource
-	for _, r := range s.resources {
-		out = append(out, r)
-	}
-	return out, s.revision, nil
-}
-
-func (s *memStore) Commit(_ context.Context, base int64, put []sts.Resource, del []sts.Ref) (int64, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if base != s.revision {
-		return 0, sts.ErrConflict
-	}
-	for _, r := range put {
-		s.resources[r.Ref()] = r
-	}
-	for _, r := range del {
-		delete(s.resources, r)
-	}
-	s.revision++
-	return s.revision, nil
-}
-
-func (s *memStore) Changed(ctx context.Context, _ int64) error {
-	<-ctx.Done()
-	return ctx.Err()
-}
-
-func (s *memStore) Err() error { return nil }
 
 // noIssuers is a sts.IssuerKeys of a world without other issuers.
 type noIssuers struct{}
@@ -167,8 +129,10 @@ type fixture struct {
 	service  *sts.Service
 	nonceKey []byte // with one, DPoP proofs need a nonce
 	socket   string // path of the admin socket; empty: none
+	backups  *memSnapshots
 	server   *Server
 	audit    *memAudit
+	revoked  *memRevocations
 	keys     *testKeys
 	log      *syncBuffer
 	registry *prometheus.Registry
@@ -213,14 +177,13 @@ func resources(tb testing.TB) []sts.Resource {
 // newService returns a Service over the doubles.
 func newService(tb testing.TB, f *fixture) *sts.Service {
 	tb.Helper()
-	store := &memStore{resources: map[sts.Ref]sts.Resource{}, revision: 1}
-	for _, r := range resources(tb) {
-		if r.Client == nil || !strings.HasPrefix(r.Client.Name, "odd") {
-			store.resources[r.Ref()] = r
-		}
-	}
+	all := slices.DeleteFunc(resources(tb), func(r sts.Resource) bool { return r.Client != nil && strings.HasPrefix(r.Client.Name, "odd") })
+	store := ststest.NewStore(all...)
+	f.backups = &memSnapshots{}
+	f.revoked = &memRevocations{m: map[sts.RevocationName]sts.Revocation{}}
 	s, err := sts.New(tb.Context(), sts.Config{
-		Issuer: issuer, Store: store, Keys: f.keys, IssuerKeys: noIssuers{}, ClientKeys: noClientKeys{}, Audit: f.audit, Replay: &memReplay{}, NonceKey: f.nonceKey,
+		Snapshots: f.backups,
+		Issuer:    issuer, Store: store, Keys: f.keys, IssuerKeys: noIssuers{}, ClientKeys: noClientKeys{}, Audit: f.audit, Replay: &memReplay{}, Revocations: f.revoked, NonceKey: f.nonceKey,
 	})
 	if err != nil {
 		tb.Fatal(err)
@@ -541,3 +504,46 @@ func (f *fixture) scrape(tb testing.TB) string {
 }
 
 var errBroken = errors.New("the disk is full")
+
+// memRevocations keeps revocations in memory.
+type memRevocations struct {
+	mu  sync.Mutex
+	m   map[sts.RevocationName]sts.Revocation
+	err error
+}
+
+func (m *memRevocations) Revoked(name sts.RevocationName, issued time.Time) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	r, ok := m.m[name]
+	return ok && (r.Before.IsZero() || !issued.After(r.Before))
+}
+
+func (m *memRevocations) Add(_ context.Context, r sts.Revocation) (sts.Revocation, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.err == nil {
+		m.m[r.Name()] = r
+	}
+	return r, m.err
+}
+
+func (m *memRevocations) List(_ context.Context, kind sts.RevocationKind, after *sts.Revocation, limit int) ([]sts.Revocation, bool, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	all := slices.SortedFunc(maps.Values(m.m), func(a, b sts.Revocation) int { return strings.Compare(a.Value, b.Value) })
+	var page []sts.Revocation
+	for _, r := range all {
+		switch {
+		case kind != "" && r.Kind != kind, after != nil && r.Value <= after.Value:
+		case len(page) == limit:
+			return page, true, m.err
+		default:
+			page = append(page, r)
+		}
+	}
+	return page, false, m.err
+}
+
+func (m *memRevocations) Count() int           { return len(m.m) }
+func (m *memRevocations) Confirmed() time.Time { return time.Now() }

@@ -16,9 +16,19 @@ type metrics struct {
 	duration *prometheus.HistogramVec
 	watches  prometheus.Gauge
 	build    *prometheus.GaugeVec
+	service  *sts.Service // nil: only to describe
+
+	introspections *prometheus.CounterVec
+	revocations    prometheus.GaugeFunc
 }
 
-func newMetrics(version string) *metrics {
+var (
+	descStaleness = prometheus.NewDesc("sts_storage_staleness_seconds", "Time since the storage confirmed last which resources are in force.", nil, nil)
+	descShadow    = prometheus.NewDesc("sts_shadow_decisions_total", "Decisions made beside those in force by a shadow revision on this node, by result: same, skipped, or what was different.", []string{"result"}, nil)
+)
+
+// newMetrics may get no service, for what the metrics are called.
+func newMetrics(version string, service *sts.Service) *metrics {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sts_requests_total",
@@ -37,7 +47,16 @@ func newMetrics(version string) *metrics {
 			Name: "sts_build_info",
 			Help: "Always 1; the labels say what is running.",
 		}, []string{"version", "goversion"}),
+		introspections: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sts_introspections_total",
+			Help: "Introspections that were answered, by whether the token was told to be active.",
+		}, []string{"active"}),
+		revocations: prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "sts_revocations",
+			Help: "Revocations whose tokens may still be alive, as this node knows them.",
+		}, func() float64 { return float64(service.RevocationCount()) }),
 	}
+	m.service = service
 	m.build.WithLabelValues(version, runtime.Version()).Set(1)
 	return m
 }
@@ -47,6 +66,8 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, c := range m.all() {
 		c.Describe(ch)
 	}
+	ch <- descStaleness
+	ch <- descShadow
 }
 
 // Collect implements prometheus.Collector.
@@ -54,17 +75,21 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	for _, c := range m.all() {
 		c.Collect(ch)
 	}
+	ch <- prometheus.MustNewConstMetric(descStaleness, prometheus.GaugeValue, m.service.Staleness().Seconds())
+	for result, n := range m.service.ShadowDecisions() {
+		ch <- prometheus.MustNewConstMetric(descShadow, prometheus.CounterValue, float64(n), result)
+	}
 }
 
 func (m *metrics) all() []prometheus.Collector {
-	return []prometheus.Collector{m.requests, m.duration, m.watches, m.build}
+	return []prometheus.Collector{m.requests, m.duration, m.watches, m.build, m.introspections, m.revocations}
 }
 
 // Metrics describes the metrics that a Server has, for their reference.
 func Metrics() []*prometheus.Desc {
 	ch := make(chan *prometheus.Desc)
 	go func() {
-		newMetrics("").Describe(ch)
+		newMetrics("", nil).Describe(ch)
 		close(ch)
 	}()
 	var out []*prometheus.Desc

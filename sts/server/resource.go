@@ -55,6 +55,7 @@ func (c *converter) client(m *stsv1.Client) *sts.Client {
 		Labels:      m.GetLabels(),
 		Audiences:   m.GetAudiences(),
 		DPoPBound:   m.GetDpopBoundAccessTokens(),
+		Disclosure:  sts.Disclosure(m.GetDisclosure()),
 	}
 	for i, s := range m.GetSecrets() {
 		out.Secrets = append(out.Secrets, sts.ClientSecret{
@@ -95,6 +96,7 @@ func (c *converter) issuer(m *stsv1.Issuer) *sts.Issuer {
 		TokenFile:           m.GetTokenFile(),
 		SingleUse:           m.GetSingleUse(),
 		AllowOtherAudiences: m.GetAllowOtherAudiences(),
+		Disclosure:          sts.Disclosure(m.GetDisclosure()),
 	}
 }
 
@@ -107,6 +109,8 @@ func (c *converter) audience(m *stsv1.Audience) *sts.Audience {
 		MaxTTL:      c.duration("max_ttl", m.GetMaxTtl()),
 		KeySet:      m.GetKeySet(),
 		Binding:     policy.Binding(m.GetBinding()),
+
+		Introspectors: m.GetIntrospectors(),
 	}
 }
 
@@ -210,6 +214,8 @@ func ToProto(r sts.Resource) *stsv1.Resource {
 			MaxTtl:      durationToProto(r.Audience.MaxTTL),
 			KeySet:      r.Audience.KeySet,
 			Binding:     string(r.Audience.Binding),
+
+			Introspectors: r.Audience.Introspectors,
 		}}}
 	case r.Rule != nil:
 		return &stsv1.Resource{Kind: &stsv1.Resource_Rule{Rule: ruleToProto(r.Rule)}}
@@ -227,6 +233,7 @@ func clientToProto(c *sts.Client) *stsv1.Client {
 		Audiences:   c.Audiences,
 
 		DpopBoundAccessTokens: c.DPoPBound,
+		Disclosure:            string(c.Disclosure),
 	}
 	for _, s := range c.Secrets {
 		m := &stsv1.ClientSecret{Hash: s.Hash}
@@ -268,6 +275,7 @@ func issuerToProto(i *sts.Issuer) *stsv1.Issuer {
 		TokenFile:           i.TokenFile,
 		SingleUse:           i.SingleUse,
 		AllowOtherAudiences: i.AllowOtherAudiences,
+		Disclosure:          string(i.Disclosure),
 	}
 }
 

@@ -29,7 +29,18 @@ const (
 	AdminService_ListKeys_FullMethodName           = "/sts.v1.AdminService/ListKeys"
 	AdminService_RotateKey_FullMethodName          = "/sts.v1.AdminService/RotateKey"
 	AdminService_RevokeKey_FullMethodName          = "/sts.v1.AdminService/RevokeKey"
+	AdminService_ExplainDecision_FullMethodName    = "/sts.v1.AdminService/ExplainDecision"
+	AdminService_SimulateRequest_FullMethodName    = "/sts.v1.AdminService/SimulateRequest"
+	AdminService_Revoke_FullMethodName             = "/sts.v1.AdminService/Revoke"
+	AdminService_ListRevocations_FullMethodName    = "/sts.v1.AdminService/ListRevocations"
+	AdminService_Backup_FullMethodName             = "/sts.v1.AdminService/Backup"
 	AdminService_ListIssuerStatus_FullMethodName   = "/sts.v1.AdminService/ListIssuerStatus"
+	AdminService_ListRevisions_FullMethodName      = "/sts.v1.AdminService/ListRevisions"
+	AdminService_GetRevision_FullMethodName        = "/sts.v1.AdminService/GetRevision"
+	AdminService_Rollback_FullMethodName           = "/sts.v1.AdminService/Rollback"
+	AdminService_GetShadow_FullMethodName          = "/sts.v1.AdminService/GetShadow"
+	AdminService_PromoteShadow_FullMethodName      = "/sts.v1.AdminService/PromoteShadow"
+	AdminService_DiscardShadow_FullMethodName      = "/sts.v1.AdminService/DiscardShadow"
 )
 
 // AdminServiceClient is the client API for AdminService service.
@@ -58,8 +69,8 @@ type AdminServiceClient interface {
 	// are the parts of one change, whose resources add up in their order, and all
 	// of it happens or nothing. Paths of problems count over all parts.
 	//
-	// The first message says what `dry_run` and `expected_revision` are; the others
-	// leave them out or say the same. Together they have at most 8 MiB.
+	// The first message says what `dry_run`, `expected_revision`, `why` and `shadow`
+	// are; the others leave them out or say the same. Together they have at most 8 MiB.
 	ApplyMany(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ApplyRequest, ApplyResponse], error)
 	// GetResource returns one resource.
 	GetResource(ctx context.Context, in *GetResourceRequest, opts ...grpc.CallOption) (*GetResourceResponse, error)
@@ -97,9 +108,60 @@ type AdminServiceClient interface {
 	// Verifiers elsewhere accept the revoked key until they fetch the key set anew;
 	// `accepted_until` says by when they must have, if they do as they are told.
 	RevokeKey(ctx context.Context, in *RevokeKeyRequest, opts ...grpc.CallOption) (*RevokeKeyResponse, error)
+	// ExplainDecision says why a decision was taken, by its id: for every rule for the
+	// requester, the nearest first, which predicates hold and which do not. This node
+	// remembers its latest decisions; others are NOT_FOUND, and in the audit log.
+	ExplainDecision(ctx context.Context, in *ExplainDecisionRequest, opts ...grpc.CallOption) (*ExplainDecisionResponse, error)
+	// SimulateRequest says what would come of a request by the revision in force, and
+	// why. No token is made and nothing is recorded as a decision.
+	SimulateRequest(ctx context.Context, in *SimulateRequestRequest, opts ...grpc.CallOption) (*SimulateRequestResponse, error)
+	// Revoke makes tokens count no more: in exchange, in introspection, and at this
+	// service's own interfaces. It is never taken back; workloads get new tokens. When
+	// it has answered, that is durable and in force at this node, and at others
+	// within a second, or they answer nothing. After UNAVAILABLE it may or may not be
+	// in force; try again.
+	Revoke(ctx context.Context, in *RevokeRequest, opts ...grpc.CallOption) (*RevokeResponse, error)
+	// ListRevocations returns the revocations whose tokens may still be alive, by
+	// kind and in no order that means something.
+	ListRevocations(ctx context.Context, in *ListRevocationsRequest, opts ...grpc.CallOption) (*ListRevocationsResponse, error)
+	// Backup streams a copy of the store as it was at one moment, for stores in a
+	// file (`storage.bolt_file`): the bytes of the file in order, and at the end how
+	// many there were and their SHA-256. What has no end is no backup. `stsctl storage
+	// backup` receives it and checks all of it.
+	//
+	// Issuing goes on meanwhile. One backup is made at a time, UNAVAILABLE says that
+	// there is another one, and it ends after an hour. The copy has everything that
+	// the store has: whoever has it and the key file, or may use the keys in Vault, is
+	// the service.
+	//
+	// Other stores have ways of their own; there it is INVALID_ARGUMENT.
+	Backup(ctx context.Context, in *BackupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BackupResponse], error)
 	// ListIssuerStatus returns what this node knows of the keys of each Issuer: which
 	// there are, how old they are, and why they could not be had. It asks no issuer.
 	ListIssuerStatus(ctx context.Context, in *ListIssuerStatusRequest, opts ...grpc.CallOption) (*ListIssuerStatusResponse, error)
+	// ListRevisions returns the revisions that are kept, the newest first: who made
+	// each one, when, from where and why, and what it changed.
+	ListRevisions(ctx context.Context, in *ListRevisionsRequest, opts ...grpc.CallOption) (*ListRevisionsResponse, error)
+	// GetRevision returns a revision and what is different from the one before it, or
+	// from any other. One that is not kept any more is NOT_FOUND.
+	GetRevision(ctx context.Context, in *GetRevisionRequest, opts ...grpc.CallOption) (*GetRevisionResponse, error)
+	// Rollback makes a new revision with the resources of an old one, which must be
+	// as sound as those of any change.
+	//
+	// How clients authenticate stays as it is, and a client that is disabled stays
+	// disabled: a secret that was replaced must not come back because a rule was
+	// wrong. A client that does not exist any more comes back as it was.
+	Rollback(ctx context.Context, in *RollbackRequest, opts ...grpc.CallOption) (*ApplyResponse, error)
+	// GetShadow returns the shadow revision and what it has decided otherwise than
+	// the one in force, on the node that answers: each counts for itself. Without one
+	// NOT_FOUND.
+	GetShadow(ctx context.Context, in *GetShadowRequest, opts ...grpc.CallOption) (*GetShadowResponse, error)
+	// PromoteShadow puts the shadow revision in force, after the checks of any change.
+	// If another revision is in force than the one it was made from, it is ABORTED and
+	// says what changed in between.
+	PromoteShadow(ctx context.Context, in *PromoteShadowRequest, opts ...grpc.CallOption) (*ApplyResponse, error)
+	// DiscardShadow gives the shadow revision up.
+	DiscardShadow(ctx context.Context, in *DiscardShadowRequest, opts ...grpc.CallOption) (*DiscardShadowResponse, error)
 }
 
 type adminServiceClient struct {
@@ -213,10 +275,129 @@ func (c *adminServiceClient) RevokeKey(ctx context.Context, in *RevokeKeyRequest
 	return out, nil
 }
 
+func (c *adminServiceClient) ExplainDecision(ctx context.Context, in *ExplainDecisionRequest, opts ...grpc.CallOption) (*ExplainDecisionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ExplainDecisionResponse)
+	err := c.cc.Invoke(ctx, AdminService_ExplainDecision_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) SimulateRequest(ctx context.Context, in *SimulateRequestRequest, opts ...grpc.CallOption) (*SimulateRequestResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SimulateRequestResponse)
+	err := c.cc.Invoke(ctx, AdminService_SimulateRequest_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) Revoke(ctx context.Context, in *RevokeRequest, opts ...grpc.CallOption) (*RevokeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RevokeResponse)
+	err := c.cc.Invoke(ctx, AdminService_Revoke_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) ListRevocations(ctx context.Context, in *ListRevocationsRequest, opts ...grpc.CallOption) (*ListRevocationsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListRevocationsResponse)
+	err := c.cc.Invoke(ctx, AdminService_ListRevocations_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) Backup(ctx context.Context, in *BackupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BackupResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &AdminService_ServiceDesc.Streams[1], AdminService_Backup_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[BackupRequest, BackupResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AdminService_BackupClient = grpc.ServerStreamingClient[BackupResponse]
+
 func (c *adminServiceClient) ListIssuerStatus(ctx context.Context, in *ListIssuerStatusRequest, opts ...grpc.CallOption) (*ListIssuerStatusResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListIssuerStatusResponse)
 	err := c.cc.Invoke(ctx, AdminService_ListIssuerStatus_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) ListRevisions(ctx context.Context, in *ListRevisionsRequest, opts ...grpc.CallOption) (*ListRevisionsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListRevisionsResponse)
+	err := c.cc.Invoke(ctx, AdminService_ListRevisions_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) GetRevision(ctx context.Context, in *GetRevisionRequest, opts ...grpc.CallOption) (*GetRevisionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetRevisionResponse)
+	err := c.cc.Invoke(ctx, AdminService_GetRevision_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) Rollback(ctx context.Context, in *RollbackRequest, opts ...grpc.CallOption) (*ApplyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ApplyResponse)
+	err := c.cc.Invoke(ctx, AdminService_Rollback_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) GetShadow(ctx context.Context, in *GetShadowRequest, opts ...grpc.CallOption) (*GetShadowResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetShadowResponse)
+	err := c.cc.Invoke(ctx, AdminService_GetShadow_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) PromoteShadow(ctx context.Context, in *PromoteShadowRequest, opts ...grpc.CallOption) (*ApplyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ApplyResponse)
+	err := c.cc.Invoke(ctx, AdminService_PromoteShadow_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) DiscardShadow(ctx context.Context, in *DiscardShadowRequest, opts ...grpc.CallOption) (*DiscardShadowResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DiscardShadowResponse)
+	err := c.cc.Invoke(ctx, AdminService_DiscardShadow_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -249,8 +430,8 @@ type AdminServiceServer interface {
 	// are the parts of one change, whose resources add up in their order, and all
 	// of it happens or nothing. Paths of problems count over all parts.
 	//
-	// The first message says what `dry_run` and `expected_revision` are; the others
-	// leave them out or say the same. Together they have at most 8 MiB.
+	// The first message says what `dry_run`, `expected_revision`, `why` and `shadow`
+	// are; the others leave them out or say the same. Together they have at most 8 MiB.
 	ApplyMany(grpc.ClientStreamingServer[ApplyRequest, ApplyResponse]) error
 	// GetResource returns one resource.
 	GetResource(context.Context, *GetResourceRequest) (*GetResourceResponse, error)
@@ -288,9 +469,60 @@ type AdminServiceServer interface {
 	// Verifiers elsewhere accept the revoked key until they fetch the key set anew;
 	// `accepted_until` says by when they must have, if they do as they are told.
 	RevokeKey(context.Context, *RevokeKeyRequest) (*RevokeKeyResponse, error)
+	// ExplainDecision says why a decision was taken, by its id: for every rule for the
+	// requester, the nearest first, which predicates hold and which do not. This node
+	// remembers its latest decisions; others are NOT_FOUND, and in the audit log.
+	ExplainDecision(context.Context, *ExplainDecisionRequest) (*ExplainDecisionResponse, error)
+	// SimulateRequest says what would come of a request by the revision in force, and
+	// why. No token is made and nothing is recorded as a decision.
+	SimulateRequest(context.Context, *SimulateRequestRequest) (*SimulateRequestResponse, error)
+	// Revoke makes tokens count no more: in exchange, in introspection, and at this
+	// service's own interfaces. It is never taken back; workloads get new tokens. When
+	// it has answered, that is durable and in force at this node, and at others
+	// within a second, or they answer nothing. After UNAVAILABLE it may or may not be
+	// in force; try again.
+	Revoke(context.Context, *RevokeRequest) (*RevokeResponse, error)
+	// ListRevocations returns the revocations whose tokens may still be alive, by
+	// kind and in no order that means something.
+	ListRevocations(context.Context, *ListRevocationsRequest) (*ListRevocationsResponse, error)
+	// Backup streams a copy of the store as it was at one moment, for stores in a
+	// file (`storage.bolt_file`): the bytes of the file in order, and at the end how
+	// many there were and their SHA-256. What has no end is no backup. `stsctl storage
+	// backup` receives it and checks all of it.
+	//
+	// Issuing goes on meanwhile. One backup is made at a time, UNAVAILABLE says that
+	// there is another one, and it ends after an hour. The copy has everything that
+	// the store has: whoever has it and the key file, or may use the keys in Vault, is
+	// the service.
+	//
+	// Other stores have ways of their own; there it is INVALID_ARGUMENT.
+	Backup(*BackupRequest, grpc.ServerStreamingServer[BackupResponse]) error
 	// ListIssuerStatus returns what this node knows of the keys of each Issuer: which
 	// there are, how old they are, and why they could not be had. It asks no issuer.
 	ListIssuerStatus(context.Context, *ListIssuerStatusRequest) (*ListIssuerStatusResponse, error)
+	// ListRevisions returns the revisions that are kept, the newest first: who made
+	// each one, when, from where and why, and what it changed.
+	ListRevisions(context.Context, *ListRevisionsRequest) (*ListRevisionsResponse, error)
+	// GetRevision returns a revision and what is different from the one before it, or
+	// from any other. One that is not kept any more is NOT_FOUND.
+	GetRevision(context.Context, *GetRevisionRequest) (*GetRevisionResponse, error)
+	// Rollback makes a new revision with the resources of an old one, which must be
+	// as sound as those of any change.
+	//
+	// How clients authenticate stays as it is, and a client that is disabled stays
+	// disabled: a secret that was replaced must not come back because a rule was
+	// wrong. A client that does not exist any more comes back as it was.
+	Rollback(context.Context, *RollbackRequest) (*ApplyResponse, error)
+	// GetShadow returns the shadow revision and what it has decided otherwise than
+	// the one in force, on the node that answers: each counts for itself. Without one
+	// NOT_FOUND.
+	GetShadow(context.Context, *GetShadowRequest) (*GetShadowResponse, error)
+	// PromoteShadow puts the shadow revision in force, after the checks of any change.
+	// If another revision is in force than the one it was made from, it is ABORTED and
+	// says what changed in between.
+	PromoteShadow(context.Context, *PromoteShadowRequest) (*ApplyResponse, error)
+	// DiscardShadow gives the shadow revision up.
+	DiscardShadow(context.Context, *DiscardShadowRequest) (*DiscardShadowResponse, error)
 	mustEmbedUnimplementedAdminServiceServer()
 }
 
@@ -331,8 +563,41 @@ func (UnimplementedAdminServiceServer) RotateKey(context.Context, *RotateKeyRequ
 func (UnimplementedAdminServiceServer) RevokeKey(context.Context, *RevokeKeyRequest) (*RevokeKeyResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RevokeKey not implemented")
 }
+func (UnimplementedAdminServiceServer) ExplainDecision(context.Context, *ExplainDecisionRequest) (*ExplainDecisionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ExplainDecision not implemented")
+}
+func (UnimplementedAdminServiceServer) SimulateRequest(context.Context, *SimulateRequestRequest) (*SimulateRequestResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SimulateRequest not implemented")
+}
+func (UnimplementedAdminServiceServer) Revoke(context.Context, *RevokeRequest) (*RevokeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Revoke not implemented")
+}
+func (UnimplementedAdminServiceServer) ListRevocations(context.Context, *ListRevocationsRequest) (*ListRevocationsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListRevocations not implemented")
+}
+func (UnimplementedAdminServiceServer) Backup(*BackupRequest, grpc.ServerStreamingServer[BackupResponse]) error {
+	return status.Error(codes.Unimplemented, "method Backup not implemented")
+}
 func (UnimplementedAdminServiceServer) ListIssuerStatus(context.Context, *ListIssuerStatusRequest) (*ListIssuerStatusResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListIssuerStatus not implemented")
+}
+func (UnimplementedAdminServiceServer) ListRevisions(context.Context, *ListRevisionsRequest) (*ListRevisionsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListRevisions not implemented")
+}
+func (UnimplementedAdminServiceServer) GetRevision(context.Context, *GetRevisionRequest) (*GetRevisionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetRevision not implemented")
+}
+func (UnimplementedAdminServiceServer) Rollback(context.Context, *RollbackRequest) (*ApplyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Rollback not implemented")
+}
+func (UnimplementedAdminServiceServer) GetShadow(context.Context, *GetShadowRequest) (*GetShadowResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetShadow not implemented")
+}
+func (UnimplementedAdminServiceServer) PromoteShadow(context.Context, *PromoteShadowRequest) (*ApplyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PromoteShadow not implemented")
+}
+func (UnimplementedAdminServiceServer) DiscardShadow(context.Context, *DiscardShadowRequest) (*DiscardShadowResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DiscardShadow not implemented")
 }
 func (UnimplementedAdminServiceServer) mustEmbedUnimplementedAdminServiceServer() {}
 func (UnimplementedAdminServiceServer) testEmbeddedByValue()                      {}
@@ -524,6 +789,89 @@ func _AdminService_RevokeKey_Handler(srv interface{}, ctx context.Context, dec f
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AdminService_ExplainDecision_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ExplainDecisionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).ExplainDecision(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_ExplainDecision_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).ExplainDecision(ctx, req.(*ExplainDecisionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_SimulateRequest_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SimulateRequestRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).SimulateRequest(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_SimulateRequest_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).SimulateRequest(ctx, req.(*SimulateRequestRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_Revoke_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RevokeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).Revoke(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_Revoke_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).Revoke(ctx, req.(*RevokeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_ListRevocations_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListRevocationsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).ListRevocations(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_ListRevocations_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).ListRevocations(ctx, req.(*ListRevocationsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_Backup_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(BackupRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(AdminServiceServer).Backup(m, &grpc.GenericServerStream[BackupRequest, BackupResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AdminService_BackupServer = grpc.ServerStreamingServer[BackupResponse]
+
 func _AdminService_ListIssuerStatus_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListIssuerStatusRequest)
 	if err := dec(in); err != nil {
@@ -538,6 +886,114 @@ func _AdminService_ListIssuerStatus_Handler(srv interface{}, ctx context.Context
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(AdminServiceServer).ListIssuerStatus(ctx, req.(*ListIssuerStatusRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_ListRevisions_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListRevisionsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).ListRevisions(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_ListRevisions_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).ListRevisions(ctx, req.(*ListRevisionsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_GetRevision_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetRevisionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).GetRevision(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_GetRevision_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).GetRevision(ctx, req.(*GetRevisionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_Rollback_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RollbackRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).Rollback(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_Rollback_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).Rollback(ctx, req.(*RollbackRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_GetShadow_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetShadowRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).GetShadow(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_GetShadow_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).GetShadow(ctx, req.(*GetShadowRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_PromoteShadow_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PromoteShadowRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).PromoteShadow(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_PromoteShadow_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).PromoteShadow(ctx, req.(*PromoteShadowRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_DiscardShadow_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DiscardShadowRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).DiscardShadow(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_DiscardShadow_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).DiscardShadow(ctx, req.(*DiscardShadowRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -586,8 +1042,48 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 			Handler:    _AdminService_RevokeKey_Handler,
 		},
 		{
+			MethodName: "ExplainDecision",
+			Handler:    _AdminService_ExplainDecision_Handler,
+		},
+		{
+			MethodName: "SimulateRequest",
+			Handler:    _AdminService_SimulateRequest_Handler,
+		},
+		{
+			MethodName: "Revoke",
+			Handler:    _AdminService_Revoke_Handler,
+		},
+		{
+			MethodName: "ListRevocations",
+			Handler:    _AdminService_ListRevocations_Handler,
+		},
+		{
 			MethodName: "ListIssuerStatus",
 			Handler:    _AdminService_ListIssuerStatus_Handler,
+		},
+		{
+			MethodName: "ListRevisions",
+			Handler:    _AdminService_ListRevisions_Handler,
+		},
+		{
+			MethodName: "GetRevision",
+			Handler:    _AdminService_GetRevision_Handler,
+		},
+		{
+			MethodName: "Rollback",
+			Handler:    _AdminService_Rollback_Handler,
+		},
+		{
+			MethodName: "GetShadow",
+			Handler:    _AdminService_GetShadow_Handler,
+		},
+		{
+			MethodName: "PromoteShadow",
+			Handler:    _AdminService_PromoteShadow_Handler,
+		},
+		{
+			MethodName: "DiscardShadow",
+			Handler:    _AdminService_DiscardShadow_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{
@@ -595,6 +1091,11 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 			StreamName:    "ApplyMany",
 			Handler:       _AdminService_ApplyMany_Handler,
 			ClientStreams: true,
+		},
+		{
+			StreamName:    "Backup",
+			Handler:       _AdminService_Backup_Handler,
+			ServerStreams: true,
 		},
 	},
 	Metadata: "sts/v1/admin.proto",

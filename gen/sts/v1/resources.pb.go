@@ -177,7 +177,13 @@ type Client struct {
 	// The client signs assertions with a key of its own.
 	PrivateKeyJwt *PrivateKeyJwt `protobuf:"bytes,21,opt,name=private_key_jwt,json=privateKeyJwt,proto3" json:"private_key_jwt,omitempty"`
 	// The client presents a token that a trusted Issuer gave it.
-	Federated     *FederatedIdentity `protobuf:"bytes,22,opt,name=federated,proto3" json:"federated,omitempty"`
+	Federated *FederatedIdentity `protobuf:"bytes,22,opt,name=federated,proto3" json:"federated,omitempty"`
+	// How much it is told of why rules refuse it, beside the safe sentence and the id
+	// of the decision: none, claim-names (the predicate of the nearest rule that does
+	// not hold) or full (also what was presented and what is expected, with a hint).
+	// With tokens of Issuers in the request, the least of all is what counts. Default
+	// none: what a rule expects helps those who want to get around it.
+	Disclosure    string `protobuf:"bytes,40,opt,name=disclosure,proto3" json:"disclosure,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -280,6 +286,13 @@ func (x *Client) GetFederated() *FederatedIdentity {
 		return x.Federated
 	}
 	return nil
+}
+
+func (x *Client) GetDisclosure() string {
+	if x != nil {
+		return x.Disclosure
+	}
+	return ""
 }
 
 // PrivateKeyJwt says which keys sign a client's assertions [RFC 7523 section 2.2]:
@@ -918,8 +931,11 @@ type Issuer struct {
 	// Accept tokens of a trust domain that are addressed to others as well. Default:
 	// refused, because each of those could present the token here.
 	AllowOtherAudiences bool `protobuf:"varint,25,opt,name=allow_other_audiences,json=allowOtherAudiences,proto3" json:"allow_other_audiences,omitempty"`
-	unknownFields       protoimpl.UnknownFields
-	sizeCache           protoimpl.SizeCache
+	// How much those who present its tokens are told of why rules refuse them: none,
+	// claim-names or full, as for a Client. Default none.
+	Disclosure    string `protobuf:"bytes,40,opt,name=disclosure,proto3" json:"disclosure,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Issuer) Reset() {
@@ -1127,6 +1143,13 @@ func (x *Issuer) GetAllowOtherAudiences() bool {
 	return false
 }
 
+func (x *Issuer) GetDisclosure() string {
+	if x != nil {
+		return x.Disclosure
+	}
+	return ""
+}
+
 // SpiffeBundle is where the keys of a SPIFFE trust domain are: in one of `file` and
 // `url`. Keys for X.509-SVIDs in it are left alone, its refresh hint is followed
 // between one minute and one hour, and a bundle with a lower sequence number than
@@ -1292,7 +1315,10 @@ type Audience struct {
 	// DPoP proof proves, RFC 9449), `any` of the two, or `none`. Default `none`: a
 	// token is bound if its request has a DPoP proof, or if a Rule requires it, or
 	// if it is exchanged for one that is bound.
-	Binding       string `protobuf:"bytes,7,opt,name=binding,proto3" json:"binding,omitempty"`
+	Binding string `protobuf:"bytes,7,opt,name=binding,proto3" json:"binding,omitempty"`
+	// Clients that may introspect its tokens, besides those that are this Audience
+	// (`audiences` of a Client): gateways, for example.
+	Introspectors []string `protobuf:"bytes,8,rep,name=introspectors,proto3" json:"introspectors,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1374,6 +1400,13 @@ func (x *Audience) GetBinding() string {
 		return x.Binding
 	}
 	return ""
+}
+
+func (x *Audience) GetIntrospectors() []string {
+	if x != nil {
+		return x.Introspectors
+	}
+	return nil
 }
 
 // Rule is a permission, or with `deny` a prohibition. Without a Rule nothing is
@@ -2158,7 +2191,7 @@ const file_sts_v1_resources_proto_rawDesc = "" +
 	"\x06issuer\x18\x02 \x01(\v2\x0e.sts.v1.IssuerH\x00R\x06issuer\x12.\n" +
 	"\baudience\x18\x03 \x01(\v2\x10.sts.v1.AudienceH\x00R\baudience\x12\"\n" +
 	"\x04rule\x18\x04 \x01(\v2\f.sts.v1.RuleH\x00R\x04ruleB\x06\n" +
-	"\x04kind\"\xed\x03\n" +
+	"\x04kind\"\x8d\x04\n" +
 	"\x06Client\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\x12\x1a\n" +
@@ -2170,7 +2203,10 @@ const file_sts_v1_resources_proto_rawDesc = "" +
 	" \x01(\v2\x11.sts.v1.ClientTlsR\x03tls\x127\n" +
 	"\x18dpop_bound_access_tokens\x18\x14 \x01(\bR\x15dpopBoundAccessTokens\x12=\n" +
 	"\x0fprivate_key_jwt\x18\x15 \x01(\v2\x15.sts.v1.PrivateKeyJwtR\rprivateKeyJwt\x127\n" +
-	"\tfederated\x18\x16 \x01(\v2\x19.sts.v1.FederatedIdentityR\tfederated\x1a9\n" +
+	"\tfederated\x18\x16 \x01(\v2\x19.sts.v1.FederatedIdentityR\tfederated\x12\x1e\n" +
+	"\n" +
+	"disclosure\x18( \x01(\tR\n" +
+	"disclosure\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb5\x02\n" +
@@ -2213,7 +2249,7 @@ const file_sts_v1_resources_proto_rawDesc = "" +
 	"\x04jwks\x18\x01 \x01(\tR\x04jwks\"[\n" +
 	"\fClientSecret\x12\x12\n" +
 	"\x04hash\x18\x01 \x01(\tR\x04hash\x127\n" +
-	"\tnot_after\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfter\"\x99\a\n" +
+	"\tnot_after\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfter\"\xb9\a\n" +
 	"\x06Issuer\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\x12\x16\n" +
@@ -2246,7 +2282,10 @@ const file_sts_v1_resources_proto_rawDesc = "" +
 	"token_file\x18\x17 \x01(\tR\ttokenFile\x12\x1d\n" +
 	"\n" +
 	"single_use\x18\x18 \x01(\bR\tsingleUse\x122\n" +
-	"\x15allow_other_audiences\x18\x19 \x01(\bR\x13allowOtherAudiences\"W\n" +
+	"\x15allow_other_audiences\x18\x19 \x01(\bR\x13allowOtherAudiences\x12\x1e\n" +
+	"\n" +
+	"disclosure\x18( \x01(\tR\n" +
+	"disclosure\"W\n" +
 	"\fSpiffeBundle\x12!\n" +
 	"\ftrust_domain\x18\x01 \x01(\tR\vtrustDomain\x12\x12\n" +
 	"\x04file\x18\x02 \x01(\tR\x04file\x12\x10\n" +
@@ -2256,7 +2295,7 @@ const file_sts_v1_resources_proto_rawDesc = "" +
 	"api_server\x18\x01 \x01(\tR\tapiServer\x12\x17\n" +
 	"\aca_file\x18\x02 \x01(\tR\x06caFile\x12\x1d\n" +
 	"\n" +
-	"token_file\x18\x03 \x01(\tR\ttokenFile\"\xe1\x01\n" +
+	"token_file\x18\x03 \x01(\tR\ttokenFile\"\x87\x02\n" +
 	"\bAudience\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\x12 \n" +
@@ -2264,7 +2303,8 @@ const file_sts_v1_resources_proto_rawDesc = "" +
 	"\x06scopes\x18\x04 \x03(\tR\x06scopes\x122\n" +
 	"\amax_ttl\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x06maxTtl\x12\x17\n" +
 	"\akey_set\x18\x06 \x01(\tR\x06keySet\x12\x18\n" +
-	"\abinding\x18\a \x01(\tR\abinding\"\x8c\x03\n" +
+	"\abinding\x18\a \x01(\tR\abinding\x12$\n" +
+	"\rintrospectors\x18\b \x03(\tR\rintrospectors\"\x8c\x03\n" +
 	"\x04Rule\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\x12/\n" +
