@@ -66,7 +66,11 @@ var risks = map[string]string{
 }
 
 // RiskMeanings returns what each name of Rule.AcceptRisks accepts.
-func RiskMeanings() map[string]string { return maps.Clone(risks) }
+func RiskMeanings() map[string]string {
+	all := maps.Clone(risks)
+	maps.Copy(all, lintMeanings)
+	return all
+}
 
 // ruleCheck is a rule under examination, as far as it is about tokens of one
 // Issuer with a preset.
@@ -260,11 +264,15 @@ func unsafeClient(cl *Client, resources map[Ref]Resource, touched func(Ref) bool
 // unknownRisks reports names that are not those of risks.
 func unknownRisks(ref Ref, field string, accepted []string) []Problem {
 	var out []Problem
+	if len(accepted) == 0 {
+		return nil
+	}
+	known := RiskMeanings()
 	for i, risk := range accepted {
-		if _, ok := risks[risk]; !ok {
+		if _, ok := known[risk]; !ok {
 			out = append(out, Problem{
 				Ref: ref, Index: -1, Field: fmt.Sprintf("%s[%d]", field, i),
-				Message: fmt.Sprintf("there is no risk %q%s", risk, policy.DidYouMean(risk, risks)),
+				Message: fmt.Sprintf("there is no risk %q%s", risk, policy.DidYouMean(risk, known)),
 			})
 		}
 	}
