@@ -244,6 +244,7 @@ func TestEtcdOne(t *testing.T) {
 		"F25 quota":                        etcdQuota,
 		"F27 certificates":                 etcdCertificates,
 		"what others have written":         etcdForeign,
+		"moved from a file and back":       etcdMoved,
 	} {
 		t.Run(name, func(t *testing.T) { f(t, c) })
 	}
@@ -419,6 +420,40 @@ func etcdForeign(t *testing.T, c *etcdtest.Cluster) {
 	put("data/y", "not ours")
 	if _, err := kv.Get(t.Context(), "y"); err == nil || !strings.Contains(err.Error(), "has not written") {
 		t.Errorf("%v", err)
+	}
+}
+
+func etcdMoved(t *testing.T, c *etcdtest.Cluster) {
+	from, to := newBolt(t), newBolt(t)
+	etcd := openEtcd(t, etcdOptions(c))
+	expires := time.Now().Add(time.Hour).Truncate(time.Second)
+	const entries = 250 // of more than one transaction
+	for i := range entries {
+		op := storage.Op{Key: fmt.Sprintf("k/%03d", i), Value: fmt.Appendf(nil, "%d\n\x00", i)}
+		if i%2 == 0 {
+			op.Expires = expires
+		}
+		if _, _, err := from.Txn(t.Context(), nil, []storage.Op{op}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, pair := range [][2]storage.KV{{from, etcd}, {etcd, to}} {
+		if n, err := storage.Copy(t.Context(), pair[0], pair[1]); n != entries || err != nil {
+			t.Fatalf("copied %d: %v", n, err)
+		}
+	}
+	want, _, err := from.List(t.Context(), "", "", 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, _, err := to.List(t.Context(), "", "", 0)
+	if err != nil || len(got) != len(want) {
+		t.Fatalf("%d entries, %v", len(got), err)
+	}
+	for i := range got {
+		if a, b := got[i], want[i]; a.Key != b.Key || string(a.Value) != string(b.Value) || !a.Expires.Equal(b.Expires) {
+			t.Errorf("%+v became %+v", b, a)
+		}
 	}
 }
 

@@ -32,7 +32,7 @@ func (a *adminService) Apply(ctx context.Context, m *stsv1.ApplyRequest) (*stsv1
 	if bad := tooMany(m); bad != nil {
 		return nil, bad
 	}
-	change := sts.Change{Expected: m.GetExpectedRevision(), DryRun: m.GetDryRun()}
+	change := sts.Change{Expected: m.GetExpectedRevision(), DryRun: m.GetDryRun(), Shadow: m.GetShadow(), Why: m.GetWhy(), By: principalOf(ctx)}
 	var problems []sts.Problem
 	for i, r := range m.GetResources() {
 		resource, ps := FromProto(r)
@@ -52,16 +52,7 @@ func (a *adminService) Apply(ctx context.Context, m *stsv1.ApplyRequest) (*stsv1
 	if len(problems) > 0 {
 		return nil, &sts.Error{Code: sts.InvalidResource, Problems: problems, Message: "nothing was changed: resources are not well-formed"}
 	}
-	done, err := a.service.Apply(ctx, change)
-	if err != nil {
-		return nil, err
-	}
-	return &stsv1.ApplyResponse{
-		Revision: done.Revision,
-		Created:  refsToProto(done.Created),
-		Updated:  refsToProto(done.Updated),
-		Deleted:  refsToProto(done.Deleted),
-	}, nil
+	return applied(a.service.Apply(ctx, change))
 }
 
 func tooMany(m *stsv1.ApplyRequest) *refusal {
@@ -124,7 +115,7 @@ func (a *adminService) DeleteResource(ctx context.Context, m *stsv1.DeleteResour
 	if _, _, err := a.service.Resource(ref); err != nil {
 		return nil, err
 	}
-	done, err := a.service.Apply(ctx, sts.Change{Delete: []sts.Ref{ref}})
+	done, err := a.service.Apply(ctx, sts.Change{Delete: []sts.Ref{ref}, By: principalOf(ctx)})
 	if err != nil {
 		return nil, err
 	}
