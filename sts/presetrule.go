@@ -65,12 +65,9 @@ var risks = map[string]string{
 	riskAzureName:      "A principal is not known by its object id, and names can be given to others.",
 }
 
-// RiskMeanings returns what each name of Rule.AcceptRisks accepts.
-func RiskMeanings() map[string]string {
-	all := maps.Clone(risks)
-	maps.Copy(all, lintMeanings)
-	return all
-}
+// RiskMeanings returns what each danger that a preset knows accepts, by its name in
+// Rule.AcceptRisks. What a lint finds has names of its own.
+func RiskMeanings() map[string]string { return maps.Clone(risks) }
 
 // ruleCheck is a rule under examination, as far as it is about tokens of one
 // Issuer with a preset.
@@ -268,6 +265,7 @@ func unknownRisks(ref Ref, field string, accepted []string) []Problem {
 		return nil
 	}
 	known := RiskMeanings()
+	maps.Copy(known, lintMeanings)
 	for i, risk := range accepted {
 		if _, ok := known[risk]; !ok {
 			out = append(out, Problem{
