@@ -870,7 +870,7 @@ type StorageConfig struct {
 	// that is kept with everything else. Default: `bolt_file` with `.replay` behind
 	// it.
 	ReplayFile string `protobuf:"bytes,2,opt,name=replay_file,json=replayFile,proto3" json:"replay_file,omitempty"`
-	// The etcd cluster (3.5 or later). See docs/storage.md.
+	// The etcd cluster (3.5 or later). See docs/etcd.md.
 	Etcd *EtcdConfig `protobuf:"bytes,3,opt,name=etcd,proto3" json:"etcd,omitempty"`
 	// For how long tokens are issued after the storage has confirmed last which
 	// resources are in force: 5s to 5m. Beyond it requests are refused with
