@@ -131,6 +131,7 @@ func (s *Service) walk(ctx context.Context, d *decision) (Token, *Error) {
 	if err != nil {
 		return Token{}, d.denied(err)
 	}
+	d.rec.Facts.Allowed = true
 	// 6. Once only.
 	if e := s.useUp(ctx, d); e != nil {
 		return Token{}, e
