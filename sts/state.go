@@ -28,6 +28,7 @@ type state struct {
 
 	identifiers, scopes map[string]bool     // of all Audiences
 	introspectors       map[string][]string // clients, by identifier
+	longest             time.Duration       // that a token can live
 
 	// proven remembers tokens whose signature was verified, by the SHA-256 of
 	// their text. It goes with the Issuers: others verify anew.
@@ -93,6 +94,7 @@ func (s *Service) newState(resources map[Ref]Resource, revision int64, before *s
 				Binding: r.Audience.Binding,
 			}
 			identifiers[ref.Name] = a.Identifiers
+			st.longest = max(st.longest, a.MaxTTL)
 			for _, id := range a.Identifiers {
 				st.identifiers[id] = true
 				st.introspectors[id] = r.Audience.Introspectors

@@ -131,11 +131,15 @@ func (s *Service) walk(ctx context.Context, d *decision) (Token, *Error) {
 	if err != nil {
 		return Token{}, d.denied(err)
 	}
+	d.rec.Facts.Allowed = true
 	// 6. Once only.
 	if e := s.useUp(ctx, d); e != nil {
 		return Token{}, e
 	}
 	if e := s.once(ctx, d); e != nil {
+		return Token{}, e
+	}
+	if e := s.countUses(ctx, d, d.grant); e != nil {
 		return Token{}, e
 	}
 	// 7. Sign what was granted.
