@@ -35,6 +35,7 @@ type fixture struct {
 	replay  *memReplay
 	audit   *memAudit
 	now     time.Time
+	limits  sts.Limits // as of the next restart
 	secrets map[string]string
 }
 
@@ -89,7 +90,7 @@ func (f *fixture) restart(t testing.TB, nonceKey []byte) {
 	t.Helper()
 	var err error
 	f.service, err = sts.New(t.Context(), sts.Config{
-		Issuer: selfIssuer, Store: f.store, Keys: f.keys, IssuerKeys: f.issuers, ClientKeys: f.clients, Audit: f.audit, Replay: f.replay, NonceKey: nonceKey,
+		Issuer: selfIssuer, Store: f.store, Keys: f.keys, IssuerKeys: f.issuers, ClientKeys: f.clients, Audit: f.audit, Replay: f.replay, NonceKey: nonceKey, Limits: f.limits,
 		Now: func() time.Time { return f.now },
 	})
 	if err != nil {

@@ -29,6 +29,7 @@ type Config struct {
 	// CertificateMethods are the methods by which clients can authenticate at the
 	// token endpoint with a TLS certificate, for the metadata.
 	CertificateMethods []AuthMethod
+	Limits             Limits
 	Now                func() time.Time // default time.Now
 }
 
@@ -45,6 +46,7 @@ type Service struct {
 	byTLS      []AuthMethod
 	now        func() time.Time
 
+	limits   *limits
 	throttle *throttle
 	usage    *usage
 
@@ -63,6 +65,7 @@ func New(ctx context.Context, c Config) (*Service, error) {
 	if s.now == nil {
 		s.now = time.Now
 	}
+	s.limits = newLimits(c.Limits)
 	s.throttle, s.usage = newThrottle(), &usage{store: c.Usage}
 	if err := s.reload(ctx); err != nil {
 		return nil, err

@@ -30,8 +30,8 @@ type SimulatedToken struct {
 type Outcome struct {
 	Revision int64
 	Request  *policy.Request // what the policy was asked; nil if it was not
-	Error    *Error         // nil: it is granted
-	Reasons  []RecordReason // why not, the nearest first
+	Error    *Error          // nil: it is granted
+	Reasons  []RecordReason  // why not, the nearest first
 	// Explanation is nil if the request is refused before rules are asked.
 	Explanation *policy.Explanation
 }

@@ -28,7 +28,8 @@ type state struct {
 	federated map[string][]*client // by Issuer, by name
 	rules     *policy.Set
 
-	identifiers, scopes map[string]bool // of all Audiences
+	identifiers, scopes map[string]bool      // of all Audiences
+	quotas              map[string]*Audience // those with a quota, by identifier
 
 	// proven remembers tokens whose signature was verified, by the SHA-256 of
 	// their text. It goes with the state: another configuration verifies anew.
@@ -76,6 +77,7 @@ func (s *Service) newState(resources map[Ref]Resource, revision int64) (*state, 
 
 		identifiers: map[string]bool{},
 		scopes:      map[string]bool{},
+		quotas:      map[string]*Audience{},
 	}
 	c := checker{service: s, resources: resources}
 	world := policy.World{}
@@ -92,6 +94,9 @@ func (s *Service) newState(resources map[Ref]Resource, revision int64) (*state, 
 			identifiers[ref.Name] = a.Identifiers
 			for _, id := range a.Identifiers {
 				st.identifiers[id] = true
+				if r.Audience.Quota != (Rate{}) {
+					st.quotas[id] = r.Audience
+				}
 			}
 			for _, scope := range a.Scopes {
 				st.scopes[scope] = true

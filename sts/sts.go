@@ -173,6 +173,7 @@ type Client struct {
 	Secrets     []ClientSecret    `json:"secrets,omitempty"`
 	Audiences   []string          `json:"audiences,omitempty"` // Audience resources that the client is
 	DPoPBound   bool              `json:"dpop_bound_access_tokens,omitempty"`
+	Rate        Rate              `json:"rate,omitzero"` // of its token requests; zero: that of all clients
 	TLS         *ClientTLS        `json:"tls,omitempty"`
 
 	PrivateKeyJWT *ClientKey         `json:"private_key_jwt,omitempty"`
@@ -287,6 +288,8 @@ type Audience struct {
 	Scopes      []string      `json:"scopes,omitempty"`
 	MaxTTL      time.Duration `json:"max_ttl,omitempty"` // 0: 1h, or less if keys do not stay published as long
 	KeySet      string        `json:"key_set,omitempty"` // that signs for it; empty: DefaultKeySet
+
+	Quota Rate `json:"quota,omitzero"` // of tokens for it; zero: none
 
 	Binding policy.Binding `json:"binding,omitempty"` // what its tokens must be bound to; empty: nothing
 }

@@ -149,6 +149,9 @@ func (n *node) wire(ctx context.Context, c *stsv1.ServerConfig, store *storage.S
 		Issuer: c.Issuer, Store: store, Keys: signingKeys{n.ring}, IssuerKeys: issuerKeys{remote}, ClientKeys: clientKeys{clients},
 		Audit: audit, Replay: n.replay, Usage: store, NonceKey: nonceKey,
 		CertificateMethods: certificateMethods(c.Http),
+		Limits: sts.Limits{
+			Total: server.RateFromProto(c.Limits.Total), Source: server.RateFromProto(c.Limits.Source), Client: server.RateFromProto(c.Limits.Client),
+		},
 	})
 	if err != nil {
 		return err
@@ -179,7 +182,7 @@ func (n *node) wire(ctx context.Context, c *stsv1.ServerConfig, store *storage.S
 		GRPCURL: c.Dpop.GrpcUrl, Admin: adminConfig(c.Admin),
 		HTTPClients: httpClients, GRPCClients: grpcClients,
 		RequestTimeout: c.Limits.RequestTimeout.AsDuration(), ShutdownGrace: c.ShutdownGrace.AsDuration(),
-		MaxConnections: int(c.Limits.MaxConnections), MaxWatches: int(c.Limits.MaxWatches), Version: version(),
+		MaxRequests: int(c.Limits.MaxRequests), MaxConnections: int(c.Limits.MaxConnections), MaxWatches: int(c.Limits.MaxWatches), Version: version(),
 	})
 	return err
 }

@@ -55,6 +55,7 @@ func (c *converter) client(m *stsv1.Client) *sts.Client {
 		Labels:      m.GetLabels(),
 		Audiences:   m.GetAudiences(),
 		DPoPBound:   m.GetDpopBoundAccessTokens(),
+		Rate:        c.rate("rate", m.GetRate()),
 	}
 	for i, s := range m.GetSecrets() {
 		out.Secrets = append(out.Secrets, sts.ClientSecret{
@@ -107,7 +108,29 @@ func (c *converter) audience(m *stsv1.Audience) *sts.Audience {
 		MaxTTL:      c.duration("max_ttl", m.GetMaxTtl()),
 		KeySet:      m.GetKeySet(),
 		Binding:     policy.Binding(m.GetBinding()),
+		Quota:       c.rate("quota", m.GetQuota()),
 	}
+}
+
+// RateFromProto converts a rate whose period is a time.
+func RateFromProto(m *stsv1.Rate) sts.Rate { return (&converter{}).rate("", m) }
+
+func (c *converter) rate(field string, m *stsv1.Rate) sts.Rate {
+	if m == nil {
+		return sts.Rate{}
+	}
+	r := sts.Rate{Count: int(m.GetCount()), Period: c.duration(field+".period", m.GetPeriod()), Burst: int(m.GetBurst())}
+	if r == (sts.Rate{}) {
+		c.problem(field, "says nothing; set count, or leave it out")
+	}
+	return r
+}
+
+func rateToProto(r sts.Rate) *stsv1.Rate {
+	if r == (sts.Rate{}) {
+		return nil
+	}
+	return &stsv1.Rate{Count: int32(r.Count), Period: durationToProto(r.Period), Burst: int32(r.Burst)}
 }
 
 func (c *converter) rule(m *stsv1.Rule) *policy.Rule {
@@ -237,6 +260,7 @@ func ToProto(r sts.Resource) *stsv1.Resource {
 			MaxTtl:      durationToProto(r.Audience.MaxTTL),
 			KeySet:      r.Audience.KeySet,
 			Binding:     string(r.Audience.Binding),
+			Quota:       rateToProto(r.Audience.Quota),
 		}}}
 	case r.Rule != nil:
 		return &stsv1.Resource{Kind: &stsv1.Resource_Rule{Rule: ruleToProto(r.Rule)}}
@@ -254,6 +278,7 @@ func clientToProto(c *sts.Client) *stsv1.Client {
 		Audiences:   c.Audiences,
 
 		DpopBoundAccessTokens: c.DPoPBound,
+		Rate:                  rateToProto(c.Rate),
 	}
 	for _, s := range c.Secrets {
 		m := &stsv1.ClientSecret{Hash: s.Hash}

@@ -177,7 +177,10 @@ type Client struct {
 	// The client signs assertions with a key of its own.
 	PrivateKeyJwt *PrivateKeyJwt `protobuf:"bytes,21,opt,name=private_key_jwt,json=privateKeyJwt,proto3" json:"private_key_jwt,omitempty"`
 	// The client presents a token that a trusted Issuer gave it.
-	Federated     *FederatedIdentity `protobuf:"bytes,22,opt,name=federated,proto3" json:"federated,omitempty"`
+	Federated *FederatedIdentity `protobuf:"bytes,22,opt,name=federated,proto3" json:"federated,omitempty"`
+	// How many token requests of this client a node takes, instead of
+	// `limits.client` of the configuration.
+	Rate          *Rate `protobuf:"bytes,30,opt,name=rate,proto3" json:"rate,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -282,6 +285,78 @@ func (x *Client) GetFederated() *FederatedIdentity {
 	return nil
 }
 
+func (x *Client) GetRate() *Rate {
+	if x != nil {
+		return x.Rate
+	}
+	return nil
+}
+
+// Rate is how often something may happen on one node. A node does not know what the
+// others have let through: n nodes let n times as much through.
+type Rate struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many in each period, on average. Required, 1 to 10,000,000.
+	Count int32 `protobuf:"varint,1,opt,name=count,proto3" json:"count,omitempty"`
+	// Default 1s, at most 744h.
+	Period *durationpb.Duration `protobuf:"bytes,2,opt,name=period,proto3" json:"period,omitempty"`
+	// How many at once, if there were fewer before. Default `count`.
+	Burst         int32 `protobuf:"varint,3,opt,name=burst,proto3" json:"burst,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Rate) Reset() {
+	*x = Rate{}
+	mi := &file_sts_v1_resources_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Rate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Rate) ProtoMessage() {}
+
+func (x *Rate) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_resources_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Rate.ProtoReflect.Descriptor instead.
+func (*Rate) Descriptor() ([]byte, []int) {
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Rate) GetCount() int32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *Rate) GetPeriod() *durationpb.Duration {
+	if x != nil {
+		return x.Period
+	}
+	return nil
+}
+
+func (x *Rate) GetBurst() int32 {
+	if x != nil {
+		return x.Burst
+	}
+	return 0
+}
+
 // PrivateKeyJwt says which keys sign a client's assertions [RFC 7523 section 2.2]:
 // JWTs whose `iss` and `sub` are the client's name, whose `aud` is the issuer
 // identifier of this service as a string, with a `jti` that is used once, and
@@ -322,7 +397,7 @@ type PrivateKeyJwt struct {
 
 func (x *PrivateKeyJwt) Reset() {
 	*x = PrivateKeyJwt{}
-	mi := &file_sts_v1_resources_proto_msgTypes[2]
+	mi := &file_sts_v1_resources_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -334,7 +409,7 @@ func (x *PrivateKeyJwt) String() string {
 func (*PrivateKeyJwt) ProtoMessage() {}
 
 func (x *PrivateKeyJwt) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[2]
+	mi := &file_sts_v1_resources_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -347,7 +422,7 @@ func (x *PrivateKeyJwt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrivateKeyJwt.ProtoReflect.Descriptor instead.
 func (*PrivateKeyJwt) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{2}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *PrivateKeyJwt) GetJwks() string {
@@ -430,7 +505,7 @@ type FederatedIdentity struct {
 
 func (x *FederatedIdentity) Reset() {
 	*x = FederatedIdentity{}
-	mi := &file_sts_v1_resources_proto_msgTypes[3]
+	mi := &file_sts_v1_resources_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -442,7 +517,7 @@ func (x *FederatedIdentity) String() string {
 func (*FederatedIdentity) ProtoMessage() {}
 
 func (x *FederatedIdentity) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[3]
+	mi := &file_sts_v1_resources_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -455,7 +530,7 @@ func (x *FederatedIdentity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FederatedIdentity.ProtoReflect.Descriptor instead.
 func (*FederatedIdentity) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{3}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *FederatedIdentity) GetIssuer() string {
@@ -509,7 +584,7 @@ type ClientTls struct {
 
 func (x *ClientTls) Reset() {
 	*x = ClientTls{}
-	mi := &file_sts_v1_resources_proto_msgTypes[4]
+	mi := &file_sts_v1_resources_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -521,7 +596,7 @@ func (x *ClientTls) String() string {
 func (*ClientTls) ProtoMessage() {}
 
 func (x *ClientTls) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[4]
+	mi := &file_sts_v1_resources_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -534,7 +609,7 @@ func (x *ClientTls) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientTls.ProtoReflect.Descriptor instead.
 func (*ClientTls) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{4}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ClientTls) GetMatch() isClientTls_Match {
@@ -680,7 +755,7 @@ type ClientSpiffe struct {
 
 func (x *ClientSpiffe) Reset() {
 	*x = ClientSpiffe{}
-	mi := &file_sts_v1_resources_proto_msgTypes[5]
+	mi := &file_sts_v1_resources_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -692,7 +767,7 @@ func (x *ClientSpiffe) String() string {
 func (*ClientSpiffe) ProtoMessage() {}
 
 func (x *ClientSpiffe) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[5]
+	mi := &file_sts_v1_resources_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -705,7 +780,7 @@ func (x *ClientSpiffe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientSpiffe.ProtoReflect.Descriptor instead.
 func (*ClientSpiffe) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{5}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ClientSpiffe) GetId() string {
@@ -742,7 +817,7 @@ type ClientSelfSigned struct {
 
 func (x *ClientSelfSigned) Reset() {
 	*x = ClientSelfSigned{}
-	mi := &file_sts_v1_resources_proto_msgTypes[6]
+	mi := &file_sts_v1_resources_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -754,7 +829,7 @@ func (x *ClientSelfSigned) String() string {
 func (*ClientSelfSigned) ProtoMessage() {}
 
 func (x *ClientSelfSigned) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[6]
+	mi := &file_sts_v1_resources_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -767,7 +842,7 @@ func (x *ClientSelfSigned) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientSelfSigned.ProtoReflect.Descriptor instead.
 func (*ClientSelfSigned) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{6}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ClientSelfSigned) GetJwks() string {
@@ -792,7 +867,7 @@ type ClientSecret struct {
 
 func (x *ClientSecret) Reset() {
 	*x = ClientSecret{}
-	mi := &file_sts_v1_resources_proto_msgTypes[7]
+	mi := &file_sts_v1_resources_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -804,7 +879,7 @@ func (x *ClientSecret) String() string {
 func (*ClientSecret) ProtoMessage() {}
 
 func (x *ClientSecret) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[7]
+	mi := &file_sts_v1_resources_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -817,7 +892,7 @@ func (x *ClientSecret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientSecret.ProtoReflect.Descriptor instead.
 func (*ClientSecret) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{7}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ClientSecret) GetHash() string {
@@ -924,7 +999,7 @@ type Issuer struct {
 
 func (x *Issuer) Reset() {
 	*x = Issuer{}
-	mi := &file_sts_v1_resources_proto_msgTypes[8]
+	mi := &file_sts_v1_resources_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -936,7 +1011,7 @@ func (x *Issuer) String() string {
 func (*Issuer) ProtoMessage() {}
 
 func (x *Issuer) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[8]
+	mi := &file_sts_v1_resources_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -949,7 +1024,7 @@ func (x *Issuer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Issuer.ProtoReflect.Descriptor instead.
 func (*Issuer) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{8}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Issuer) GetName() string {
@@ -1147,7 +1222,7 @@ type SpiffeBundle struct {
 
 func (x *SpiffeBundle) Reset() {
 	*x = SpiffeBundle{}
-	mi := &file_sts_v1_resources_proto_msgTypes[9]
+	mi := &file_sts_v1_resources_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1159,7 +1234,7 @@ func (x *SpiffeBundle) String() string {
 func (*SpiffeBundle) ProtoMessage() {}
 
 func (x *SpiffeBundle) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[9]
+	mi := &file_sts_v1_resources_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1172,7 +1247,7 @@ func (x *SpiffeBundle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SpiffeBundle.ProtoReflect.Descriptor instead.
 func (*SpiffeBundle) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{9}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *SpiffeBundle) GetTrustDomain() string {
@@ -1217,7 +1292,7 @@ type TokenReview struct {
 
 func (x *TokenReview) Reset() {
 	*x = TokenReview{}
-	mi := &file_sts_v1_resources_proto_msgTypes[10]
+	mi := &file_sts_v1_resources_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1229,7 +1304,7 @@ func (x *TokenReview) String() string {
 func (*TokenReview) ProtoMessage() {}
 
 func (x *TokenReview) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[10]
+	mi := &file_sts_v1_resources_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1242,7 +1317,7 @@ func (x *TokenReview) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenReview.ProtoReflect.Descriptor instead.
 func (*TokenReview) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{10}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *TokenReview) GetApiServer() string {
@@ -1292,14 +1367,16 @@ type Audience struct {
 	// DPoP proof proves, RFC 9449), `any` of the two, or `none`. Default `none`: a
 	// token is bound if its request has a DPoP proof, or if a Rule requires it, or
 	// if it is exchanged for one that is bound.
-	Binding       string `protobuf:"bytes,7,opt,name=binding,proto3" json:"binding,omitempty"`
+	Binding string `protobuf:"bytes,7,opt,name=binding,proto3" json:"binding,omitempty"`
+	// How many tokens for it a node issues. Default: no limit.
+	Quota         *Rate `protobuf:"bytes,30,opt,name=quota,proto3" json:"quota,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Audience) Reset() {
 	*x = Audience{}
-	mi := &file_sts_v1_resources_proto_msgTypes[11]
+	mi := &file_sts_v1_resources_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1311,7 +1388,7 @@ func (x *Audience) String() string {
 func (*Audience) ProtoMessage() {}
 
 func (x *Audience) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[11]
+	mi := &file_sts_v1_resources_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1324,7 +1401,7 @@ func (x *Audience) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Audience.ProtoReflect.Descriptor instead.
 func (*Audience) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{11}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Audience) GetName() string {
@@ -1376,6 +1453,13 @@ func (x *Audience) GetBinding() string {
 	return ""
 }
 
+func (x *Audience) GetQuota() *Rate {
+	if x != nil {
+		return x.Quota
+	}
+	return nil
+}
+
 // Rule is a permission. Without a Rule nothing is allowed, and all predicates
 // of a Rule must hold. Rules add up: a request gets the union of the scopes of
 // the Rules that match it, and the shortest of the lifetimes that its scopes
@@ -1412,7 +1496,7 @@ type Rule struct {
 
 func (x *Rule) Reset() {
 	*x = Rule{}
-	mi := &file_sts_v1_resources_proto_msgTypes[12]
+	mi := &file_sts_v1_resources_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1424,7 +1508,7 @@ func (x *Rule) String() string {
 func (*Rule) ProtoMessage() {}
 
 func (x *Rule) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[12]
+	mi := &file_sts_v1_resources_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1437,7 +1521,7 @@ func (x *Rule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rule.ProtoReflect.Descriptor instead.
 func (*Rule) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{12}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Rule) GetName() string {
@@ -1516,7 +1600,7 @@ type Require struct {
 
 func (x *Require) Reset() {
 	*x = Require{}
-	mi := &file_sts_v1_resources_proto_msgTypes[13]
+	mi := &file_sts_v1_resources_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1528,7 +1612,7 @@ func (x *Require) String() string {
 func (*Require) ProtoMessage() {}
 
 func (x *Require) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[13]
+	mi := &file_sts_v1_resources_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1541,7 +1625,7 @@ func (x *Require) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Require.ProtoReflect.Descriptor instead.
 func (*Require) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{13}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Require) GetBinding() string {
@@ -1567,7 +1651,7 @@ type Requester struct {
 
 func (x *Requester) Reset() {
 	*x = Requester{}
-	mi := &file_sts_v1_resources_proto_msgTypes[14]
+	mi := &file_sts_v1_resources_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1579,7 +1663,7 @@ func (x *Requester) String() string {
 func (*Requester) ProtoMessage() {}
 
 func (x *Requester) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[14]
+	mi := &file_sts_v1_resources_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1592,7 +1676,7 @@ func (x *Requester) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Requester.ProtoReflect.Descriptor instead.
 func (*Requester) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{14}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Requester) GetClients() []string {
@@ -1639,7 +1723,7 @@ type Party struct {
 
 func (x *Party) Reset() {
 	*x = Party{}
-	mi := &file_sts_v1_resources_proto_msgTypes[15]
+	mi := &file_sts_v1_resources_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1651,7 +1735,7 @@ func (x *Party) String() string {
 func (*Party) ProtoMessage() {}
 
 func (x *Party) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[15]
+	mi := &file_sts_v1_resources_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1664,7 +1748,7 @@ func (x *Party) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Party.ProtoReflect.Descriptor instead.
 func (*Party) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{15}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Party) GetIssuer() string {
@@ -1725,7 +1809,7 @@ type Allow struct {
 
 func (x *Allow) Reset() {
 	*x = Allow{}
-	mi := &file_sts_v1_resources_proto_msgTypes[16]
+	mi := &file_sts_v1_resources_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1737,7 +1821,7 @@ func (x *Allow) String() string {
 func (*Allow) ProtoMessage() {}
 
 func (x *Allow) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[16]
+	mi := &file_sts_v1_resources_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1750,7 +1834,7 @@ func (x *Allow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Allow.ProtoReflect.Descriptor instead.
 func (*Allow) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{16}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Allow) GetAudiences() []string {
@@ -1812,7 +1896,7 @@ const file_sts_v1_resources_proto_rawDesc = "" +
 	"\x06issuer\x18\x02 \x01(\v2\x0e.sts.v1.IssuerH\x00R\x06issuer\x12.\n" +
 	"\baudience\x18\x03 \x01(\v2\x10.sts.v1.AudienceH\x00R\baudience\x12\"\n" +
 	"\x04rule\x18\x04 \x01(\v2\f.sts.v1.RuleH\x00R\x04ruleB\x06\n" +
-	"\x04kind\"\xed\x03\n" +
+	"\x04kind\"\x8f\x04\n" +
 	"\x06Client\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\x12\x1a\n" +
@@ -1824,10 +1908,15 @@ const file_sts_v1_resources_proto_rawDesc = "" +
 	" \x01(\v2\x11.sts.v1.ClientTlsR\x03tls\x127\n" +
 	"\x18dpop_bound_access_tokens\x18\x14 \x01(\bR\x15dpopBoundAccessTokens\x12=\n" +
 	"\x0fprivate_key_jwt\x18\x15 \x01(\v2\x15.sts.v1.PrivateKeyJwtR\rprivateKeyJwt\x127\n" +
-	"\tfederated\x18\x16 \x01(\v2\x19.sts.v1.FederatedIdentityR\tfederated\x1a9\n" +
+	"\tfederated\x18\x16 \x01(\v2\x19.sts.v1.FederatedIdentityR\tfederated\x12 \n" +
+	"\x04rate\x18\x1e \x01(\v2\f.sts.v1.RateR\x04rate\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb5\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"e\n" +
+	"\x04Rate\x12\x14\n" +
+	"\x05count\x18\x01 \x01(\x05R\x05count\x121\n" +
+	"\x06period\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x06period\x12\x14\n" +
+	"\x05burst\x18\x03 \x01(\x05R\x05burst\"\xb5\x02\n" +
 	"\rPrivateKeyJwt\x12\x12\n" +
 	"\x04jwks\x18\x01 \x01(\tR\x04jwks\x12\x19\n" +
 	"\bjwks_uri\x18\x02 \x01(\tR\ajwksUri\x12\x1b\n" +
@@ -1910,7 +1999,7 @@ const file_sts_v1_resources_proto_rawDesc = "" +
 	"api_server\x18\x01 \x01(\tR\tapiServer\x12\x17\n" +
 	"\aca_file\x18\x02 \x01(\tR\x06caFile\x12\x1d\n" +
 	"\n" +
-	"token_file\x18\x03 \x01(\tR\ttokenFile\"\xe1\x01\n" +
+	"token_file\x18\x03 \x01(\tR\ttokenFile\"\x85\x02\n" +
 	"\bAudience\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\x12 \n" +
@@ -1918,7 +2007,8 @@ const file_sts_v1_resources_proto_rawDesc = "" +
 	"\x06scopes\x18\x04 \x03(\tR\x06scopes\x122\n" +
 	"\amax_ttl\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x06maxTtl\x12\x17\n" +
 	"\akey_set\x18\x06 \x01(\tR\x06keySet\x12\x18\n" +
-	"\abinding\x18\a \x01(\tR\abinding\"\xc2\x02\n" +
+	"\abinding\x18\a \x01(\tR\abinding\x12\"\n" +
+	"\x05quota\x18\x1e \x01(\v2\f.sts.v1.RateR\x05quota\"\xc2\x02\n" +
 	"\x04Rule\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\x12/\n" +
@@ -1975,70 +2065,74 @@ func file_sts_v1_resources_proto_rawDescGZIP() []byte {
 	return file_sts_v1_resources_proto_rawDescData
 }
 
-var file_sts_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 23)
+var file_sts_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
 var file_sts_v1_resources_proto_goTypes = []any{
 	(*Resource)(nil),              // 0: sts.v1.Resource
 	(*Client)(nil),                // 1: sts.v1.Client
-	(*PrivateKeyJwt)(nil),         // 2: sts.v1.PrivateKeyJwt
-	(*FederatedIdentity)(nil),     // 3: sts.v1.FederatedIdentity
-	(*ClientTls)(nil),             // 4: sts.v1.ClientTls
-	(*ClientSpiffe)(nil),          // 5: sts.v1.ClientSpiffe
-	(*ClientSelfSigned)(nil),      // 6: sts.v1.ClientSelfSigned
-	(*ClientSecret)(nil),          // 7: sts.v1.ClientSecret
-	(*Issuer)(nil),                // 8: sts.v1.Issuer
-	(*SpiffeBundle)(nil),          // 9: sts.v1.SpiffeBundle
-	(*TokenReview)(nil),           // 10: sts.v1.TokenReview
-	(*Audience)(nil),              // 11: sts.v1.Audience
-	(*Rule)(nil),                  // 12: sts.v1.Rule
-	(*Require)(nil),               // 13: sts.v1.Require
-	(*Requester)(nil),             // 14: sts.v1.Requester
-	(*Party)(nil),                 // 15: sts.v1.Party
-	(*Allow)(nil),                 // 16: sts.v1.Allow
-	nil,                           // 17: sts.v1.Client.LabelsEntry
-	nil,                           // 18: sts.v1.FederatedIdentity.ClaimsEntry
-	nil,                           // 19: sts.v1.Requester.LabelsEntry
-	nil,                           // 20: sts.v1.Party.ClaimsEntry
-	nil,                           // 21: sts.v1.Party.ClaimGlobsEntry
-	nil,                           // 22: sts.v1.Allow.ClaimsEntry
-	(*timestamppb.Timestamp)(nil), // 23: google.protobuf.Timestamp
+	(*Rate)(nil),                  // 2: sts.v1.Rate
+	(*PrivateKeyJwt)(nil),         // 3: sts.v1.PrivateKeyJwt
+	(*FederatedIdentity)(nil),     // 4: sts.v1.FederatedIdentity
+	(*ClientTls)(nil),             // 5: sts.v1.ClientTls
+	(*ClientSpiffe)(nil),          // 6: sts.v1.ClientSpiffe
+	(*ClientSelfSigned)(nil),      // 7: sts.v1.ClientSelfSigned
+	(*ClientSecret)(nil),          // 8: sts.v1.ClientSecret
+	(*Issuer)(nil),                // 9: sts.v1.Issuer
+	(*SpiffeBundle)(nil),          // 10: sts.v1.SpiffeBundle
+	(*TokenReview)(nil),           // 11: sts.v1.TokenReview
+	(*Audience)(nil),              // 12: sts.v1.Audience
+	(*Rule)(nil),                  // 13: sts.v1.Rule
+	(*Require)(nil),               // 14: sts.v1.Require
+	(*Requester)(nil),             // 15: sts.v1.Requester
+	(*Party)(nil),                 // 16: sts.v1.Party
+	(*Allow)(nil),                 // 17: sts.v1.Allow
+	nil,                           // 18: sts.v1.Client.LabelsEntry
+	nil,                           // 19: sts.v1.FederatedIdentity.ClaimsEntry
+	nil,                           // 20: sts.v1.Requester.LabelsEntry
+	nil,                           // 21: sts.v1.Party.ClaimsEntry
+	nil,                           // 22: sts.v1.Party.ClaimGlobsEntry
+	nil,                           // 23: sts.v1.Allow.ClaimsEntry
 	(*durationpb.Duration)(nil),   // 24: google.protobuf.Duration
-	(*structpb.Value)(nil),        // 25: google.protobuf.Value
+	(*timestamppb.Timestamp)(nil), // 25: google.protobuf.Timestamp
+	(*structpb.Value)(nil),        // 26: google.protobuf.Value
 }
 var file_sts_v1_resources_proto_depIdxs = []int32{
 	1,  // 0: sts.v1.Resource.client:type_name -> sts.v1.Client
-	8,  // 1: sts.v1.Resource.issuer:type_name -> sts.v1.Issuer
-	11, // 2: sts.v1.Resource.audience:type_name -> sts.v1.Audience
-	12, // 3: sts.v1.Resource.rule:type_name -> sts.v1.Rule
-	17, // 4: sts.v1.Client.labels:type_name -> sts.v1.Client.LabelsEntry
-	7,  // 5: sts.v1.Client.secrets:type_name -> sts.v1.ClientSecret
-	4,  // 6: sts.v1.Client.tls:type_name -> sts.v1.ClientTls
-	2,  // 7: sts.v1.Client.private_key_jwt:type_name -> sts.v1.PrivateKeyJwt
-	3,  // 8: sts.v1.Client.federated:type_name -> sts.v1.FederatedIdentity
-	18, // 9: sts.v1.FederatedIdentity.claims:type_name -> sts.v1.FederatedIdentity.ClaimsEntry
-	5,  // 10: sts.v1.ClientTls.spiffe:type_name -> sts.v1.ClientSpiffe
-	6,  // 11: sts.v1.ClientTls.self_signed:type_name -> sts.v1.ClientSelfSigned
-	23, // 12: sts.v1.ClientSecret.not_after:type_name -> google.protobuf.Timestamp
-	24, // 13: sts.v1.Issuer.max_token_lifetime:type_name -> google.protobuf.Duration
-	9,  // 14: sts.v1.Issuer.spiffe_bundle:type_name -> sts.v1.SpiffeBundle
-	10, // 15: sts.v1.Issuer.token_review:type_name -> sts.v1.TokenReview
-	24, // 16: sts.v1.Audience.max_ttl:type_name -> google.protobuf.Duration
-	14, // 17: sts.v1.Rule.requester:type_name -> sts.v1.Requester
-	15, // 18: sts.v1.Rule.subject:type_name -> sts.v1.Party
-	15, // 19: sts.v1.Rule.actor:type_name -> sts.v1.Party
-	16, // 20: sts.v1.Rule.allow:type_name -> sts.v1.Allow
-	13, // 21: sts.v1.Rule.require:type_name -> sts.v1.Require
-	19, // 22: sts.v1.Requester.labels:type_name -> sts.v1.Requester.LabelsEntry
-	20, // 23: sts.v1.Party.claims:type_name -> sts.v1.Party.ClaimsEntry
-	21, // 24: sts.v1.Party.claim_globs:type_name -> sts.v1.Party.ClaimGlobsEntry
-	24, // 25: sts.v1.Allow.ttl:type_name -> google.protobuf.Duration
-	22, // 26: sts.v1.Allow.claims:type_name -> sts.v1.Allow.ClaimsEntry
-	25, // 27: sts.v1.FederatedIdentity.ClaimsEntry.value:type_name -> google.protobuf.Value
-	25, // 28: sts.v1.Party.ClaimsEntry.value:type_name -> google.protobuf.Value
-	29, // [29:29] is the sub-list for method output_type
-	29, // [29:29] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	9,  // 1: sts.v1.Resource.issuer:type_name -> sts.v1.Issuer
+	12, // 2: sts.v1.Resource.audience:type_name -> sts.v1.Audience
+	13, // 3: sts.v1.Resource.rule:type_name -> sts.v1.Rule
+	18, // 4: sts.v1.Client.labels:type_name -> sts.v1.Client.LabelsEntry
+	8,  // 5: sts.v1.Client.secrets:type_name -> sts.v1.ClientSecret
+	5,  // 6: sts.v1.Client.tls:type_name -> sts.v1.ClientTls
+	3,  // 7: sts.v1.Client.private_key_jwt:type_name -> sts.v1.PrivateKeyJwt
+	4,  // 8: sts.v1.Client.federated:type_name -> sts.v1.FederatedIdentity
+	2,  // 9: sts.v1.Client.rate:type_name -> sts.v1.Rate
+	24, // 10: sts.v1.Rate.period:type_name -> google.protobuf.Duration
+	19, // 11: sts.v1.FederatedIdentity.claims:type_name -> sts.v1.FederatedIdentity.ClaimsEntry
+	6,  // 12: sts.v1.ClientTls.spiffe:type_name -> sts.v1.ClientSpiffe
+	7,  // 13: sts.v1.ClientTls.self_signed:type_name -> sts.v1.ClientSelfSigned
+	25, // 14: sts.v1.ClientSecret.not_after:type_name -> google.protobuf.Timestamp
+	24, // 15: sts.v1.Issuer.max_token_lifetime:type_name -> google.protobuf.Duration
+	10, // 16: sts.v1.Issuer.spiffe_bundle:type_name -> sts.v1.SpiffeBundle
+	11, // 17: sts.v1.Issuer.token_review:type_name -> sts.v1.TokenReview
+	24, // 18: sts.v1.Audience.max_ttl:type_name -> google.protobuf.Duration
+	2,  // 19: sts.v1.Audience.quota:type_name -> sts.v1.Rate
+	15, // 20: sts.v1.Rule.requester:type_name -> sts.v1.Requester
+	16, // 21: sts.v1.Rule.subject:type_name -> sts.v1.Party
+	16, // 22: sts.v1.Rule.actor:type_name -> sts.v1.Party
+	17, // 23: sts.v1.Rule.allow:type_name -> sts.v1.Allow
+	14, // 24: sts.v1.Rule.require:type_name -> sts.v1.Require
+	20, // 25: sts.v1.Requester.labels:type_name -> sts.v1.Requester.LabelsEntry
+	21, // 26: sts.v1.Party.claims:type_name -> sts.v1.Party.ClaimsEntry
+	22, // 27: sts.v1.Party.claim_globs:type_name -> sts.v1.Party.ClaimGlobsEntry
+	24, // 28: sts.v1.Allow.ttl:type_name -> google.protobuf.Duration
+	23, // 29: sts.v1.Allow.claims:type_name -> sts.v1.Allow.ClaimsEntry
+	26, // 30: sts.v1.FederatedIdentity.ClaimsEntry.value:type_name -> google.protobuf.Value
+	26, // 31: sts.v1.Party.ClaimsEntry.value:type_name -> google.protobuf.Value
+	32, // [32:32] is the sub-list for method output_type
+	32, // [32:32] is the sub-list for method input_type
+	32, // [32:32] is the sub-list for extension type_name
+	32, // [32:32] is the sub-list for extension extendee
+	0,  // [0:32] is the sub-list for field type_name
 }
 
 func init() { file_sts_v1_resources_proto_init() }
@@ -2052,7 +2146,7 @@ func file_sts_v1_resources_proto_init() {
 		(*Resource_Audience)(nil),
 		(*Resource_Rule)(nil),
 	}
-	file_sts_v1_resources_proto_msgTypes[4].OneofWrappers = []any{
+	file_sts_v1_resources_proto_msgTypes[5].OneofWrappers = []any{
 		(*ClientTls_SubjectDn)(nil),
 		(*ClientTls_SanUri)(nil),
 		(*ClientTls_SanDns)(nil),
@@ -2067,7 +2161,7 @@ func file_sts_v1_resources_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sts_v1_resources_proto_rawDesc), len(file_sts_v1_resources_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   23,
+			NumMessages:   24,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
