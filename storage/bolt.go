@@ -33,10 +33,12 @@ type Bolt struct {
 	sweeper sweeper       // of writeLoop
 
 	damage atomic.Pointer[error] // what was found in use
+	copied sync.Mutex            // held while a Snapshot is made
 
 	mu       sync.Mutex
 	failed   error         // the write that could not be made durable
 	revision int64         // of the last transaction
+	entries  int           // when it was opened
 	changed  chan struct{} // closed when revision rises, or something failed
 	recent   boltLog       // the last transactions, for watchers
 	closed   bool
@@ -83,9 +85,16 @@ func OpenBolt(path string, o BoltOptions) (*Bolt, error) {
 // to be read is not migrated either.
 func openChecked(path string, readOnly bool) (*Bolt, error) {
 	b := &Bolt{path: path}
-	f, info, err := openPrivate(path, 0)
+	flag := os.O_RDWR
+	if readOnly {
+		flag = os.O_RDONLY
+	}
+	f, info, err := openLocked(path, flag)
 	if err != nil {
 		return nil, fmt.Errorf("opening the store: %w", err)
+	}
+	if named, err := os.Stat(path); err != nil || !os.SameFile(info, named) {
+		return nil, errors.Join(fmt.Errorf("opening the store: %s was replaced meanwhile, as by compacting it; try again", path), f.Close())
 	}
 	if info.Size() == 0 {
 		return nil, errors.Join(fmt.Errorf("%s is empty: it was cut off or not written by this program; restore it from a backup, or remove it to begin with nothing", path), f.Close())
@@ -128,8 +137,8 @@ func (b *Bolt) load(readOnly bool) error {
 		return err
 	}
 	return b.db.View(func(tx *bolt.Tx) error {
-		state, err := verify(tx)
-		b.revision = state.revision
+		state, entries, err := verify(tx)
+		b.revision, b.entries = state.revision, entries
 		return err
 	})
 }

@@ -45,7 +45,7 @@ func readFormat(tx *bolt.Tx) (uint64, error) {
 
 // migrate makes an entry of format 3 of each of format 2.
 func migrate(tx *bolt.Tx) error {
-	state, err := verify(tx)
+	state, _, err := verify(tx)
 	if err != nil {
 		return err
 	}
@@ -73,15 +73,15 @@ func migrate(tx *bolt.Tx) error {
 }
 
 // verify checks that every entry is as it was written, and the index of those that
-// expire.
-func verify(tx *bolt.Tx) (boltState, error) {
+// expire. It counts the entries.
+func verify(tx *bolt.Tx) (state boltState, entries int, err error) {
 	format, err := readFormat(tx)
 	if err != nil {
-		return boltState{}, err
+		return state, 0, err
 	}
-	state, err := readState(tx)
+	state, err = readState(tx)
 	if err != nil {
-		return boltState{}, err
+		return state, 0, err
 	}
 	header := entryHeader
 	if format == 2 {
@@ -92,6 +92,7 @@ func verify(tx *bolt.Tx) (boltState, error) {
 		if len(v) < header {
 			return fmt.Errorf("%w: the entry of key %q is too short", errDamaged, k)
 		}
+		entries++
 		sum += entrySum(k, v)
 		if format != 2 && storedMoment(v) != 0 {
 			expiring += entrySum(v[8:16], k)
@@ -102,11 +103,11 @@ func verify(tx *bolt.Tx) (boltState, error) {
 		err = fmt.Errorf("%w: entries are missing or not as they were written", errDamaged)
 	}
 	if err != nil || format == 2 {
-		return state, err
+		return state, entries, err
 	}
 	expiry := tx.Bucket(bucketExpiry)
 	if expiry == nil {
-		return state, fmt.Errorf("%w: it has no index of what expires", errDamaged)
+		return state, entries, fmt.Errorf("%w: it has no index of what expires", errDamaged)
 	}
 	err = expiry.ForEach(func(k, v []byte) error {
 		if len(k) < 9 || len(v) != 0 {
@@ -118,7 +119,7 @@ func verify(tx *bolt.Tx) (boltState, error) {
 	if err == nil && expiring != 0 {
 		err = fmt.Errorf("%w: its index of what expires is not that of its entries", errDamaged)
 	}
-	return state, err
+	return state, entries, err
 }
 
 // boltState is the revision of the store, and the sum of its entries, by which

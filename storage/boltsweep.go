@@ -9,8 +9,8 @@ import (
 )
 
 const (
-	maxSweep   = 1000                  // entries deleted at once, so that no writer waits for long
-	sweepPause = 20 * time.Millisecond // between these while there are more
+	maxSweep   = 250                   // entries deleted at once, so that no writer waits for long
+	sweepPause = 20 * time.Millisecond // between these while there are more, or as long as they take
 
 	// A clock that is ahead of the time that has passed by more than clockStep was
 	// set, and by mistake for all we know: it is believed after clockDoubt.
@@ -23,8 +23,10 @@ type sweeper struct {
 	now   func() time.Time
 	every time.Duration
 
-	start time.Time // by which the wall clock and the time passed since are compared
-	ahead time.Time // since when the wall clock has been ahead, zero if it is not
+	opened time.Time     // and since then
+	start  time.Time     // by the wall clock; moved when that was set
+	ahead  bool          // the wall clock is
+	since  time.Duration // since when, by the other one
 }
 
 func newSweeper(o BoltOptions) sweeper {
@@ -32,34 +34,41 @@ func newSweeper(o BoltOptions) sweeper {
 	if s.now == nil {
 		s.now = time.Now
 	}
-	s.start = s.now()
+	s.opened = s.now()
+	s.start = s.opened.Round(0)
 	return s
 }
 
-// horizon returns the moment up to which entries have expired, by the later of two
-// clocks: the one on the wall, and the one that counts since the store was opened.
-func (s *sweeper) horizon(now time.Time) time.Time {
-	wall, passed := now.Round(0), s.start.Round(0).Add(now.Sub(s.start))
+// horizon returns the moment up to which entries have expired now.
+func (s *sweeper) horizon() time.Time {
+	now := s.now()
+	return s.until(now.Round(0), now.Sub(s.opened))
+}
+
+// until returns the later of two clocks, that is the earlier moment: the one on the
+// wall, and the one that counts since the store was opened.
+func (s *sweeper) until(wall time.Time, passed time.Duration) time.Time {
+	counted := s.start.Add(passed)
 	switch {
-	case wall.Sub(passed) <= clockStep:
-		s.ahead = time.Time{}
-	case s.ahead.IsZero():
-		s.ahead = now
-	case now.Sub(s.ahead) > clockDoubt:
-		s.start, s.ahead = now, time.Time{}
+	case wall.Sub(counted) <= clockStep:
+		s.ahead = false
+	case !s.ahead:
+		s.ahead, s.since = true, passed
+	case passed-s.since > clockDoubt:
+		s.start, s.ahead = wall.Add(-passed), false
 		return wall
 	}
-	if wall.Before(passed) {
+	if wall.Before(counted) {
 		return wall
 	}
-	return passed
+	return counted
 }
 
 // sweep deletes entries that have expired and returns when to do that again. They
 // are found and deleted by the only one that writes, so that none is deleted that
 // was put anew meanwhile.
 func (b *Bolt) sweep() (next time.Duration) {
-	horizon := b.sweeper.horizon(b.sweeper.now()).Unix()
+	horizon := b.sweeper.horizon().Unix()
 	if b.Err() != nil {
 		return b.sweeper.every
 	}
@@ -76,10 +85,11 @@ func (b *Bolt) sweep() (next time.Duration) {
 	if err != nil || len(ops) == 0 {
 		return b.sweeper.every
 	}
+	begun := time.Now()
 	t := &txn{ops: ops, finished: make(chan struct{})}
 	b.write([]*txn{t})
 	if t.err == nil && len(ops) == maxSweep {
-		return min(sweepPause, b.sweeper.every)
+		return min(max(sweepPause, time.Since(begun)), b.sweeper.every)
 	}
 	return b.sweeper.every
 }

@@ -15,7 +15,11 @@ const lockWait = 500 * time.Millisecond
 // openPrivate opens a file for this process alone. It refuses what is not a file,
 // what others on the machine may read, and what another process holds.
 func openPrivate(path string, flag int) (*os.File, os.FileInfo, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|flag, 0o600)
+	return openLocked(path, os.O_RDWR|flag)
+}
+
+func openLocked(path string, flag int) (*os.File, os.FileInfo, error) {
+	f, err := os.OpenFile(path, flag, 0o600)
 	if err != nil {
 		return nil, nil, err
 	}

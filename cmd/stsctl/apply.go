@@ -24,8 +24,8 @@ show by themselves, or, if that is nothing, all that the server finds.
 
 -f takes a file, - for standard input, or a directory, whose *.yaml, *.yml and
 *.json are read, with those of the directories below it; names that start with a
-dot are left out. Resources that no file mentions stay as they are; remove them
-with ` + "`stsctl delete`" + `.`,
+dot are left out, and test cases, whose names end in _test.yaml. Resources that
+no file mentions stay as they are; remove them with ` + "`stsctl delete`" + `.`,
 		Example: "  stsctl apply -f policy.d/ --dry-run\n  stsctl apply -f policy.d/\n  stsctl get all -o yaml | stsctl apply -f -",
 		Args:    noArgs("write `stsctl apply -f FILE`"),
 	}
@@ -144,14 +144,19 @@ func placeViolations(err error, docs []resource.Document) []string {
 				place = resource.Problem{File: file, Line: line, Column: column, Path: m[2], Message: v.GetDescription()}.String()
 			}
 		}
-		// An expression is shown with a caret below it, on lines of their own.
-		lines := strings.Split(place, "\n")
-		for i := range lines {
-			lines[i] = oneLine(lines[i])
-		}
-		places = append(places, strings.Join(lines, "\n    "))
+		places = append(places, withCaret(place))
 	}
 	return places
+}
+
+// withCaret makes a problem safe to print. An expression is shown with a caret
+// below it, on lines of their own.
+func withCaret(place string) string {
+	lines := strings.Split(place, "\n")
+	for i := range lines {
+		lines[i] = oneLine(lines[i])
+	}
+	return strings.Join(lines, "\n    ")
 }
 
 // reportChange says what a change did, or would do.

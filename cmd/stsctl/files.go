@@ -7,8 +7,10 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 
+	"github.com/workload-sts/sts/sts/policytest"
 	"github.com/workload-sts/sts/sts/resource"
 )
 
@@ -18,7 +20,7 @@ func (c *cli) readResources(paths []string) ([]resource.Document, error) {
 	var docs []resource.Document
 	var problems []resource.Problem
 	for _, p := range paths {
-		files, err := resourceFiles(p)
+		files, err := filesBelow(p, func(name string) bool { return !policytest.IsTestFile(name) })
 		if err != nil {
 			return nil, badInput("%v", err)
 		}
@@ -47,10 +49,15 @@ func (c *cli) readResources(paths []string) ([]resource.Document, error) {
 	return docs, nil
 }
 
-// resourceFiles returns the files that a path of -f stands for: itself, or all
-// *.yaml, *.yml and *.json below it, sorted. Names that start with a dot are
-// left out, as are directories behind symbolic links.
-func resourceFiles(name string) ([]string, error) {
+// filesBelow returns the files that a path stands for, itself or all *.yaml, *.yml
+// and *.json below it, sorted, of those that are wanted. Names that start with a
+// dot are left out, as are directories behind symbolic links.
+func filesBelow(name string, wanted func(name string) bool) ([]string, error) {
+	files, err := allBelow(name)
+	return slices.DeleteFunc(files, func(file string) bool { return !wanted(file) }), err
+}
+
+func allBelow(name string) ([]string, error) {
 	if name == "-" {
 		return []string{name}, nil
 	}

@@ -1,0 +1,124 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/workload-sts/sts/policy"
+	"github.com/workload-sts/sts/sts"
+	"github.com/workload-sts/sts/sts/policytest"
+)
+
+const company = "../../deploy/examples/company"
+
+func loadCompany(t *testing.T) *offline {
+	t.Helper()
+	var stderr bytes.Buffer
+	c := &cli{stdin: strings.NewReader(""), stdout: &bytes.Buffer{}, stderr: &stderr, now: time.Now, zone: time.UTC}
+	o, err := c.loadOffline([]string{company}, "https://sts.example.com", true)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, stderr.String())
+	}
+	return o
+}
+
+// TestCompany runs the cases of the example, which must show all of its rules.
+func TestCompany(t *testing.T) {
+	var stdout, stderr bytes.Buffer
+	code := run(context.Background(), []string{"policy", "test", company, "--coverage", "--min-coverage", "100"}, strings.NewReader(""), &stdout, &stderr)
+	if code != exitOK {
+		t.Errorf("exit code %d\n%s%s", code, stdout.String(), stderr.String())
+	}
+}
+
+// TestMutantsOfTheCompanyFail changes one thing of a rule at a time. Some case must
+// tell [E-13].
+func TestMutantsOfTheCompanyFail(t *testing.T) {
+	o := loadCompany(t)
+	mutants := 0
+	t.Run("E-13", func(t *testing.T) {
+		for i, r := range o.resources {
+			if r.Rule == nil {
+				continue
+			}
+			for name, mutant := range mutate(*r.Rule) {
+				changed := slices.Clone(o.resources)
+				changed[i] = sts.Resource{Rule: &mutant}
+				m, problems := sts.NewOffline("https://sts.example.com", changed)
+				if len(problems) > 0 {
+					continue // it does not compile, so nobody could apply it
+				}
+				mutants++
+				if !slices.ContainsFunc(policytest.Run(t.Context(), m, o.tests), func(r policytest.Result) bool { return len(r.Diffs) > 0 }) {
+					t.Errorf("rule %s with %s: every case passes", r.Rule.Name, name)
+				}
+			}
+		}
+	})
+	if mutants < 60 {
+		t.Errorf("only %d mutants", mutants)
+	}
+}
+
+// mutate returns rules that differ from one in one thing, by what that is.
+func mutate(r policy.Rule) map[string]policy.Rule {
+	out := map[string]policy.Rule{}
+	add := func(name string, edit func(*policy.Rule)) {
+		m := r
+		m.Requester.Labels = maps.Clone(r.Requester.Labels)
+		for _, p := range []**policy.Party{&m.Subject, &m.Actor} {
+			if *p != nil {
+				q := **p
+				q.Claims, q.ClaimGlobs = maps.Clone(q.Claims), maps.Clone(q.ClaimGlobs)
+				*p = &q
+			}
+		}
+		edit(&m)
+		out[name] = m
+	}
+	if r.When != "" {
+		add("no when", func(m *policy.Rule) { m.When = "" })
+		for _, flip := range [][2]string{{"==", "!="}, {"!=", "=="}, {"<", ">="}, {">", "<="}, {"&&", "||"}, {" in ", " == "}} {
+			if strings.Contains(r.When, flip[0]) {
+				add("when with "+flip[1]+" for "+flip[0], func(m *policy.Rule) { m.When = strings.Replace(r.When, flip[0], flip[1], 1) })
+			}
+		}
+		add("when negated", func(m *policy.Rule) { m.When = "!(" + r.When + ")" })
+	}
+	for label := range r.Requester.Labels {
+		add("no label "+label, func(m *policy.Rule) {
+			delete(m.Requester.Labels, label)
+			if len(m.Requester.Labels) == 0 {
+				m.Requester.Labels = map[string]string{label: "another"}
+			}
+		})
+	}
+	if r.Require.Binding != "" {
+		add("no binding", func(m *policy.Rule) { m.Require.Binding = "" })
+	}
+	for _, what := range []string{"subject", "actor"} {
+		party := func(m *policy.Rule) *policy.Party { return map[string]*policy.Party{"subject": m.Subject, "actor": m.Actor}[what] }
+		p := party(&r)
+		if p == nil {
+			continue
+		}
+		for name := range p.Claims {
+			add(fmt.Sprintf("no %s.claims.%s", what, name), func(m *policy.Rule) { delete(party(m).Claims, name) })
+		}
+		for name := range p.ClaimGlobs {
+			add(fmt.Sprintf("no %s.claim_globs.%s", what, name), func(m *policy.Rule) { delete(party(m).ClaimGlobs, name) })
+		}
+	}
+	for _, scope := range r.Allow.Scopes {
+		add("without scope "+scope, func(m *policy.Rule) {
+			m.Allow.Scopes = slices.DeleteFunc(slices.Clone(r.Allow.Scopes), func(s string) bool { return s == scope })
+		})
+	}
+	return out
+}

@@ -1,0 +1,80 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// ErrRestored is why a cluster is refused that has lost what it had acknowledged,
+// or is not the one that it was.
+var ErrRestored = errors.New("the etcd cluster was restored from a backup or replaced, and what was revoked or used since then is not known; see docs/storage.md, then let it be used with `stsd storage confirm`")
+
+// etcdAdvice is what to do about errors that say that nothing was done. The user
+// and the prefix of the store are filled in.
+var etcdAdvice = []struct {
+	err  error
+	what string
+}{
+	{rpctypes.ErrNoSpace, "etcd has raised the alarm NOSPACE and takes no writes: its database has reached its quota (--quota-backend-bytes); compact and defragment it, then disarm the alarm with `etcdctl alarm disarm`"},
+	{rpctypes.ErrCorrupt, "etcd has raised the alarm CORRUPT: its members differ; see its operator"},
+	{rpctypes.ErrPermissionDenied, "etcd denies the user %[1]q what it needs: grant its role readwrite on the prefix %[2]s, as docs/storage.md shows"},
+	{rpctypes.ErrUserEmpty, "etcd demands a login: set storage.etcd.username and password_file"},
+	{rpctypes.ErrAuthFailed, "etcd refuses the login of the user %[1]q: is the password in password_file the right one?"},
+	{rpctypes.ErrInvalidAuthToken, "etcd does not know the login of the user %[1]q any more; it is made anew"},
+	{rpctypes.ErrAuthOldRevision, "the users of etcd have changed, and the login of %[1]q is made anew"},
+	{rpctypes.ErrRequestTooLarge, "etcd takes no transactions of this size: raise its --max-request-bytes to 1.5 MiB, its default, or more"},
+	{rpctypes.ErrTooManyOps, "etcd takes no transactions of so many operations: raise its --max-txn-ops to 128, its default, or more"},
+	{rpctypes.ErrTooManyRequests, "etcd is overloaded"},
+	{rpctypes.ErrLeaseNotFound, "the lease of an entry has ended"},
+}
+
+// problem says what an error of the library means. wrote tells whether the request
+// may have changed something when it is not known what came of it.
+func (e *Etcd) problem(caller context.Context, err error, wrote bool) error {
+	if err == nil {
+		return nil
+	}
+	doubt := ""
+	if wrote {
+		doubt = "; the transaction may have been done or not"
+	}
+	if ended := caller.Err(); ended != nil {
+		return fmt.Errorf("asking etcd%s: %w", doubt, ended)
+	}
+	if errors.Is(err, rpctypes.ErrCompacted) {
+		return ErrCompacted
+	}
+	for _, a := range etcdAdvice {
+		if errors.Is(err, a.err) {
+			return &etcdError{fmt.Sprintf(a.what+"%.0[2]s%.0[1]s", e.options.Username, e.options.Prefix), err}
+		}
+	}
+	why := err
+	if last := e.pulse.why(); last != nil {
+		why = last
+	}
+	code := status.Code(err)
+	if errors.Is(err, context.DeadlineExceeded) || code == codes.DeadlineExceeded || code == codes.Unavailable || errors.Is(err, rpctypes.ErrTimeout) || errors.Is(err, rpctypes.ErrNoLeader) {
+		return &etcdError{fmt.Sprintf("etcd does not answer within %v%s (%v): is it up, and has it a leader?", e.options.RequestTimeout, doubt, why), err}
+	}
+	return fmt.Errorf("asking etcd%s: %w", doubt, err)
+}
+
+// etcdError is an error of the library in our words.
+type etcdError struct {
+	what  string
+	cause error
+}
+
+func (e *etcdError) Error() string { return e.what }
+
+// Is tells errors of etcd by what they are. That a request has timed out is not
+// told as that of a context: the caller's has not ended.
+func (e *etcdError) Is(target error) bool {
+	return target != context.DeadlineExceeded && errors.Is(e.cause, target)
+}
