@@ -38,6 +38,9 @@ func (s *Service) tryApply(ctx context.Context, c Change) (Changed, error) {
 	if c.Expected != 0 && c.Expected != st.revision {
 		return Changed{}, &Error{Code: Conflict, Message: fmt.Sprintf("revision %d is in force, not %d; look at what changed and try again", st.revision, c.Expected)}
 	}
+	if e := c.unmet(st.resources); e != nil {
+		return Changed{}, e
+	}
 	next, done, problems := merge(st.resources, c)
 	if len(problems) > 0 {
 		return Changed{}, invalidResources(problems)

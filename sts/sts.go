@@ -302,7 +302,10 @@ type Change struct {
 	Put      []Resource
 	Delete   []Ref
 	Expected int64 // if not 0, the revision that must be in force
-	DryRun   bool
+	// Match has the ETag that resources must have; empty: there must be none. See
+	// AnyETag.
+	Match  map[Ref]string
+	DryRun bool
 }
 
 // Changed says what a change did.

@@ -41,6 +41,7 @@ var accessTo = map[string]access{
 	stsv1.AdminService_ApplyMany_FullMethodName:      {who: writers},
 	stsv1.AdminService_GetResource_FullMethodName:    {who: readers},
 	stsv1.AdminService_ListResources_FullMethodName:  {who: readers},
+	stsv1.AdminService_PutResource_FullMethodName:    {who: writers},
 	stsv1.AdminService_DeleteResource_FullMethodName: {who: writers},
 	stsv1.AdminService_ListKeys_FullMethodName:       {who: readers},
 

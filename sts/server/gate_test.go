@@ -18,15 +18,15 @@ import (
 // not wait for answers: what the server can do it goes on doing, and the rest is
 // told so at once [F43]. What limits it here is the signer, as it is with Vault.
 func TestOverload(t *testing.T) {
-	const slots, signing = 4, 20 * time.Millisecond // 200 tokens a second
-	f := newFixture(t, func(c *Config) { c.MaxRequests = 3 * slots })
+	const slots, signing = 2, 50 * time.Millisecond // 40 tokens a second
+	f := newFixture(t, func(c *Config) { c.MaxRequests = 5 * slots })
 	signer := make(chan struct{}, slots)
 	f.keys.before = func() {
 		signer <- struct{}{}
 		time.Sleep(signing)
 		<-signer
 	}
-	const knee = float64(slots) / 0.020
+	const knee = float64(slots) / 0.050
 	const during = 1500 * time.Millisecond
 	var good atomic.Int64
 	var mu sync.Mutex

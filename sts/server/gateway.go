@@ -43,7 +43,8 @@ func newJSONAPI(c *chain, conn grpc.ClientConnInterface) (*jsonAPI, error) {
 		}}),
 		runtime.WithErrorHandler(j.error),
 		runtime.WithRoutingErrorHandler(j.routingError),
-		runtime.WithForwardResponseOption(func(ctx context.Context, w http.ResponseWriter, _ proto.Message) error {
+		runtime.WithForwardResponseOption(func(ctx context.Context, w http.ResponseWriter, m proto.Message) error {
+			defer describe(w, m) // the status comes last
 			if k, ok := callOf(ctx); ok {
 				k.tell(w.Header())
 			}
@@ -92,6 +93,11 @@ func (j *jsonAPI) read(w http.ResponseWriter, r *http.Request) *refusal {
 		if bad := adminQuery(r); bad != nil {
 			return bad
 		}
+		match, bad := readMatch(r)
+		if bad != nil {
+			return bad
+		}
+		k.match = match
 	} else if bad := queryParameter(r.URL.RawQuery); bad != nil {
 		return bad
 	}
@@ -115,13 +121,20 @@ func (j *jsonAPI) identify(r *http.Request, k *call) {
 	k.caller = j.chain.admin.identifyBy(r.Context(), k, r.Header["Authorization"], r.Header[headerProof], target)
 }
 
+// adminParameters are the parameters of lists. Other methods have none.
+var adminParameters = map[string][]string{
+	"GET /v1/resources":      {"kind", "page_size", "page_token"},
+	"GET /v1/issuers:status": {"page_size", "page_token"},
+}
+
 // adminQuery refuses parameters that a list does not have, or has twice.
 func adminQuery(r *http.Request) *refusal {
 	if r.URL.RawQuery == "" {
 		return nil
 	}
+	takes := adminParameters[r.Method+" "+r.URL.Path]
 	for name, values := range r.URL.Query() {
-		if r.Method != http.MethodGet || r.URL.Path != "/v1/resources" || !slices.Contains([]string{"kind", "page_size", "page_token"}, name) {
+		if !slices.Contains(takes, name) {
 			return malformed("", "the query of the URL has a parameter that this method does not have")
 		}
 		if len(values) > 1 {
@@ -293,7 +306,7 @@ func allowed(path string) string {
 	case strings.HasPrefix(path, "/v1/clients/") && !strings.HasSuffix(path, ":rotateSecret"):
 		return "GET"
 	case strings.HasPrefix(path, "/v1/resources/"):
-		return "GET, DELETE"
+		return "GET, PUT, DELETE"
 	default:
 		return "POST"
 	}

@@ -37,8 +37,11 @@ type ApplyRequest struct {
 	// If not 0: the revision that the change was made against. Another one in
 	// force is ABORTED.
 	ExpectedRevision int64 `protobuf:"varint,4,opt,name=expected_revision,json=expectedRevision,proto3" json:"expected_revision,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// Resources that must be as the caller has seen them, by their etag. One that is
+	// not is ABORTED, and nothing changes.
+	Match         []*ResourceMatch `protobuf:"bytes,5,rep,name=match,proto3" json:"match,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ApplyRequest) Reset() {
@@ -99,6 +102,232 @@ func (x *ApplyRequest) GetExpectedRevision() int64 {
 	return 0
 }
 
+func (x *ApplyRequest) GetMatch() []*ResourceMatch {
+	if x != nil {
+		return x.Match
+	}
+	return nil
+}
+
+// ResourceMatch says what a resource must be.
+type ResourceMatch struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Client, Issuer, Audience or Rule.
+	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	// Its name.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// The etag that it must have; `*` for any. Empty: it must not exist.
+	Etag          string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResourceMatch) Reset() {
+	*x = ResourceMatch{}
+	mi := &file_sts_v1_admin_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResourceMatch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResourceMatch) ProtoMessage() {}
+
+func (x *ResourceMatch) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResourceMatch.ProtoReflect.Descriptor instead.
+func (*ResourceMatch) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *ResourceMatch) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *ResourceMatch) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ResourceMatch) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+// PutResourceRequest carries the resource.
+type PutResourceRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Client, Issuer, Audience or Rule.
+	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	// Its name.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// What it is to be.
+	Resource *Resource `protobuf:"bytes,3,opt,name=resource,proto3" json:"resource,omitempty"`
+	// If not empty: the etag that it must have; `*` for any.
+	Etag string `protobuf:"bytes,4,opt,name=etag,proto3" json:"etag,omitempty"`
+	// It must not exist.
+	Create        bool `protobuf:"varint,5,opt,name=create,proto3" json:"create,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutResourceRequest) Reset() {
+	*x = PutResourceRequest{}
+	mi := &file_sts_v1_admin_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutResourceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutResourceRequest) ProtoMessage() {}
+
+func (x *PutResourceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutResourceRequest.ProtoReflect.Descriptor instead.
+func (*PutResourceRequest) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *PutResourceRequest) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *PutResourceRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PutResourceRequest) GetResource() *Resource {
+	if x != nil {
+		return x.Resource
+	}
+	return nil
+}
+
+func (x *PutResourceRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *PutResourceRequest) GetCreate() bool {
+	if x != nil {
+		return x.Create
+	}
+	return false
+}
+
+// PutResourceResponse says what is in force now.
+type PutResourceResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The resource.
+	Resource *Resource `protobuf:"bytes,1,opt,name=resource,proto3" json:"resource,omitempty"`
+	// Its etag, which is also in the header ETag over HTTP.
+	Etag string `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
+	// The revision in force after the change.
+	Revision int64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	// It did not exist before. 201 over HTTP.
+	Created       bool `protobuf:"varint,4,opt,name=created,proto3" json:"created,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutResourceResponse) Reset() {
+	*x = PutResourceResponse{}
+	mi := &file_sts_v1_admin_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutResourceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutResourceResponse) ProtoMessage() {}
+
+func (x *PutResourceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutResourceResponse.ProtoReflect.Descriptor instead.
+func (*PutResourceResponse) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *PutResourceResponse) GetResource() *Resource {
+	if x != nil {
+		return x.Resource
+	}
+	return nil
+}
+
+func (x *PutResourceResponse) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *PutResourceResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *PutResourceResponse) GetCreated() bool {
+	if x != nil {
+		return x.Created
+	}
+	return false
+}
+
 // ResourceRef names a resource.
 type ResourceRef struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -112,7 +341,7 @@ type ResourceRef struct {
 
 func (x *ResourceRef) Reset() {
 	*x = ResourceRef{}
-	mi := &file_sts_v1_admin_proto_msgTypes[1]
+	mi := &file_sts_v1_admin_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -124,7 +353,7 @@ func (x *ResourceRef) String() string {
 func (*ResourceRef) ProtoMessage() {}
 
 func (x *ResourceRef) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[1]
+	mi := &file_sts_v1_admin_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -137,7 +366,7 @@ func (x *ResourceRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceRef.ProtoReflect.Descriptor instead.
 func (*ResourceRef) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{1}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ResourceRef) GetKind() string {
@@ -171,7 +400,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[2]
+	mi := &file_sts_v1_admin_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -183,7 +412,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[2]
+	mi := &file_sts_v1_admin_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -196,7 +425,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{2}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ApplyResponse) GetRevision() int64 {
@@ -240,7 +469,7 @@ type GetResourceRequest struct {
 
 func (x *GetResourceRequest) Reset() {
 	*x = GetResourceRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[3]
+	mi := &file_sts_v1_admin_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -252,7 +481,7 @@ func (x *GetResourceRequest) String() string {
 func (*GetResourceRequest) ProtoMessage() {}
 
 func (x *GetResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[3]
+	mi := &file_sts_v1_admin_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -265,7 +494,7 @@ func (x *GetResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResourceRequest.ProtoReflect.Descriptor instead.
 func (*GetResourceRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{3}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *GetResourceRequest) GetKind() string {
@@ -288,14 +517,17 @@ type GetResourceResponse struct {
 	// The resource.
 	Resource *Resource `protobuf:"bytes,1,opt,name=resource,proto3" json:"resource,omitempty"`
 	// The revision that it was read at.
-	Revision      int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	Revision int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	// Names the resource as it is, whatever else changes. It is also in the header
+	// ETag over HTTP.
+	Etag          string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetResourceResponse) Reset() {
 	*x = GetResourceResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[4]
+	mi := &file_sts_v1_admin_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -307,7 +539,7 @@ func (x *GetResourceResponse) String() string {
 func (*GetResourceResponse) ProtoMessage() {}
 
 func (x *GetResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[4]
+	mi := &file_sts_v1_admin_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -320,7 +552,7 @@ func (x *GetResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResourceResponse.ProtoReflect.Descriptor instead.
 func (*GetResourceResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{4}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *GetResourceResponse) GetResource() *Resource {
@@ -337,6 +569,13 @@ func (x *GetResourceResponse) GetRevision() int64 {
 	return 0
 }
 
+func (x *GetResourceResponse) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
 // ListResourcesRequest selects a page.
 type ListResourcesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -344,7 +583,9 @@ type ListResourcesRequest struct {
 	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
 	// How many to return, 1 to 1,000. Default 100.
 	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// `next_page_token` of the page before.
+	// `next_page_token` of the page before. All pages of a list are of one revision:
+	// if the resources have changed since, the token is ABORTED, and the list begins
+	// anew.
 	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -352,7 +593,7 @@ type ListResourcesRequest struct {
 
 func (x *ListResourcesRequest) Reset() {
 	*x = ListResourcesRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[5]
+	mi := &file_sts_v1_admin_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -364,7 +605,7 @@ func (x *ListResourcesRequest) String() string {
 func (*ListResourcesRequest) ProtoMessage() {}
 
 func (x *ListResourcesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[5]
+	mi := &file_sts_v1_admin_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -377,7 +618,7 @@ func (x *ListResourcesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResourcesRequest.ProtoReflect.Descriptor instead.
 func (*ListResourcesRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{5}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListResourcesRequest) GetKind() string {
@@ -409,14 +650,16 @@ type ListResourcesResponse struct {
 	// Where the next page starts; empty on the last one.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	// The revision that the page was read at.
-	Revision      int64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	Revision int64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	// The etags of the resources, in their order.
+	Etags         []string `protobuf:"bytes,4,rep,name=etags,proto3" json:"etags,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListResourcesResponse) Reset() {
 	*x = ListResourcesResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[6]
+	mi := &file_sts_v1_admin_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -428,7 +671,7 @@ func (x *ListResourcesResponse) String() string {
 func (*ListResourcesResponse) ProtoMessage() {}
 
 func (x *ListResourcesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[6]
+	mi := &file_sts_v1_admin_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -441,7 +684,7 @@ func (x *ListResourcesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResourcesResponse.ProtoReflect.Descriptor instead.
 func (*ListResourcesResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{6}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListResourcesResponse) GetResources() []*Resource {
@@ -465,20 +708,29 @@ func (x *ListResourcesResponse) GetRevision() int64 {
 	return 0
 }
 
+func (x *ListResourcesResponse) GetEtags() []string {
+	if x != nil {
+		return x.Etags
+	}
+	return nil
+}
+
 // DeleteResourceRequest names the resource.
 type DeleteResourceRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Client, Issuer, Audience or Rule.
 	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
 	// Its name.
-	Name          string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// If not empty: the etag that it must have.
+	Etag          string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeleteResourceRequest) Reset() {
 	*x = DeleteResourceRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[7]
+	mi := &file_sts_v1_admin_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -490,7 +742,7 @@ func (x *DeleteResourceRequest) String() string {
 func (*DeleteResourceRequest) ProtoMessage() {}
 
 func (x *DeleteResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[7]
+	mi := &file_sts_v1_admin_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -503,7 +755,7 @@ func (x *DeleteResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResourceRequest.ProtoReflect.Descriptor instead.
 func (*DeleteResourceRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{7}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *DeleteResourceRequest) GetKind() string {
@@ -520,6 +772,13 @@ func (x *DeleteResourceRequest) GetName() string {
 	return ""
 }
 
+func (x *DeleteResourceRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
 // DeleteResourceResponse says what is in force now.
 type DeleteResourceResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -531,7 +790,7 @@ type DeleteResourceResponse struct {
 
 func (x *DeleteResourceResponse) Reset() {
 	*x = DeleteResourceResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[8]
+	mi := &file_sts_v1_admin_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -543,7 +802,7 @@ func (x *DeleteResourceResponse) String() string {
 func (*DeleteResourceResponse) ProtoMessage() {}
 
 func (x *DeleteResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[8]
+	mi := &file_sts_v1_admin_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -556,7 +815,7 @@ func (x *DeleteResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResourceResponse.ProtoReflect.Descriptor instead.
 func (*DeleteResourceResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{8}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DeleteResourceResponse) GetRevision() int64 {
@@ -583,7 +842,7 @@ type RotateClientSecretRequest struct {
 
 func (x *RotateClientSecretRequest) Reset() {
 	*x = RotateClientSecretRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[9]
+	mi := &file_sts_v1_admin_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -595,7 +854,7 @@ func (x *RotateClientSecretRequest) String() string {
 func (*RotateClientSecretRequest) ProtoMessage() {}
 
 func (x *RotateClientSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[9]
+	mi := &file_sts_v1_admin_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -608,7 +867,7 @@ func (x *RotateClientSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateClientSecretRequest.ProtoReflect.Descriptor instead.
 func (*RotateClientSecretRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{9}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RotateClientSecretRequest) GetName() string {
@@ -649,7 +908,7 @@ type RotateClientSecretResponse struct {
 
 func (x *RotateClientSecretResponse) Reset() {
 	*x = RotateClientSecretResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[10]
+	mi := &file_sts_v1_admin_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -661,7 +920,7 @@ func (x *RotateClientSecretResponse) String() string {
 func (*RotateClientSecretResponse) ProtoMessage() {}
 
 func (x *RotateClientSecretResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[10]
+	mi := &file_sts_v1_admin_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -674,7 +933,7 @@ func (x *RotateClientSecretResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateClientSecretResponse.ProtoReflect.Descriptor instead.
 func (*RotateClientSecretResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{10}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RotateClientSecretResponse) GetClientSecret() string {
@@ -716,7 +975,7 @@ type GetClientStatusRequest struct {
 
 func (x *GetClientStatusRequest) Reset() {
 	*x = GetClientStatusRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[11]
+	mi := &file_sts_v1_admin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -728,7 +987,7 @@ func (x *GetClientStatusRequest) String() string {
 func (*GetClientStatusRequest) ProtoMessage() {}
 
 func (x *GetClientStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[11]
+	mi := &file_sts_v1_admin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -741,7 +1000,7 @@ func (x *GetClientStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClientStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetClientStatusRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{11}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GetClientStatusRequest) GetName() string {
@@ -772,7 +1031,7 @@ type GetClientStatusResponse struct {
 
 func (x *GetClientStatusResponse) Reset() {
 	*x = GetClientStatusResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[12]
+	mi := &file_sts_v1_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -784,7 +1043,7 @@ func (x *GetClientStatusResponse) String() string {
 func (*GetClientStatusResponse) ProtoMessage() {}
 
 func (x *GetClientStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[12]
+	mi := &file_sts_v1_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -797,7 +1056,7 @@ func (x *GetClientStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClientStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetClientStatusResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{12}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *GetClientStatusResponse) GetName() string {
@@ -851,7 +1110,7 @@ type CredentialStatus struct {
 
 func (x *CredentialStatus) Reset() {
 	*x = CredentialStatus{}
-	mi := &file_sts_v1_admin_proto_msgTypes[13]
+	mi := &file_sts_v1_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -863,7 +1122,7 @@ func (x *CredentialStatus) String() string {
 func (*CredentialStatus) ProtoMessage() {}
 
 func (x *CredentialStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[13]
+	mi := &file_sts_v1_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -876,7 +1135,7 @@ func (x *CredentialStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CredentialStatus.ProtoReflect.Descriptor instead.
 func (*CredentialStatus) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{13}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *CredentialStatus) GetId() string {
@@ -909,7 +1168,7 @@ type ListKeysRequest struct {
 
 func (x *ListKeysRequest) Reset() {
 	*x = ListKeysRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[14]
+	mi := &file_sts_v1_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -921,7 +1180,7 @@ func (x *ListKeysRequest) String() string {
 func (*ListKeysRequest) ProtoMessage() {}
 
 func (x *ListKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[14]
+	mi := &file_sts_v1_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -934,7 +1193,7 @@ func (x *ListKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListKeysRequest.ProtoReflect.Descriptor instead.
 func (*ListKeysRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{14}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{17}
 }
 
 // ListKeysResponse carries every key set.
@@ -949,7 +1208,7 @@ type ListKeysResponse struct {
 
 func (x *ListKeysResponse) Reset() {
 	*x = ListKeysResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[15]
+	mi := &file_sts_v1_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -961,7 +1220,7 @@ func (x *ListKeysResponse) String() string {
 func (*ListKeysResponse) ProtoMessage() {}
 
 func (x *ListKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[15]
+	mi := &file_sts_v1_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -974,7 +1233,7 @@ func (x *ListKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListKeysResponse.ProtoReflect.Descriptor instead.
 func (*ListKeysResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{15}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListKeysResponse) GetKeySets() []*KeySetStatus {
@@ -1008,7 +1267,7 @@ type KeySetStatus struct {
 
 func (x *KeySetStatus) Reset() {
 	*x = KeySetStatus{}
-	mi := &file_sts_v1_admin_proto_msgTypes[16]
+	mi := &file_sts_v1_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1020,7 +1279,7 @@ func (x *KeySetStatus) String() string {
 func (*KeySetStatus) ProtoMessage() {}
 
 func (x *KeySetStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[16]
+	mi := &file_sts_v1_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1033,7 +1292,7 @@ func (x *KeySetStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeySetStatus.ProtoReflect.Descriptor instead.
 func (*KeySetStatus) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{16}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *KeySetStatus) GetName() string {
@@ -1113,7 +1372,7 @@ type KeyStatus struct {
 
 func (x *KeyStatus) Reset() {
 	*x = KeyStatus{}
-	mi := &file_sts_v1_admin_proto_msgTypes[17]
+	mi := &file_sts_v1_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1125,7 +1384,7 @@ func (x *KeyStatus) String() string {
 func (*KeyStatus) ProtoMessage() {}
 
 func (x *KeyStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[17]
+	mi := &file_sts_v1_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1138,7 +1397,7 @@ func (x *KeyStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyStatus.ProtoReflect.Descriptor instead.
 func (*KeyStatus) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{17}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *KeyStatus) GetSet() string {
@@ -1236,7 +1495,7 @@ type RotateKeyRequest struct {
 
 func (x *RotateKeyRequest) Reset() {
 	*x = RotateKeyRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[18]
+	mi := &file_sts_v1_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1248,7 +1507,7 @@ func (x *RotateKeyRequest) String() string {
 func (*RotateKeyRequest) ProtoMessage() {}
 
 func (x *RotateKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[18]
+	mi := &file_sts_v1_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1261,7 +1520,7 @@ func (x *RotateKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateKeyRequest.ProtoReflect.Descriptor instead.
 func (*RotateKeyRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{18}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RotateKeyRequest) GetSet() string {
@@ -1282,7 +1541,7 @@ type RotateKeyResponse struct {
 
 func (x *RotateKeyResponse) Reset() {
 	*x = RotateKeyResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[19]
+	mi := &file_sts_v1_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1294,7 +1553,7 @@ func (x *RotateKeyResponse) String() string {
 func (*RotateKeyResponse) ProtoMessage() {}
 
 func (x *RotateKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[19]
+	mi := &file_sts_v1_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1307,7 +1566,7 @@ func (x *RotateKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateKeyResponse.ProtoReflect.Descriptor instead.
 func (*RotateKeyResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{19}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RotateKeyResponse) GetKey() *KeyStatus {
@@ -1328,7 +1587,7 @@ type RevokeKeyRequest struct {
 
 func (x *RevokeKeyRequest) Reset() {
 	*x = RevokeKeyRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[20]
+	mi := &file_sts_v1_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1340,7 +1599,7 @@ func (x *RevokeKeyRequest) String() string {
 func (*RevokeKeyRequest) ProtoMessage() {}
 
 func (x *RevokeKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[20]
+	mi := &file_sts_v1_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1353,7 +1612,7 @@ func (x *RevokeKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeKeyRequest.ProtoReflect.Descriptor instead.
 func (*RevokeKeyRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{20}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RevokeKeyRequest) GetKid() string {
@@ -1379,7 +1638,7 @@ type RevokeKeyResponse struct {
 
 func (x *RevokeKeyResponse) Reset() {
 	*x = RevokeKeyResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[21]
+	mi := &file_sts_v1_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1391,7 +1650,7 @@ func (x *RevokeKeyResponse) String() string {
 func (*RevokeKeyResponse) ProtoMessage() {}
 
 func (x *RevokeKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[21]
+	mi := &file_sts_v1_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1404,7 +1663,7 @@ func (x *RevokeKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeKeyResponse.ProtoReflect.Descriptor instead.
 func (*RevokeKeyResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{21}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RevokeKeyResponse) GetRevoked() *KeyStatus {
@@ -1428,16 +1687,20 @@ func (x *RevokeKeyResponse) GetAcceptedUntil() *timestamppb.Timestamp {
 	return nil
 }
 
-// ListIssuerStatusRequest has no parameters.
+// ListIssuerStatusRequest selects a page.
 type ListIssuerStatusRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many to return, 1 to 1,000. Default 100.
+	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// `next_page_token` of the page before.
+	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListIssuerStatusRequest) Reset() {
 	*x = ListIssuerStatusRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[22]
+	mi := &file_sts_v1_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1449,7 +1712,7 @@ func (x *ListIssuerStatusRequest) String() string {
 func (*ListIssuerStatusRequest) ProtoMessage() {}
 
 func (x *ListIssuerStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[22]
+	mi := &file_sts_v1_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1462,21 +1725,37 @@ func (x *ListIssuerStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIssuerStatusRequest.ProtoReflect.Descriptor instead.
 func (*ListIssuerStatusRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{22}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *ListIssuerStatusRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListIssuerStatusRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
 }
 
 // ListIssuerStatusResponse carries every Issuer.
 type ListIssuerStatusResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The Issuers by name.
-	Issuers       []*IssuerStatus `protobuf:"bytes,1,rep,name=issuers,proto3" json:"issuers,omitempty"`
+	Issuers []*IssuerStatus `protobuf:"bytes,1,rep,name=issuers,proto3" json:"issuers,omitempty"`
+	// Where the next page starts; empty on the last one.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListIssuerStatusResponse) Reset() {
 	*x = ListIssuerStatusResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[23]
+	mi := &file_sts_v1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1488,7 +1767,7 @@ func (x *ListIssuerStatusResponse) String() string {
 func (*ListIssuerStatusResponse) ProtoMessage() {}
 
 func (x *ListIssuerStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[23]
+	mi := &file_sts_v1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1501,7 +1780,7 @@ func (x *ListIssuerStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIssuerStatusResponse.ProtoReflect.Descriptor instead.
 func (*ListIssuerStatusResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{23}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ListIssuerStatusResponse) GetIssuers() []*IssuerStatus {
@@ -1509,6 +1788,13 @@ func (x *ListIssuerStatusResponse) GetIssuers() []*IssuerStatus {
 		return x.Issuers
 	}
 	return nil
+}
+
+func (x *ListIssuerStatusResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
 }
 
 // IssuerStatus is what a node knows of the keys of an Issuer. Times that are not
@@ -1539,7 +1825,7 @@ type IssuerStatus struct {
 
 func (x *IssuerStatus) Reset() {
 	*x = IssuerStatus{}
-	mi := &file_sts_v1_admin_proto_msgTypes[24]
+	mi := &file_sts_v1_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1551,7 +1837,7 @@ func (x *IssuerStatus) String() string {
 func (*IssuerStatus) ProtoMessage() {}
 
 func (x *IssuerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[24]
+	mi := &file_sts_v1_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1564,7 +1850,7 @@ func (x *IssuerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssuerStatus.ProtoReflect.Descriptor instead.
 func (*IssuerStatus) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{24}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *IssuerStatus) GetName() string {
@@ -1637,7 +1923,7 @@ type IssuerKey struct {
 
 func (x *IssuerKey) Reset() {
 	*x = IssuerKey{}
-	mi := &file_sts_v1_admin_proto_msgTypes[25]
+	mi := &file_sts_v1_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1649,7 +1935,7 @@ func (x *IssuerKey) String() string {
 func (*IssuerKey) ProtoMessage() {}
 
 func (x *IssuerKey) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[25]
+	mi := &file_sts_v1_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1662,7 +1948,7 @@ func (x *IssuerKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssuerKey.ProtoReflect.Descriptor instead.
 func (*IssuerKey) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{25}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *IssuerKey) GetKid() string {
@@ -1683,12 +1969,28 @@ var File_sts_v1_admin_proto protoreflect.FileDescriptor
 
 const file_sts_v1_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x12sts/v1/admin.proto\x12\x06sts.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16sts/v1/resources.proto\"\xb1\x01\n" +
+	"\x12sts/v1/admin.proto\x12\x06sts.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16sts/v1/resources.proto\"\xde\x01\n" +
 	"\fApplyRequest\x12.\n" +
 	"\tresources\x18\x01 \x03(\v2\x10.sts.v1.ResourceR\tresources\x12+\n" +
 	"\x06delete\x18\x02 \x03(\v2\x13.sts.v1.ResourceRefR\x06delete\x12\x17\n" +
 	"\adry_run\x18\x03 \x01(\bR\x06dryRun\x12+\n" +
-	"\x11expected_revision\x18\x04 \x01(\x03R\x10expectedRevision\"5\n" +
+	"\x11expected_revision\x18\x04 \x01(\x03R\x10expectedRevision\x12+\n" +
+	"\x05match\x18\x05 \x03(\v2\x15.sts.v1.ResourceMatchR\x05match\"K\n" +
+	"\rResourceMatch\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
+	"\x04etag\x18\x03 \x01(\tR\x04etag\"\x96\x01\n" +
+	"\x12PutResourceRequest\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12,\n" +
+	"\bresource\x18\x03 \x01(\v2\x10.sts.v1.ResourceR\bresource\x12\x12\n" +
+	"\x04etag\x18\x04 \x01(\tR\x04etag\x12\x16\n" +
+	"\x06create\x18\x05 \x01(\bR\x06create\"\x8d\x01\n" +
+	"\x13PutResourceResponse\x12,\n" +
+	"\bresource\x18\x01 \x01(\v2\x10.sts.v1.ResourceR\bresource\x12\x12\n" +
+	"\x04etag\x18\x02 \x01(\tR\x04etag\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x03R\brevision\x12\x18\n" +
+	"\acreated\x18\x04 \x01(\bR\acreated\"5\n" +
 	"\vResourceRef\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"\xb8\x01\n" +
@@ -1699,22 +2001,25 @@ const file_sts_v1_admin_proto_rawDesc = "" +
 	"\adeleted\x18\x04 \x03(\v2\x13.sts.v1.ResourceRefR\adeleted\"<\n" +
 	"\x12GetResourceRequest\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\"_\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"s\n" +
 	"\x13GetResourceResponse\x12,\n" +
 	"\bresource\x18\x01 \x01(\v2\x10.sts.v1.ResourceR\bresource\x12\x1a\n" +
-	"\brevision\x18\x02 \x01(\x03R\brevision\"f\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\x12\x12\n" +
+	"\x04etag\x18\x03 \x01(\tR\x04etag\"f\n" +
 	"\x14ListResourcesRequest\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1b\n" +
 	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x03 \x01(\tR\tpageToken\"\x8b\x01\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\"\xa1\x01\n" +
 	"\x15ListResourcesResponse\x12.\n" +
 	"\tresources\x18\x01 \x03(\v2\x10.sts.v1.ResourceR\tresources\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x1a\n" +
-	"\brevision\x18\x03 \x01(\x03R\brevision\"?\n" +
+	"\brevision\x18\x03 \x01(\x03R\brevision\x12\x14\n" +
+	"\x05etags\x18\x04 \x03(\tR\x05etags\"S\n" +
 	"\x15DeleteResourceRequest\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\"4\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
+	"\x04etag\x18\x03 \x01(\tR\x04etag\"4\n" +
 	"\x16DeleteResourceResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\"\x91\x01\n" +
 	"\x19RotateClientSecretRequest\x12\x12\n" +
@@ -1772,10 +2077,14 @@ const file_sts_v1_admin_proto_rawDesc = "" +
 	"\x11RevokeKeyResponse\x12+\n" +
 	"\arevoked\x18\x01 \x01(\v2\x11.sts.v1.KeyStatusR\arevoked\x12/\n" +
 	"\tsuccessor\x18\x02 \x01(\v2\x11.sts.v1.KeyStatusR\tsuccessor\x12A\n" +
-	"\x0eaccepted_until\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\racceptedUntil\"\x19\n" +
-	"\x17ListIssuerStatusRequest\"J\n" +
+	"\x0eaccepted_until\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\racceptedUntil\"U\n" +
+	"\x17ListIssuerStatusRequest\x12\x1b\n" +
+	"\tpage_size\x18\x01 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\"r\n" +
 	"\x18ListIssuerStatusResponse\x12.\n" +
-	"\aissuers\x18\x01 \x03(\v2\x14.sts.v1.IssuerStatusR\aissuers\"\xcb\x02\n" +
+	"\aissuers\x18\x01 \x03(\v2\x14.sts.v1.IssuerStatusR\aissuers\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xcb\x02\n" +
 	"\fIssuerStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06source\x18\x02 \x01(\tR\x06source\x12%\n" +
@@ -1787,12 +2096,13 @@ const file_sts_v1_admin_proto_rawDesc = "" +
 	"\aproblem\x18\b \x01(\tR\aproblem\";\n" +
 	"\tIssuerKey\x12\x10\n" +
 	"\x03kid\x18\x01 \x01(\tR\x03kid\x12\x1c\n" +
-	"\talgorithm\x18\x02 \x01(\tR\talgorithm2\xf4\b\n" +
+	"\talgorithm\x18\x02 \x01(\tR\talgorithm2\xee\t\n" +
 	"\fAdminService\x12T\n" +
 	"\x05Apply\x12\x14.sts.v1.ApplyRequest\x1a\x15.sts.v1.ApplyResponse\"\x1e\x82\xd3\xe4\x93\x02\x18:\x01*\"\x13/v1/resources:apply\x12:\n" +
 	"\tApplyMany\x12\x14.sts.v1.ApplyRequest\x1a\x15.sts.v1.ApplyResponse(\x01\x12n\n" +
 	"\vGetResource\x12\x1a.sts.v1.GetResourceRequest\x1a\x1b.sts.v1.GetResourceResponse\"&\x82\xd3\xe4\x93\x02 \x12\x1e/v1/resources/{kind}/{name=**}\x12c\n" +
-	"\rListResources\x12\x1c.sts.v1.ListResourcesRequest\x1a\x1d.sts.v1.ListResourcesResponse\"\x15\x82\xd3\xe4\x93\x02\x0f\x12\r/v1/resources\x12w\n" +
+	"\rListResources\x12\x1c.sts.v1.ListResourcesRequest\x1a\x1d.sts.v1.ListResourcesResponse\"\x15\x82\xd3\xe4\x93\x02\x0f\x12\r/v1/resources\x12x\n" +
+	"\vPutResource\x12\x1a.sts.v1.PutResourceRequest\x1a\x1b.sts.v1.PutResourceResponse\"0\x82\xd3\xe4\x93\x02*:\bresource\x1a\x1e/v1/resources/{kind}/{name=**}\x12w\n" +
 	"\x0eDeleteResource\x12\x1d.sts.v1.DeleteResourceRequest\x1a\x1e.sts.v1.DeleteResourceResponse\"&\x82\xd3\xe4\x93\x02 *\x1e/v1/resources/{kind}/{name=**}\x12\x8a\x01\n" +
 	"\x12RotateClientSecret\x12!.sts.v1.RotateClientSecretRequest\x1a\".sts.v1.RotateClientSecretResponse\"-\x82\xd3\xe4\x93\x02':\x01*\"\"/v1/clients/{name=**}:rotateSecret\x12q\n" +
 	"\x0fGetClientStatus\x12\x1e.sts.v1.GetClientStatusRequest\x1a\x1f.sts.v1.GetClientStatusResponse\"\x1d\x82\xd3\xe4\x93\x02\x17\x12\x15/v1/clients/{name=**}\x12O\n" +
@@ -1814,96 +2124,104 @@ func file_sts_v1_admin_proto_rawDescGZIP() []byte {
 	return file_sts_v1_admin_proto_rawDescData
 }
 
-var file_sts_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 26)
+var file_sts_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
 var file_sts_v1_admin_proto_goTypes = []any{
 	(*ApplyRequest)(nil),               // 0: sts.v1.ApplyRequest
-	(*ResourceRef)(nil),                // 1: sts.v1.ResourceRef
-	(*ApplyResponse)(nil),              // 2: sts.v1.ApplyResponse
-	(*GetResourceRequest)(nil),         // 3: sts.v1.GetResourceRequest
-	(*GetResourceResponse)(nil),        // 4: sts.v1.GetResourceResponse
-	(*ListResourcesRequest)(nil),       // 5: sts.v1.ListResourcesRequest
-	(*ListResourcesResponse)(nil),      // 6: sts.v1.ListResourcesResponse
-	(*DeleteResourceRequest)(nil),      // 7: sts.v1.DeleteResourceRequest
-	(*DeleteResourceResponse)(nil),     // 8: sts.v1.DeleteResourceResponse
-	(*RotateClientSecretRequest)(nil),  // 9: sts.v1.RotateClientSecretRequest
-	(*RotateClientSecretResponse)(nil), // 10: sts.v1.RotateClientSecretResponse
-	(*GetClientStatusRequest)(nil),     // 11: sts.v1.GetClientStatusRequest
-	(*GetClientStatusResponse)(nil),    // 12: sts.v1.GetClientStatusResponse
-	(*CredentialStatus)(nil),           // 13: sts.v1.CredentialStatus
-	(*ListKeysRequest)(nil),            // 14: sts.v1.ListKeysRequest
-	(*ListKeysResponse)(nil),           // 15: sts.v1.ListKeysResponse
-	(*KeySetStatus)(nil),               // 16: sts.v1.KeySetStatus
-	(*KeyStatus)(nil),                  // 17: sts.v1.KeyStatus
-	(*RotateKeyRequest)(nil),           // 18: sts.v1.RotateKeyRequest
-	(*RotateKeyResponse)(nil),          // 19: sts.v1.RotateKeyResponse
-	(*RevokeKeyRequest)(nil),           // 20: sts.v1.RevokeKeyRequest
-	(*RevokeKeyResponse)(nil),          // 21: sts.v1.RevokeKeyResponse
-	(*ListIssuerStatusRequest)(nil),    // 22: sts.v1.ListIssuerStatusRequest
-	(*ListIssuerStatusResponse)(nil),   // 23: sts.v1.ListIssuerStatusResponse
-	(*IssuerStatus)(nil),               // 24: sts.v1.IssuerStatus
-	(*IssuerKey)(nil),                  // 25: sts.v1.IssuerKey
-	(*Resource)(nil),                   // 26: sts.v1.Resource
-	(*durationpb.Duration)(nil),        // 27: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),      // 28: google.protobuf.Timestamp
+	(*ResourceMatch)(nil),              // 1: sts.v1.ResourceMatch
+	(*PutResourceRequest)(nil),         // 2: sts.v1.PutResourceRequest
+	(*PutResourceResponse)(nil),        // 3: sts.v1.PutResourceResponse
+	(*ResourceRef)(nil),                // 4: sts.v1.ResourceRef
+	(*ApplyResponse)(nil),              // 5: sts.v1.ApplyResponse
+	(*GetResourceRequest)(nil),         // 6: sts.v1.GetResourceRequest
+	(*GetResourceResponse)(nil),        // 7: sts.v1.GetResourceResponse
+	(*ListResourcesRequest)(nil),       // 8: sts.v1.ListResourcesRequest
+	(*ListResourcesResponse)(nil),      // 9: sts.v1.ListResourcesResponse
+	(*DeleteResourceRequest)(nil),      // 10: sts.v1.DeleteResourceRequest
+	(*DeleteResourceResponse)(nil),     // 11: sts.v1.DeleteResourceResponse
+	(*RotateClientSecretRequest)(nil),  // 12: sts.v1.RotateClientSecretRequest
+	(*RotateClientSecretResponse)(nil), // 13: sts.v1.RotateClientSecretResponse
+	(*GetClientStatusRequest)(nil),     // 14: sts.v1.GetClientStatusRequest
+	(*GetClientStatusResponse)(nil),    // 15: sts.v1.GetClientStatusResponse
+	(*CredentialStatus)(nil),           // 16: sts.v1.CredentialStatus
+	(*ListKeysRequest)(nil),            // 17: sts.v1.ListKeysRequest
+	(*ListKeysResponse)(nil),           // 18: sts.v1.ListKeysResponse
+	(*KeySetStatus)(nil),               // 19: sts.v1.KeySetStatus
+	(*KeyStatus)(nil),                  // 20: sts.v1.KeyStatus
+	(*RotateKeyRequest)(nil),           // 21: sts.v1.RotateKeyRequest
+	(*RotateKeyResponse)(nil),          // 22: sts.v1.RotateKeyResponse
+	(*RevokeKeyRequest)(nil),           // 23: sts.v1.RevokeKeyRequest
+	(*RevokeKeyResponse)(nil),          // 24: sts.v1.RevokeKeyResponse
+	(*ListIssuerStatusRequest)(nil),    // 25: sts.v1.ListIssuerStatusRequest
+	(*ListIssuerStatusResponse)(nil),   // 26: sts.v1.ListIssuerStatusResponse
+	(*IssuerStatus)(nil),               // 27: sts.v1.IssuerStatus
+	(*IssuerKey)(nil),                  // 28: sts.v1.IssuerKey
+	(*Resource)(nil),                   // 29: sts.v1.Resource
+	(*durationpb.Duration)(nil),        // 30: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),      // 31: google.protobuf.Timestamp
 }
 var file_sts_v1_admin_proto_depIdxs = []int32{
-	26, // 0: sts.v1.ApplyRequest.resources:type_name -> sts.v1.Resource
-	1,  // 1: sts.v1.ApplyRequest.delete:type_name -> sts.v1.ResourceRef
-	1,  // 2: sts.v1.ApplyResponse.created:type_name -> sts.v1.ResourceRef
-	1,  // 3: sts.v1.ApplyResponse.updated:type_name -> sts.v1.ResourceRef
-	1,  // 4: sts.v1.ApplyResponse.deleted:type_name -> sts.v1.ResourceRef
-	26, // 5: sts.v1.GetResourceResponse.resource:type_name -> sts.v1.Resource
-	26, // 6: sts.v1.ListResourcesResponse.resources:type_name -> sts.v1.Resource
-	27, // 7: sts.v1.RotateClientSecretRequest.overlap:type_name -> google.protobuf.Duration
-	28, // 8: sts.v1.RotateClientSecretResponse.previous_not_after:type_name -> google.protobuf.Timestamp
-	13, // 9: sts.v1.GetClientStatusResponse.credentials:type_name -> sts.v1.CredentialStatus
-	28, // 10: sts.v1.CredentialStatus.not_after:type_name -> google.protobuf.Timestamp
-	28, // 11: sts.v1.CredentialStatus.last_used:type_name -> google.protobuf.Timestamp
-	16, // 12: sts.v1.ListKeysResponse.key_sets:type_name -> sts.v1.KeySetStatus
-	17, // 13: sts.v1.KeySetStatus.keys:type_name -> sts.v1.KeyStatus
-	28, // 14: sts.v1.KeySetStatus.rotation_due:type_name -> google.protobuf.Timestamp
-	28, // 15: sts.v1.KeyStatus.published:type_name -> google.protobuf.Timestamp
-	28, // 16: sts.v1.KeyStatus.signs:type_name -> google.protobuf.Timestamp
-	28, // 17: sts.v1.KeyStatus.ends:type_name -> google.protobuf.Timestamp
-	28, // 18: sts.v1.KeyStatus.revoked:type_name -> google.protobuf.Timestamp
-	28, // 19: sts.v1.KeyStatus.last_fetch:type_name -> google.protobuf.Timestamp
-	17, // 20: sts.v1.RotateKeyResponse.key:type_name -> sts.v1.KeyStatus
-	17, // 21: sts.v1.RevokeKeyResponse.revoked:type_name -> sts.v1.KeyStatus
-	17, // 22: sts.v1.RevokeKeyResponse.successor:type_name -> sts.v1.KeyStatus
-	28, // 23: sts.v1.RevokeKeyResponse.accepted_until:type_name -> google.protobuf.Timestamp
-	24, // 24: sts.v1.ListIssuerStatusResponse.issuers:type_name -> sts.v1.IssuerStatus
-	25, // 25: sts.v1.IssuerStatus.keys:type_name -> sts.v1.IssuerKey
-	28, // 26: sts.v1.IssuerStatus.fetched:type_name -> google.protobuf.Timestamp
-	28, // 27: sts.v1.IssuerStatus.asked:type_name -> google.protobuf.Timestamp
-	28, // 28: sts.v1.IssuerStatus.refresh:type_name -> google.protobuf.Timestamp
-	28, // 29: sts.v1.IssuerStatus.stale:type_name -> google.protobuf.Timestamp
-	0,  // 30: sts.v1.AdminService.Apply:input_type -> sts.v1.ApplyRequest
-	0,  // 31: sts.v1.AdminService.ApplyMany:input_type -> sts.v1.ApplyRequest
-	3,  // 32: sts.v1.AdminService.GetResource:input_type -> sts.v1.GetResourceRequest
-	5,  // 33: sts.v1.AdminService.ListResources:input_type -> sts.v1.ListResourcesRequest
-	7,  // 34: sts.v1.AdminService.DeleteResource:input_type -> sts.v1.DeleteResourceRequest
-	9,  // 35: sts.v1.AdminService.RotateClientSecret:input_type -> sts.v1.RotateClientSecretRequest
-	11, // 36: sts.v1.AdminService.GetClientStatus:input_type -> sts.v1.GetClientStatusRequest
-	14, // 37: sts.v1.AdminService.ListKeys:input_type -> sts.v1.ListKeysRequest
-	18, // 38: sts.v1.AdminService.RotateKey:input_type -> sts.v1.RotateKeyRequest
-	20, // 39: sts.v1.AdminService.RevokeKey:input_type -> sts.v1.RevokeKeyRequest
-	22, // 40: sts.v1.AdminService.ListIssuerStatus:input_type -> sts.v1.ListIssuerStatusRequest
-	2,  // 41: sts.v1.AdminService.Apply:output_type -> sts.v1.ApplyResponse
-	2,  // 42: sts.v1.AdminService.ApplyMany:output_type -> sts.v1.ApplyResponse
-	4,  // 43: sts.v1.AdminService.GetResource:output_type -> sts.v1.GetResourceResponse
-	6,  // 44: sts.v1.AdminService.ListResources:output_type -> sts.v1.ListResourcesResponse
-	8,  // 45: sts.v1.AdminService.DeleteResource:output_type -> sts.v1.DeleteResourceResponse
-	10, // 46: sts.v1.AdminService.RotateClientSecret:output_type -> sts.v1.RotateClientSecretResponse
-	12, // 47: sts.v1.AdminService.GetClientStatus:output_type -> sts.v1.GetClientStatusResponse
-	15, // 48: sts.v1.AdminService.ListKeys:output_type -> sts.v1.ListKeysResponse
-	19, // 49: sts.v1.AdminService.RotateKey:output_type -> sts.v1.RotateKeyResponse
-	21, // 50: sts.v1.AdminService.RevokeKey:output_type -> sts.v1.RevokeKeyResponse
-	23, // 51: sts.v1.AdminService.ListIssuerStatus:output_type -> sts.v1.ListIssuerStatusResponse
-	41, // [41:52] is the sub-list for method output_type
-	30, // [30:41] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	29, // 0: sts.v1.ApplyRequest.resources:type_name -> sts.v1.Resource
+	4,  // 1: sts.v1.ApplyRequest.delete:type_name -> sts.v1.ResourceRef
+	1,  // 2: sts.v1.ApplyRequest.match:type_name -> sts.v1.ResourceMatch
+	29, // 3: sts.v1.PutResourceRequest.resource:type_name -> sts.v1.Resource
+	29, // 4: sts.v1.PutResourceResponse.resource:type_name -> sts.v1.Resource
+	4,  // 5: sts.v1.ApplyResponse.created:type_name -> sts.v1.ResourceRef
+	4,  // 6: sts.v1.ApplyResponse.updated:type_name -> sts.v1.ResourceRef
+	4,  // 7: sts.v1.ApplyResponse.deleted:type_name -> sts.v1.ResourceRef
+	29, // 8: sts.v1.GetResourceResponse.resource:type_name -> sts.v1.Resource
+	29, // 9: sts.v1.ListResourcesResponse.resources:type_name -> sts.v1.Resource
+	30, // 10: sts.v1.RotateClientSecretRequest.overlap:type_name -> google.protobuf.Duration
+	31, // 11: sts.v1.RotateClientSecretResponse.previous_not_after:type_name -> google.protobuf.Timestamp
+	16, // 12: sts.v1.GetClientStatusResponse.credentials:type_name -> sts.v1.CredentialStatus
+	31, // 13: sts.v1.CredentialStatus.not_after:type_name -> google.protobuf.Timestamp
+	31, // 14: sts.v1.CredentialStatus.last_used:type_name -> google.protobuf.Timestamp
+	19, // 15: sts.v1.ListKeysResponse.key_sets:type_name -> sts.v1.KeySetStatus
+	20, // 16: sts.v1.KeySetStatus.keys:type_name -> sts.v1.KeyStatus
+	31, // 17: sts.v1.KeySetStatus.rotation_due:type_name -> google.protobuf.Timestamp
+	31, // 18: sts.v1.KeyStatus.published:type_name -> google.protobuf.Timestamp
+	31, // 19: sts.v1.KeyStatus.signs:type_name -> google.protobuf.Timestamp
+	31, // 20: sts.v1.KeyStatus.ends:type_name -> google.protobuf.Timestamp
+	31, // 21: sts.v1.KeyStatus.revoked:type_name -> google.protobuf.Timestamp
+	31, // 22: sts.v1.KeyStatus.last_fetch:type_name -> google.protobuf.Timestamp
+	20, // 23: sts.v1.RotateKeyResponse.key:type_name -> sts.v1.KeyStatus
+	20, // 24: sts.v1.RevokeKeyResponse.revoked:type_name -> sts.v1.KeyStatus
+	20, // 25: sts.v1.RevokeKeyResponse.successor:type_name -> sts.v1.KeyStatus
+	31, // 26: sts.v1.RevokeKeyResponse.accepted_until:type_name -> google.protobuf.Timestamp
+	27, // 27: sts.v1.ListIssuerStatusResponse.issuers:type_name -> sts.v1.IssuerStatus
+	28, // 28: sts.v1.IssuerStatus.keys:type_name -> sts.v1.IssuerKey
+	31, // 29: sts.v1.IssuerStatus.fetched:type_name -> google.protobuf.Timestamp
+	31, // 30: sts.v1.IssuerStatus.asked:type_name -> google.protobuf.Timestamp
+	31, // 31: sts.v1.IssuerStatus.refresh:type_name -> google.protobuf.Timestamp
+	31, // 32: sts.v1.IssuerStatus.stale:type_name -> google.protobuf.Timestamp
+	0,  // 33: sts.v1.AdminService.Apply:input_type -> sts.v1.ApplyRequest
+	0,  // 34: sts.v1.AdminService.ApplyMany:input_type -> sts.v1.ApplyRequest
+	6,  // 35: sts.v1.AdminService.GetResource:input_type -> sts.v1.GetResourceRequest
+	8,  // 36: sts.v1.AdminService.ListResources:input_type -> sts.v1.ListResourcesRequest
+	2,  // 37: sts.v1.AdminService.PutResource:input_type -> sts.v1.PutResourceRequest
+	10, // 38: sts.v1.AdminService.DeleteResource:input_type -> sts.v1.DeleteResourceRequest
+	12, // 39: sts.v1.AdminService.RotateClientSecret:input_type -> sts.v1.RotateClientSecretRequest
+	14, // 40: sts.v1.AdminService.GetClientStatus:input_type -> sts.v1.GetClientStatusRequest
+	17, // 41: sts.v1.AdminService.ListKeys:input_type -> sts.v1.ListKeysRequest
+	21, // 42: sts.v1.AdminService.RotateKey:input_type -> sts.v1.RotateKeyRequest
+	23, // 43: sts.v1.AdminService.RevokeKey:input_type -> sts.v1.RevokeKeyRequest
+	25, // 44: sts.v1.AdminService.ListIssuerStatus:input_type -> sts.v1.ListIssuerStatusRequest
+	5,  // 45: sts.v1.AdminService.Apply:output_type -> sts.v1.ApplyResponse
+	5,  // 46: sts.v1.AdminService.ApplyMany:output_type -> sts.v1.ApplyResponse
+	7,  // 47: sts.v1.AdminService.GetResource:output_type -> sts.v1.GetResourceResponse
+	9,  // 48: sts.v1.AdminService.ListResources:output_type -> sts.v1.ListResourcesResponse
+	3,  // 49: sts.v1.AdminService.PutResource:output_type -> sts.v1.PutResourceResponse
+	11, // 50: sts.v1.AdminService.DeleteResource:output_type -> sts.v1.DeleteResourceResponse
+	13, // 51: sts.v1.AdminService.RotateClientSecret:output_type -> sts.v1.RotateClientSecretResponse
+	15, // 52: sts.v1.AdminService.GetClientStatus:output_type -> sts.v1.GetClientStatusResponse
+	18, // 53: sts.v1.AdminService.ListKeys:output_type -> sts.v1.ListKeysResponse
+	22, // 54: sts.v1.AdminService.RotateKey:output_type -> sts.v1.RotateKeyResponse
+	24, // 55: sts.v1.AdminService.RevokeKey:output_type -> sts.v1.RevokeKeyResponse
+	26, // 56: sts.v1.AdminService.ListIssuerStatus:output_type -> sts.v1.ListIssuerStatusResponse
+	45, // [45:57] is the sub-list for method output_type
+	33, // [33:45] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_sts_v1_admin_proto_init() }
@@ -1918,7 +2236,7 @@ func file_sts_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sts_v1_admin_proto_rawDesc), len(file_sts_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   26,
+			NumMessages:   29,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
