@@ -140,6 +140,7 @@ func token(g Grant) *Token {
 	return &Token{
 		Issuer: Self, Iss: issuer, Subject: g.Subject(), ClientID: g.ClientID(), Audiences: g.Audiences(),
 		Scopes: g.Scopes(), Txn: g.Txn(), Act: g.Act(), Expires: g.Expires(), Claims: g.Claims(), Confirmation: g.Confirmation(),
+		MayAct: g.MayAct(), Exchanges: g.Exchanges(),
 	}
 }
 

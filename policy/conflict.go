@@ -2,40 +2,95 @@ package policy
 
 import (
 	"fmt"
+	"iter"
 	"slices"
 )
 
-// conflicts finds rules that could both match a request and set one claim to
+// setting is something that a rule sets and that a token has once.
+type setting struct {
+	field  string // of the rule
+	place  string // what is set: a claim by its folded name, which sub and may_act cannot be
+	name   string // as the rule spells it
+	source string // what it is set to
+}
+
+// settings are what a rule sets. A rule for a subject of another issuer that does
+// not map it sets it to what it is.
+func (r *rule) settings() []setting {
+	var out []setting
+	for _, cl := range r.claims {
+		out = append(out, setting{"allow.claims." + cl.name, cl.folded, cl.name, cl.source})
+	}
+	if r.Subject != nil && r.Subject.Issuer != Self {
+		source := r.Allow.Sub
+		if source == "subject.sub" {
+			source = ""
+		}
+		out = append(out, setting{"allow.sub", "sub", "sub", source})
+	}
+	if m := r.mayAct; m != nil {
+		out = append(out, setting{"allow.may_act", "may_act", "may_act", m.String()})
+	}
+	return out
+}
+
+// conflicts finds rules that could both match a request and set one thing to
 // different values, or two claims that differ in case alone.
 func (c *compiler) conflicts() {
 	type place struct {
 		audience *audience
-		claim    string // folded
+		what     string
 	}
-	type setter struct {
-		rule *rule
-		claim
-	}
-	setters := map[place][]setter{}
-	for _, r := range c.set.rules {
-		for _, cl := range r.claims {
+	type value struct{ name, source string }
+	setters := map[place]map[value][]*rule{}
+	for _, r := range c.allowing {
+		for _, set := range r.settings() {
 			for _, a := range r.audiences {
-				p := place{a, cl.folded}
-				for _, other := range setters[p] {
-					if other.rule == r || other.name == cl.name && other.source == cl.source || disjoint(other.rule, r) {
-						continue
-					}
-					what := "this claim to another value"
-					if other.name != cl.name {
-						what = fmt.Sprintf("the claim %q, which differs in case alone,", other.name)
-					}
-					c.problem("Rule", r.Name, "allow.claims."+cl.name, "rule %q sets %s and could match the same request for audience %q", other.rule.Name, what, a.name)
-					break
+				p, v := place{a, set.place}, value{set.name, set.source}
+				if setters[p] == nil {
+					setters[p] = map[value][]*rule{}
 				}
-				setters[p] = append(setters[p], setter{r, cl})
+				c.conflict(r, set, a, func(yield func(rule *rule, name string) bool) {
+					for w, rules := range setters[p] {
+						if w == v {
+							continue
+						}
+						for _, other := range rules {
+							if !yield(other, w.name) {
+								return
+							}
+						}
+					}
+				})
+				setters[p][v] = append(setters[p][v], r)
 			}
 		}
 	}
+}
+
+// conflict reports the first, by name, of the others that could match the same
+// request as r. All of them set the same thing to something else.
+func (c *compiler) conflict(r *rule, set setting, a *audience, others iter.Seq2[*rule, string]) {
+	var first *rule
+	var spelled string
+	for other, name := range others {
+		if other != r && (first == nil || other.Name < first.Name) && !disjoint(other, r) {
+			first, spelled = other, name
+		}
+	}
+	if first == nil {
+		return
+	}
+	what := "sets this claim to another value"
+	switch {
+	case set.place == "sub":
+		what = "says something else about who the token is about"
+	case set.place == "may_act":
+		what = "lets another party act"
+	case spelled != set.name:
+		what = fmt.Sprintf("sets the claim %q, which differs in case alone,", spelled)
+	}
+	c.problem("Rule", r.Name, set.field, "rule %q %s and could match the same request for audience %q", first.Name, what, a.name)
 }
 
 // disjoint tells whether no request can match both rules. It looks at what can

@@ -10,7 +10,6 @@ import (
 
 const (
 	maxTargets = 16
-	maxChain   = 4               // actors of a token
 	minLife    = 5 * time.Second // a token that lives shorter is of no use
 	maxSubject = 255
 )
@@ -37,7 +36,10 @@ func (s *Set) decide(ctx context.Context, r *Request) (*grant, *Denial) {
 	if d != nil {
 		return nil, d
 	}
-	q := &query{r: r, vars: variables{r: r}}
+	if g.exchanges, d = exchanges(r); d != nil {
+		return nil, d
+	}
+	q := &query{r: r, vars: variables{r: r}, actors: act.depth(), exchanges: g.exchanges}
 	if d := s.resolve(q); d != nil {
 		return nil, d
 	}
@@ -46,6 +48,9 @@ func (s *Set) decide(ctx context.Context, r *Request) (*grant, *Denial) {
 		return nil, d
 	}
 	if d := q.target(rules); d != nil {
+		return nil, d
+	}
+	if d := s.prohibited(ctx, q); d != nil {
 		return nil, d
 	}
 	if rules, d = q.bind(rules); d != nil {
@@ -67,6 +72,25 @@ type query struct {
 	audiences []*audience // asked for; set by target if none was
 	names     []string    // as the request named them
 	bound     Binding     // what the token can be bound to, set by bind
+
+	actors, exchanges int               // of the token if the requester acts
+	denied            map[string]string // scopes that rules deny, and one of these rules
+	spent             uint64            // on expressions, in units of CEL
+}
+
+// newQuery is a query of a request that need not be one that can be granted.
+func newQuery(r *Request) *query {
+	q := &query{r: r, vars: variables{r: r}}
+	g := &grant{}
+	if (r.Client != nil || r.Subject != nil) && g.identify(r) == nil {
+		act, d := delegate(r, g.subject)
+		if d != nil {
+			act = r.Subject.Act
+		}
+		q.actors = act.depth()
+	}
+	q.exchanges, _ = exchanges(r)
+	return q
 }
 
 // resolve finds the audiences that the request names.
@@ -112,11 +136,6 @@ func (q *query) target(rules []match) *Denial {
 	return nil
 }
 
-// grants tells whether a rule allows a scope for an audience of the request.
-func (r *rule) grants(q *query, scope string) bool {
-	return slices.Contains(r.Allow.Scopes, scope) && slices.ContainsFunc(q.audiences, func(a *audience) bool { return a.scopes[scope] })
-}
-
 // grantScopes sets the scopes and returns the rules that contribute: those that
 // grant one of the scopes and, if the request names none, those that name none
 // either. What else a rule sets comes with its scopes, so that nobody who lost
@@ -126,23 +145,29 @@ func (g *grant) grantScopes(q *query, rules []match) ([]match, *Denial) {
 	ceiling := func(scope string) bool { return withinSubject(q.r, scope) }
 	wanted := q.r.Scopes
 	if len(wanted) == 0 {
-		for _, m := range rules {
-			for _, scope := range m.rule.Allow.Scopes {
-				if m.rule.grants(q, scope) && ceiling(scope) {
+		for i := range rules {
+			m := &rules[i]
+			for _, scope := range m.scopes {
+				if _, denied := q.denied[scope]; !denied && m.grants(q, scope) && ceiling(scope) {
 					wanted = append(wanted, scope)
 				}
 			}
 		}
 		rules = contributing(rules, func(m match) bool {
-			return len(m.rule.Allow.Scopes) == 0 || m.grantsAny(q, wanted)
+			return m.rule.scopeless() || m.grantsAny(q, wanted)
 		})
 	} else {
 		for _, scope := range wanted {
 			if !ceiling(scope) {
 				return nil, deny(InvalidScope, "a scope is wider than the subject_token").because("subject_token.scope", strings.Join(q.r.Subject.Scopes, " "), q.shownScopes())
 			}
-			if !slices.ContainsFunc(rules, func(m match) bool { return m.rule.grants(q, scope) }) {
+			if !slices.ContainsFunc(rules, func(m match) bool { return m.grants(q, scope) }) {
 				return nil, q.scopeDenied(rules)
+			}
+			if rule, denied := q.denied[scope]; denied {
+				d := deny(InvalidScope, "a rule denies a scope to this request")
+				d.Reasons = []Reason{{Rule: rule, Predicate: "deny.scopes", Presented: q.shownScopes(), Expected: "without " + scope}}
+				return nil, d
 			}
 		}
 		rules = contributing(rules, func(m match) bool { return m.grantsAny(q, wanted) })
@@ -165,13 +190,13 @@ func contributing(rules []match, does func(match) bool) []match {
 
 // grantsAny tells whether a rule allows one of the scopes.
 func (m match) grantsAny(q *query, scopes []string) bool {
-	return slices.ContainsFunc(scopes, func(scope string) bool { return m.rule.grants(q, scope) })
+	return slices.ContainsFunc(scopes, func(scope string) bool { return m.grants(q, scope) })
 }
 
 func (q *query) scopeDenied(rules []match) *Denial {
 	d := deny(InvalidScope, "a scope is wider than the rules allow")
 	for _, m := range rules[:min(len(rules), maxReasons)] {
-		d.Reasons = append(d.Reasons, Reason{Rule: m.rule.Name, Predicate: "allow.scopes", Presented: q.shownScopes(), Expected: strings.Join(m.rule.Allow.Scopes, " ")})
+		d.Reasons = append(d.Reasons, Reason{Rule: m.rule.Name, Predicate: "allow.scopes", Presented: q.shownScopes(), Expected: strings.Join(m.scopes, " ")})
 	}
 	return d
 }
@@ -191,9 +216,9 @@ func (q *query) shownScopes() string {
 
 // limit sets when the token expires.
 func (g *grant) limit(q *query, rules []match) *Denial {
-	life := q.longest(rules, func(*rule) bool { return true })
+	life := q.longest(rules, func(*match) bool { return true })
 	for _, scope := range g.scopes {
-		life = min(life, q.longest(rules, func(r *rule) bool { return r.grants(q, scope) }))
+		life = min(life, q.longest(rules, func(m *match) bool { return m.grants(q, scope) }))
 	}
 	g.expires = q.r.Now.Add(life)
 	which := "subject_token"
@@ -210,10 +235,11 @@ func (g *grant) limit(q *query, rules []match) *Denial {
 }
 
 // longest is the longest lifetime of the rules that count.
-func (q *query) longest(rules []match, counts func(*rule) bool) time.Duration {
+func (q *query) longest(rules []match, counts func(*match) bool) time.Duration {
 	var longest time.Duration
-	for _, m := range rules {
-		if !counts(m.rule) {
+	for i := range rules {
+		m := &rules[i]
+		if !counts(m) {
 			continue
 		}
 		life := m.rule.ttl(q.audiences[0])
@@ -228,10 +254,16 @@ func (q *query) longest(rules []match, counts func(*rule) bool) time.Duration {
 // finish sets what is left: audiences, claims, actors, and which rules it was.
 func (g *grant) finish(q *query, rules []match, act *Actor) *Denial {
 	g.audiences, g.keySet, g.act, g.confirmation = q.names, q.audiences[0].keySet, act, q.confirmation(rules)
+	if d := g.effects(q, rules); d != nil {
+		return d
+	}
 	impersonate := true
 	var names map[string]string // of claims, by their folded names
 	for _, m := range rules {
 		g.rules = append(g.rules, m.rule.Name)
+		if most := m.rule.Limits.UsesPerTransaction; most > 0 {
+			g.uses = append(g.uses, Uses{m.rule.Name, most})
+		}
 		impersonate = impersonate && m.rule.Allow.Impersonate
 		for i, v := range m.claims {
 			c := &m.rule.claims[i]

@@ -86,8 +86,9 @@ func explained(err error) string {
 // which is addressed to it, for the audience payments.
 func exchange() (World, Request) {
 	w := World{
-		Clients: []string{"web", "payments", "batch"},
-		Issuers: []string{"github", "corp"},
+		Clients:    []string{"web", "payments", "batch"},
+		Issuers:    map[string]string{"github": "https://token.actions.example", "corp": "https://corp.example"},
+		SelfIssuer: issuer,
 		Audiences: []Audience{
 			{Name: "payments", Identifiers: []string{"payments", "https://payments.internal"}, Scopes: []string{"pay.read", "pay.write"}, MaxTTL: time.Hour},
 			{Name: "ledger", Identifiers: []string{"ledger", "https://ledger.internal"}, Scopes: []string{"ledger.read", "ledger.write"}, MaxTTL: 10 * time.Minute},

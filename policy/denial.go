@@ -58,7 +58,10 @@ const (
 	atActor
 	atAudience
 	atType
+	atAge
+	atLimit
 	atWhen
+	atScopes
 	matched
 )
 
@@ -72,5 +75,8 @@ var denials = [matched]struct {
 	atActor:     {InvalidRequest, "no rule allows this actor for this subject"},
 	atAudience:  {InvalidTarget, "no rule allows a token for this audience to this requester and subject"},
 	atType:      {InvalidRequest, "no rule allows a token of this requested_token_type"},
+	atAge:       {InvalidRequest, "the subject_token, or the authentication of its subject, is too old for the rule for this request; present a fresh one"},
+	atLimit:     {InvalidRequest, "the chain of exchanges would be longer than the rule for this request allows"},
 	atWhen:      {InvalidRequest, "the condition of the rule for this request does not hold"},
+	atScopes:    {InvalidScope, "the subject_token has no claim that gives it a scope"},
 }

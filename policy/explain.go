@@ -74,7 +74,7 @@ func (s *Set) Explain(ctx context.Context, r Request) Explanation {
 	if d == nil {
 		e.Granted = g.offer(&r)
 	}
-	q := &query{r: &r, vars: variables{r: &r}}
+	q := newQuery(&r)
 	if s.resolve(q) != nil || r.Client == nil && r.Subject == nil {
 		return e // rules are not looked at
 	}
@@ -143,11 +143,11 @@ func (s *Set) others(ctx context.Context, q *query) []RuleTrial {
 		if len(out) == maxOthers || ctx.Err() != nil {
 			break
 		}
-		if mine[r] {
+		if mine[r] || r.Deny != nil {
 			continue
 		}
 		p := progress{at: matched}
-		if r.parties(q, &p) || r.target(q, &p) {
+		if r.parties(q, &p) || r.target(q, &p) || r.fresh(q.r, &p) || r.within(q, &p) {
 			continue
 		}
 		if r.evaluate(ctx, q, &p); p.at != matched {
@@ -168,14 +168,14 @@ func (s *Set) would(ctx context.Context, q *query, all []tried) []Offer {
 	var out []Offer
 	for _, t := range all {
 		if t.at == matched {
-			together = append(together, match{rule: t.rule})
+			together = append(together, t.rule.assumed(q))
 		}
 	}
 	if o := s.offer(q, together); o != nil {
 		return append(out, *o)
 	}
 	for _, t := range all[:min(len(all), maxWould)] {
-		if o := s.offer(q, []match{{rule: t.rule}}); o != nil {
+		if o := s.offer(q, []match{t.rule.assumed(q)}); o != nil {
 			out = append(out, *o)
 		}
 	}
@@ -205,7 +205,7 @@ func (s *Set) offer(q *query, rules []match) *Offer {
 		}
 	}
 	r.Scopes = slices.DeleteFunc(slices.Clone(r.Scopes), func(scope string) bool {
-		return !slices.ContainsFunc(rules, func(m match) bool { return m.rule.grants(own, scope) }) || !withinSubject(&r, scope)
+		return !slices.ContainsFunc(rules, func(m match) bool { return m.grants(own, scope) }) || !withinSubject(&r, scope)
 	})
 	if len(q.r.Scopes) > 0 && len(r.Scopes) == 0 {
 		return nil
@@ -245,7 +245,7 @@ func (s *Set) scopeTrials(q *query, granted *Offer, all []tried) []ScopeTrial {
 		asked = false
 		for _, t := range all {
 			if t.at == matched {
-				names = append(names, t.rule.Allow.Scopes...)
+				names = append(names, t.rule.scopes(q)...)
 			}
 		}
 		names = slices.Compact(slices.Sorted(slices.Values(names)))
@@ -262,8 +262,8 @@ func (s *Set) scopeTrials(q *query, granted *Offer, all []tried) []ScopeTrial {
 			}
 		}
 		for _, n := range all {
-			switch {
-			case !n.rule.grants(q, scope) || len(t.By)+len(t.Could) >= maxReasons:
+			switch m := n.rule.assumed(q); {
+			case !m.grants(q, scope) || len(t.By)+len(t.Could) >= maxReasons:
 			case n.at == matched:
 				t.By = append(t.By, n.rule.Name)
 			default:

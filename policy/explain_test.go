@@ -108,7 +108,8 @@ func assertTrials(t *rapid.T, w World, r Request, e Explanation) {
 func stageOf(predicate string) stage {
 	for prefix, at := range map[string]stage{
 		"requester": atRequester, "subject": atSubject, "actor": atActor, "allow.audiences": atAudience,
-		"allow.multiple": atAudience, "allow.token_types": atType, "when": atWhen, "allow.claims": atWhen,
+		"allow.multiple": atAudience, "allow.token_types": atType, "when": atWhen, "allow.claims": atWhen, "allow.sub": atWhen,
+		"require.max": atAge, "limits": atLimit, "allow.scopes_from": atScopes,
 	} {
 		if strings.HasPrefix(predicate, prefix) {
 			return at
@@ -119,7 +120,7 @@ func stageOf(predicate string) stage {
 
 func TestExplainSaysAllPredicates(t *testing.T) {
 	w := World{
-		Clients: []string{"web", "api"}, Issuers: []string{"github"},
+		Clients: []string{"web", "api"}, Issuers: map[string]string{"github": "https://x.example"},
 		Audiences: []Audience{{Name: "payments", Scopes: []string{"read", "write"}}},
 		Rules: []Rule{
 			{
@@ -243,7 +244,7 @@ func TestReads(t *testing.T) {
 	} {
 		t.Run(row.when, func(t *testing.T) {
 			s, problems := Compile(World{
-				Clients: []string{"web"}, Issuers: []string{"corp"}, Audiences: []Audience{{Name: "a"}},
+				Clients: []string{"web"}, Issuers: map[string]string{"corp": "https://y.example"}, Audiences: []Audience{{Name: "a"}},
 				Rules: []Rule{{
 					Name: "r", Requester: Requester{Clients: []string{"web"}}, When: row.when, Allow: Allow{Audiences: []string{"a"}},
 					Subject: &Party{Issuer: "corp", Claims: map[string]any{"role": "dev"}},

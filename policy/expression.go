@@ -18,11 +18,13 @@ import (
 
 // Bounds of an expression.
 const (
-	maxExpression = 10_000    // characters
-	maxNesting    = 100       // depth of the parsed expression
-	maxCost       = 1_000_000 // in units of CEL, about 0.1 s
-	maxPattern    = 1000      // instructions of a regular expression, about 30 ms with the longest claim
-	interruptEach = 100       // iterations between looks at the context
+	maxExpression     = 10_000 // characters
+	maxNesting        = 100    // depth of the parsed expression
+	maxCost           = 60_000 // of one evaluation, in units of CEL, about 3 ms
+	maxSpent          = 60_000 // of the evaluations of a decision, before its last one
+	maxPattern        = 100    // instructions of a regular expression, about 8 ms with the longest claim
+	maxComprehensions = 4      // macros in each other
+	interruptEach     = 100    // iterations between looks at the context
 )
 
 // environment is the typed environment of expressions. Variables are declared by
@@ -48,37 +50,65 @@ var environment = sync.OnceValues(func() (*cel.Env, error) {
 	)
 })
 
+// yields is what an expression must yield.
+type yields int
+
+const (
+	yieldsAny yields = iota
+	yieldsBool
+	yieldsText
+)
+
 // compileExpression returns a program, or an error that shows where in the
 // expression something is wrong.
-func compileExpression(source string, boolean bool) compiled {
-	if len(source) > maxExpression {
-		return compiled{err: fmt.Errorf("the expression has %d characters, at most %d are allowed", len(source), maxExpression)}
+func compileExpression(source string, y yields) compiled {
+	ast, err := checkExpression(source, y)
+	if err != nil {
+		return compiled{err: err}
 	}
 	env, err := environment()
 	if err != nil {
 		return compiled{err: err}
 	}
+	var out compiled
+	out.program, out.err = env.Program(ast,
+		cel.EvalOptions(cel.OptOptimize), cel.CostLimit(maxCost), cel.CostTracking(actualCost{}), cel.InterruptCheckFrequency(interruptEach))
+	out.reads, out.readsAny = claimsRead(ast.NativeRep().Expr())
+	return out
+}
+
+func checkExpression(source string, y yields) (*cel.Ast, error) {
+	if len(source) > maxExpression {
+		return nil, fmt.Errorf("the expression has %d characters, at most %d are allowed", len(source), maxExpression)
+	}
+	env, err := environment()
+	if err != nil {
+		return nil, err
+	}
 	ast, issues := env.Compile(source)
 	if issues.Err() != nil {
-		return compiled{err: errors.New(strings.TrimPrefix(issues.Err().Error(), "ERROR: "))}
+		return nil, errors.New(strings.TrimPrefix(issues.Err().Error(), "ERROR: "))
 	}
-	if boolean && ast.OutputType() != cel.BoolType {
-		return compiled{err: fmt.Errorf("the expression yields %s, it must yield bool; compare it with something", ast.OutputType())}
+	switch t := ast.OutputType(); {
+	case y == yieldsBool && t != cel.BoolType:
+		return nil, fmt.Errorf("the expression yields %s, it must yield bool; compare it with something", t)
+	case y == yieldsText && t != cel.StringType && t != cel.DynType:
+		return nil, fmt.Errorf("the expression yields %s, it must yield string; write string(...) around it", t)
 	}
 	if readsActors(ast) {
-		return compiled{err: errors.New("the claim act cannot be read: only who presents an actor token decides about access, not who acted before [RFC 8693 §4.1]")}
+		return nil, errors.New("the claim act cannot be read: only who presents an actor token decides about access, not who acted before [RFC 8693 §4.1]")
+	}
+	if err := checkNesting(ast); err != nil {
+		return nil, err
 	}
 	estimate, err := env.EstimateCost(ast, unknownSizes{})
 	if err != nil {
-		return compiled{err: err}
+		return nil, err
 	}
 	if estimate.Min > maxCost {
-		return compiled{err: fmt.Errorf("the expression costs at least %d, at most %d are allowed", estimate.Min, maxCost)}
+		return nil, fmt.Errorf("the expression costs at least %d, at most %d are allowed", estimate.Min, maxCost)
 	}
-	var out compiled
-	out.program, out.err = env.Program(ast, cel.EvalOptions(cel.OptOptimize), cel.CostLimit(maxCost), cel.InterruptCheckFrequency(interruptEach))
-	out.reads, out.readsAny = claimsRead(ast.NativeRep().Expr())
-	return out
+	return ast, nil
 }
 
 // claimsRead returns the claims that an expression names, as subject.NAME and
@@ -221,6 +251,18 @@ func clientOrNone(c *Client) *Client {
 	return c
 }
 
+var errSpent = fmt.Errorf("not evaluated: the expressions of the rules for this request cost more than %d together", maxSpent)
+
+// overspent refuses a request whose expressions cost too much together: with some
+// of them unknown, nobody could say which rules match.
+func (q *query) overspent() *Denial {
+	if q.spent <= maxSpent {
+		return nil
+	}
+	return deny(InvalidRequest, "the conditions of the rules for this request cost too much to evaluate").
+		because("cost", fmt.Sprint(q.spent), fmt.Sprintf("at most %d", maxSpent))
+}
+
 // visible are the claims that expressions see.
 func visible(t *Token) map[string]any {
 	if t == nil {
@@ -234,14 +276,24 @@ func visible(t *Token) map[string]any {
 	return claims
 }
 
-// evaluate runs a program. An error is a reason for a rule not to match.
-func evaluate(ctx context.Context, p cel.Program, v *variables) (any, error) {
-	out, _, err := p.ContextEval(ctx, v)
+// evaluate runs a program. An error is a reason for a rule not to match, or for one
+// that denies to match.
+func (q *query) evaluate(ctx context.Context, p cel.Program) (any, error) {
+	if q.spent > maxSpent {
+		return nil, errSpent
+	}
+	out, details, err := p.ContextEval(ctx, &q.vars)
+	if cost := details.ActualCost(); cost != nil {
+		q.spent += *cost
+	}
 	if err != nil {
 		return nil, err
 	}
 	if b, ok := out.(types.Bool); ok {
 		return bool(b), nil
+	}
+	if weight(out, maxCost) > maxCost {
+		return nil, errTooLarge
 	}
 	native, err := out.ConvertToNative(reflect.TypeFor[*structpb.Value]())
 	if err != nil {

@@ -14,6 +14,9 @@ type grant struct {
 	act                               *Actor
 	confirmation                      Confirmation
 	claims                            map[string]any
+	mayAct                            *MayAct
+	exchanges                         int
+	uses                              []Uses
 }
 
 // Valid tells whether this is a Grant that was decided.
@@ -55,3 +58,13 @@ func (g Grant) TokenType() string { return g.g.tokenType }
 
 // Rules are the names of the rules that contributed.
 func (g Grant) Rules() []string { return g.g.rules }
+
+// MayAct is who may act for the subject of the token; nil: whoever rules allow.
+func (g Grant) MayAct() *MayAct { return g.g.mayAct }
+
+// Exchanges counts the exchanges since the transaction began, this one included.
+func (g Grant) Exchanges() int { return g.g.exchanges }
+
+// Uses are the rules that contributed of which each may do so only so often in the
+// transaction. Who issues the token must count it first.
+func (g Grant) Uses() []Uses { return g.g.uses }

@@ -7,35 +7,20 @@ import (
 	"strings"
 )
 
-// match is a rule that matched, with the claims it sets.
-type match struct {
-	rule   *rule
-	claims []any // values of rule.claims; none if it sets none this time
-}
-
 // candidates yields the rules for the requester, each once.
 func (s *Set) candidates(q *query, yield func(*rule)) {
-	if q.r.Client == nil {
-		for _, r := range s.workload[q.r.Subject.Issuer] {
+	s.allow.of(q.r, func(b *bucket) {
+		for _, r := range b.all {
 			yield(r)
 		}
-		return
-	}
-	for _, r := range s.byClient[q.r.Client.ID] {
-		yield(r)
-	}
-	for name, value := range q.r.Client.Labels {
-		for _, r := range s.byLabel[labelKey(name, value)] {
-			yield(r)
-		}
-	}
+	})
 }
 
 // matching returns the rules that match, or why none does.
 func (s *Set) matching(ctx context.Context, q *query) ([]match, *Denial) {
 	var out []match
 	nearest := make([]tried, 0, maxReasons)
-	s.candidates(q, func(r *rule) {
+	try := func(r *rule) {
 		p := progress{at: matched}
 		m := r.match(ctx, q, &p)
 		if p.at == matched {
@@ -43,13 +28,22 @@ func (s *Set) matching(ctx context.Context, q *query) ([]match, *Denial) {
 		} else if len(out) == 0 {
 			nearest = keepNearest(nearest, tried{rule: r, at: p.at, last: p.last})
 		}
-	})
+	}
+	all := true
+	s.allow.of(q.r, func(b *bucket) { all = b.near(q, try) && all })
+	if len(out) == 0 && !all { // say of all why they do not match, not only of those that could
+		q.spent, nearest = 0, nearest[:0]
+		s.candidates(q, try)
+	}
+	if d := q.overspent(); d != nil {
+		return nil, d
+	}
 	if len(out) == 0 {
 		return nil, s.refusal(ctx, q, nearest)
 	}
 	// Labels are a map: the order must not show.
 	slices.SortFunc(out, func(a, b match) int { return strings.Compare(a.rule.Name, b.rule.Name) })
-	return out, nil
+	return slices.CompactFunc(out, func(a, b match) bool { return a.rule == b.rule }), nil
 }
 
 // keepNearest adds a rule to a list of at most maxReasons, in order.
@@ -99,9 +93,14 @@ func nearer(a, b tried) int {
 	return cmp.Or(cmp.Compare(b.at, a.at), cmp.Compare(a.trial.failed, b.trial.failed), strings.Compare(a.rule.Name, b.rule.Name))
 }
 
-// match holds a rule against a request; p says how far it comes.
+// match holds a rule against a request; p says how far it comes. A rule that denies
+// grants nothing if it matches.
 func (r *rule) match(ctx context.Context, q *query, p *progress) match {
-	if r.requester(q, p) || r.parties(q, p) || r.target(q, p) {
+	if r.Deny != nil {
+		r.denies(ctx, q, p)
+		return match{}
+	}
+	if r.requester(q, p) || r.parties(q, p) || r.target(q, p) || r.fresh(q.r, p) || r.within(q, p) {
 		return match{}
 	}
 	return r.evaluate(ctx, q, p)
@@ -214,29 +213,4 @@ func (r *rule) covers(q *query) bool {
 		}
 	}
 	return true
-}
-
-// evaluate runs the expressions of a rule.
-func (r *rule) evaluate(ctx context.Context, q *query, p *progress) match {
-	if r.when != nil {
-		v, err := p.evaluate(ctx, r.when, q)
-		if p.test(atWhen, err == nil && v == true, func() Check { return r.explainWhen(ctx, q, v, err, p.t.parts) }) {
-			return match{}
-		}
-	}
-	m := match{rule: r}
-	for _, c := range r.claims {
-		v, err := p.evaluate(ctx, c.value, q)
-		if p.test(atWhen, err == nil, func() Check {
-			out := Check{Predicate: "allow.claims." + c.name, Presented: show(v, err == nil), Expected: "a value"}
-			if err != nil {
-				out.Presented, out.Expected = err.Error(), "a value of "+c.source
-			}
-			return out
-		}) {
-			return match{}
-		}
-		m.claims = append(m.claims, v)
-	}
-	return m
 }

@@ -22,11 +22,30 @@
 //     compiled if that can be told.
 //   - The requester becomes an actor unless every contributing rule impersonates.
 //   - Binding: see below; the token is bound if one contributing rule requires it.
+//   - Subject and may_act: contributing rules must agree who the token is about,
+//     and those that say who may act for it on who that is. One that does not say
+//     leaves it to the others. What could differ is refused when it is compiled.
 //
-// So a rule less never allows more, and a rule more never allows less, but for one
-// case: two rules that set a claim to different values and could not be told
-// apart when they were compiled, because the claim they match by has several
-// values in the token. Such a request is refused rather than given either value.
+// So a rule less never allows more, and a rule more never allows less, but for two
+// cases: rules that set a claim, the subject or may_act to different values and
+// could not be told apart when they were compiled, because the claim they match by
+// has several values in the token; such a request is refused rather than given
+// either value. And what rules require for what they grant (a binding, may_act, uses
+// in a transaction) goes with them.
+//
+// # How prohibitions are read
+//
+// A rule with Deny wins over all that allow. What it does not say restricts
+// nothing: without a requester it is for anybody, without a subject for anybody's
+// token and for none, without audiences for all. If it names scopes, those are not
+// granted; else the request is denied. So a prohibition more never allows more.
+//
+// A claim that is not there does not have the value that a predicate names, so the
+// rule does not match: it is about tokens that have it. But an expression that
+// cannot be evaluated, because it reads a claim that is not there or costs too much,
+// denies: what its author wanted to stop cannot be told from the rest, and who
+// leaves a claim out of a token must not get around what it would say. An author
+// who means otherwise says has(subject.claims.x).
 //
 // # What no rule can change
 //
@@ -46,7 +65,13 @@ import "time"
 // Self is the issuer name of this service's own tokens.
 const Self = "self"
 
-// Rule is a permission.
+// Rule is a permission, or a prohibition if it has Deny.
+//
+// All its predicates hold when it matches. Each is looked at in one place, in the
+// order of the stages, and says by progress.test what was presented and what was
+// expected; what a predicate needs must be in the [Request], so that a decision can be
+// repeated. A new one gets a stage or joins one, a line in docs/policy.md and in
+// [Set.Predicates], and its counterpart in the naive evaluation of property_test.go.
 type Rule struct {
 	Name        string    `json:"name"`
 	Description string    `json:"description,omitempty"`
@@ -55,11 +80,27 @@ type Rule struct {
 	Actor       *Party    `json:"actor,omitempty"`   // nil: no actor token
 	Require     Require   `json:"require,omitzero"`
 	When        string    `json:"when,omitempty"` // CEL that yields a bool
-	Allow       Allow     `json:"allow"`
+	Allow       Allow     `json:"allow,omitzero"`
+	Limits      Limits    `json:"limits,omitzero"`
+	Deny        *Deny     `json:"deny,omitempty"`
 
 	// AcceptRisks are what its author knows and takes. They change no decision: they
 	// are for who checks rules before they are here.
 	AcceptRisks []string `json:"accept_risks,omitempty"`
+}
+
+// Deny is what a rule prohibits.
+type Deny struct {
+	Audiences []string `json:"audiences,omitempty"` // empty: all
+	Scopes    []string `json:"scopes,omitempty"`    // empty: the whole request
+}
+
+// Limits bound a chain of exchanges; 0 stands for what no rule can exceed, or for
+// no limit.
+type Limits struct {
+	Actors             int `json:"actors,omitempty"`
+	Exchanges          int `json:"exchanges,omitempty"`
+	UsesPerTransaction int `json:"uses_per_transaction,omitempty"`
 }
 
 // Requester says who may ask; zero is the workload itself.
@@ -81,7 +122,9 @@ type Party struct {
 
 // Require is what a rule asks of a request besides who makes it.
 type Require struct {
-	Binding Binding `json:"binding,omitempty"` // what the token must be bound to; empty: nothing
+	Binding     Binding       `json:"binding,omitempty"`       // what the token must be bound to; empty: nothing
+	MaxTokenAge time.Duration `json:"max_token_age,omitempty"` // of the subject token, by iat; 0: any
+	MaxAuthAge  time.Duration `json:"max_auth_age,omitempty"`  // of the subject's authentication, by auth_time; 0: any
 }
 
 // Allow is what a rule grants.
@@ -93,6 +136,25 @@ type Allow struct {
 	Impersonate       bool              `json:"impersonate,omitempty"`
 	MultipleAudiences bool              `json:"multiple_audiences,omitempty"`
 	TokenTypes        []string          `json:"token_types,omitempty"` // besides access_token
+
+	ScopesFromRequest bool             `json:"scopes_from_request,omitempty"` // those asked for by name, of the audience's
+	ScopesFromClaims  []ScopesForValue `json:"scopes_from_claims,omitempty"`
+	Sub               string           `json:"sub,omitempty"` // CEL; what follows ISSUER: in sub; empty: the token's
+	MayAct            *MayActParty     `json:"may_act,omitempty"`
+}
+
+// ScopesForValue are scopes that come with a value of a claim of the subject token.
+type ScopesForValue struct {
+	Claim  string   `json:"claim"`
+	Value  any      `json:"value"` // as in Party.Claims
+	Scopes []string `json:"scopes"`
+}
+
+// MayActParty is who may act for a subject: a client, or a subject of an issuer.
+type MayActParty struct {
+	Client  string `json:"client,omitempty"`
+	Issuer  string `json:"issuer,omitempty"`
+	Subject string `json:"sub,omitempty"`
 }
 
 // Audience is a target of tokens as rules see it.
@@ -122,6 +184,7 @@ type Token struct {
 	ClientID  string
 	Scopes    []string
 	Txn       string
+	Exchanges int // since its transaction began
 }
 
 // Actor is a party of an act chain, with those that acted before below it [RFC
@@ -129,6 +192,15 @@ type Token struct {
 type Actor struct {
 	Iss, Subject, ClientID string
 	Act                    *Actor
+}
+
+// depth is the number of actors.
+func (a *Actor) depth() int {
+	n := 0
+	for ; a != nil; a = a.Act {
+		n++
+	}
+	return n
 }
 
 func (a *Actor) same(b *Actor) bool { return a.Iss == b.Iss && a.Subject == b.Subject }

@@ -49,8 +49,19 @@ func (s *Set) Predicates(rule string) []string {
 	if r.when != nil {
 		out = append(out, "when")
 	}
-	if r.Require.Binding.asks() {
-		out = append(out, "require.binding")
+	for _, p := range []struct {
+		name string
+		has  bool
+	}{
+		{"require.binding", r.Require.Binding.asks()},
+		{"require.max_token_age", r.Require.MaxTokenAge > 0},
+		{"require.max_auth_age", r.Require.MaxAuthAge > 0},
+		{"limits.actors", r.Limits.Actors > 0},
+		{"limits.exchanges", r.Limits.Exchanges > 0},
+	} {
+		if p.has {
+			out = append(out, p.name)
+		}
 	}
 	return out
 }
@@ -60,7 +71,7 @@ func (s *Set) Predicates(rule string) []string {
 func (s *Set) Try(ctx context.Context, rule string, r Request) RuleTrial {
 	out := RuleTrial{Rule: rule}
 	found := s.named(rule)
-	q := &query{r: &r, vars: variables{r: &r}}
+	q := newQuery(&r)
 	if found == nil || consent(&r) != nil || s.resolve(q) != nil {
 		return out
 	}
@@ -97,10 +108,13 @@ type readingOf struct {
 	any            bool
 }
 
-func (all reading) add(r *rule, sources []compiled) {
+func (all reading) add(r *rule, known map[string]string) {
 	issuers := []string{issuerOf(r.Subject)}
 	if r.Subject == nil {
 		issuers = append(issuers, Self) // a token that the client got for itself
+	}
+	if r.Subject == nil && r.Deny != nil { // anybody's token
+		issuers = slices.AppendSeq(issuers, maps.Keys(known))
 	}
 	for _, issuer := range issuers {
 		of, ok := all[issuer]
@@ -118,7 +132,16 @@ func (all reading) add(r *rule, sources []compiled) {
 				}
 			}
 		}
-		for _, c := range sources {
+		for _, m := range r.Allow.ScopesFromClaims {
+			of.subject[m.Claim] = true
+		}
+		if r.Require.MaxTokenAge > 0 {
+			of.subject["iat"] = true
+		}
+		if r.Require.MaxAuthAge > 0 {
+			of.subject["auth_time"] = true
+		}
+		for _, c := range r.expressions {
 			for _, name := range c.reads {
 				if claim, ok := strings.CutPrefix(name, "subject."); ok {
 					of.subject[claim] = true

@@ -66,7 +66,7 @@ type evaluated struct {
 func (p *progress) evaluate(ctx context.Context, program cel.Program, q *query) (any, error) {
 	if p.last.program == nil || p.last.program != program {
 		p.last.program = program
-		p.last.value, p.last.err = evaluate(ctx, program, &q.vars)
+		p.last.value, p.last.err = q.evaluate(ctx, program)
 	}
 	return p.last.value, p.last.err
 }

@@ -6,17 +6,19 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
-	"runtime"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
+	"github.com/workload-sts/sts/jose"
 	"github.com/workload-sts/sts/sts"
 )
 
-// syncEvery is how often written records are made to survive a power cut. They
-// survive the death of this process as soon as they are written.
+// syncEvery is how often written records are made to survive a power cut, unless
+// each is. They survive the death of this process as soon as they are written.
 const syncEvery = time.Second
 
 // What waits for the disk is bounded; more is refused.
@@ -25,8 +27,67 @@ const (
 	maxQueueBytes = 16 << 20 // a group of records stops growing there
 )
 
-// maxSpare is how large a buffer is kept for the next records.
-const maxSpare = 1 << 20
+// AuditOptions say how to keep an audit log. Only File must be set.
+type AuditOptions struct {
+	File string // the file in use; its directory must exist
+	// Sync has each record on the disk before Record returns. Else it is written then,
+	// and on the disk a second later.
+	Sync bool
+
+	MaxSize   int64         // a file that has as many bytes is followed by the next; 0: no bound
+	MaxAge    time.Duration // and so is one that was begun so long ago; 0: no bound
+	KeepFiles int           // of those that are full, the oldest is removed if there are more; 0: all are kept
+
+	// Signer signs checkpoints; nil: there are none. A checkpoint is due after so many
+	// records, or so long after the first that is not covered.
+	Signer            AuditSigner
+	KeySet            string        // that signs; default sts.DefaultKeySet
+	CheckpointRecords int64         // default 1,000
+	CheckpointEvery   time.Duration // default 60 s
+
+	Sinks []AuditSink // get a copy of each line
+
+	Log *slog.Logger     // default: nothing is logged
+	Now func() time.Time // default time.Now
+
+	wrap func(auditFile) auditFile // for tests
+}
+
+// Defaults, which configurations have too.
+const (
+	DefaultCheckpointRecords = 1000
+	DefaultCheckpointEvery   = time.Minute
+)
+
+func (o *AuditOptions) defaults() {
+	if o.KeySet == "" {
+		o.KeySet = sts.DefaultKeySet
+	}
+	if o.CheckpointRecords == 0 {
+		o.CheckpointRecords = DefaultCheckpointRecords
+	}
+	if o.CheckpointEvery == 0 {
+		o.CheckpointEvery = DefaultCheckpointEvery
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.wrap == nil {
+		o.wrap = func(f auditFile) auditFile { return f }
+	}
+}
+
+// AuditSigner signs checkpoints, and tells the keys by which they are verified.
+// [sts.SigningKeys] does.
+type AuditSigner interface {
+	// Sign returns the compact JWS of a payload within a bounded time.
+	Sign(ctx context.Context, set, typ string, payload []byte) (token, kid string, err error)
+	// KeySet returns the public keys of what is signed now, and soon.
+	KeySet() jose.KeySet
+}
 
 // auditFile is what Audit needs of a file that appends.
 type auditFile interface {
@@ -37,169 +98,133 @@ type auditFile interface {
 	Close() error
 }
 
-// Audit appends decisions to a file, one JSON object a line. It implements
-// sts.Audit.
+// Audit appends records to a file, one JSON object a line, in a chain that shows
+// every change: see DESIGN.md. It implements sts.Audit.
 //
-// A record is written when Record returns, and on the disk at most about a second
-// later. Records that arrive while a write is under way go out together in the
-// next one. A write that fails leaves no part of a record: it is cut off again,
-// those who wait get the error, and the next record is tried anew, so that a disk
-// that was full works again when it has room. A sync that fails is different:
-// what the disk holds is not known then, and no more records are taken until the
-// file is opened again. The same holds if the file is removed while in use. Err
-// tells.
-//
-// A disk that hangs holds two goroutines, no callers: after diskWait those who
-// wait get an error and later ones get it at once, until the disk answers. The
-// records of the write that hung may be in the file then; those behind are not.
+// A record is written when Record returns, and on the disk then or about a second
+// later. A write that fails leaves no part of a record. If a sync fails, what a
+// failed write left cannot be cut off, or the file is changed or removed by others
+// while in use, no more records are taken until it is opened again; Err tells.
+// How writing is shared, bounded and given up is what [groupWriter] says.
 type Audit struct {
-	file auditFile
+	*groupWriter
+	o AuditOptions
 
-	writes, syncs operation
-	more          chan struct{} // has room for one: there are records
+	// Of the goroutine that writes, and of Close after it.
+	head  chainHead
+	size  int64     // of file, as far as it was written by us
+	began time.Time // the file
+	out   []byte
 
-	mu      sync.Mutex
-	pending *group       // takes records that come in
-	writing *group       // is being written
-	spare   bytes.Buffer // for the next group
-	failed  error
-	closed  bool
-	dirty   bool // something is written and not synced
+	fileMu sync.Mutex // held while file is replaced
+	file   auditFile
 
-	stop             chan struct{} // closed by Close
-	written, stopped chan struct{} // closed when writeLoop and syncLoop end
+	// What checkpoints are made of.
+	reached    atomic.Pointer[chainHead] // what was written last
+	lastRecord atomic.Int64              // the last line that is not a checkpoint
+	fileFirst  atomic.Int64              // the first line of file
+	checkpoint *checkpointer             // nil: there are none
+
+	sinks   []*sinkQueue
+	metrics auditMetrics
+
+	ends    sync.Once
+	stopAll chan struct{} // closed by Close
+	loops   sync.WaitGroup
 }
-
-// group are records that are written together.
-type group struct {
-	buf   bytes.Buffer
-	count int
-	done  chan struct{}
-	err   error
-	over  bool // done is closed
-}
-
-// finish tells those who wait what became of a group, unless they were told
-// before. a.mu is held.
-func (g *group) finish(err error) {
-	if !g.over {
-		g.over, g.err = true, err
-		close(g.done)
-	}
-}
-
-func newAudit(f auditFile) *Audit {
-	a := &Audit{
-		file: f, pending: &group{done: make(chan struct{})}, more: make(chan struct{}, 1),
-		stop: make(chan struct{}), written: make(chan struct{}), stopped: make(chan struct{}),
-	}
-	go a.writeLoop()
-	go a.syncLoop()
-	return a
-}
-
-var (
-	errQueue = errors.New("more audit records are waiting for the disk than are held")
-	errHangs = fmt.Errorf("the disk under the audit log has not answered for %s", diskWait)
-)
 
 // Record implements sts.Audit.
 func (a *Audit) Record(ctx context.Context, r *sts.Record) error {
-	g, err := a.enter(r)
-	if err != nil {
-		return err
-	}
-	select {
-	case <-g.done:
-		return g.err
-	case <-ctx.Done():
-		return fmt.Errorf("waiting for the audit log: %w", ctx.Err())
-	}
-}
-
-// enter adds a record to the pending group.
-func (a *Audit) enter(r *sts.Record) (*group, error) {
 	line := lines.Get().(*line)
 	defer lines.Put(line)
 	if err := line.encode(r); err != nil {
-		return nil, fmt.Errorf("encoding an audit record: %w", err)
+		return fmt.Errorf("encoding an audit record: %w", err)
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	g := a.pending
-	switch {
-	case a.closed:
-		return nil, ErrClosed
-	case a.failed != nil:
-		return nil, a.failed
-	case a.writes.hangs || a.syncs.hangs:
-		return nil, errHangs
-	case g.count == maxQueue || g.buf.Len() >= maxQueueBytes:
-		return nil, errQueue
-	}
-	g.buf.Write(line.Bytes())
-	if g.count++; g.count == 1 {
-		select {
-		case a.more <- struct{}{}:
-		default: // writeLoop has still to look
-		}
-	}
-	return g, nil
+	return a.add(ctx, line.Bytes())
 }
 
 // Err tells why no more records are taken until the file is opened again, nil
 // while they are.
-func (a *Audit) Err() error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return a.failed
+func (a *Audit) Err() error { return a.err() }
+
+var errQueue = errors.New("more audit records are waiting for the disk than are held")
+
+// newAudit goes on in a file. It has all defaults filled in.
+func newAudit(o AuditOptions, f auditFile, tail auditTail) *Audit {
+	a := &Audit{o: o, file: f, head: tail.head, size: tail.size, began: tail.began, stopAll: make(chan struct{})}
+	a.reached.Store(&tail.head)
+	a.fileFirst.Store(tail.first)
+	if tail.covered < tail.head.seq {
+		a.lastRecord.Store(tail.head.seq)
+	}
+	a.groupWriter = newGroupWriter(groupConfig{
+		what: "audit log", most: maxQueue, mostBytes: maxQueueBytes, full: errQueue, durable: o.Sync,
+		write: a.append,
+		sync: func() error {
+			a.fileMu.Lock()
+			f := a.file
+			a.fileMu.Unlock()
+			return f.Sync()
+		},
+	})
+	a.start()
+	a.loops.Go(a.syncLoop)
+	for _, s := range o.Sinks {
+		q := newSinkQueue(a, s)
+		a.sinks = append(a.sinks, q)
+		go q.run()
+	}
+	if o.Signer != nil {
+		a.checkpoint = newCheckpointer(a, tail.covered)
+		a.loops.Go(a.checkpoint.run)
+	}
+	return a
 }
 
-// writeLoop is the only one that writes, so that a disk that hangs holds one
-// goroutine and its callers can leave.
-func (a *Audit) writeLoop() {
-	defer close(a.written)
-	for {
-		select {
-		case <-a.more:
-			runtime.Gosched() // let those who were told of the last write come in
-			a.write()
-		case <-a.stop:
-			select {
-			case <-a.more:
-				a.write() // Close lets no more come in
-			default:
+// append puts records into the chain and writes them whole, or nothing.
+func (a *Audit) append(entries []byte, count int) error {
+	if a.rotationDue() {
+		if err := a.rotate(); err != nil {
+			if a.err() != nil {
+				return err
 			}
-			return
+			// It goes on in the file that there is, and tries again with the next records.
+			a.metrics.rotationFailures.Add(1)
+			a.o.Log.Error("the audit log cannot begin a new file; it goes on in the one before", "error", err.Error())
 		}
 	}
+	head, buf, record := a.head, a.out[:0], int64(0)
+	for start := 0; start < len(entries); {
+		end := start + indexLine(entries[start:])
+		buf, head = head.link(buf, entries[start:end])
+		if !bytes.HasPrefix(entries[start:end], checkpointBegin) {
+			record = head.seq
+		}
+		start = end
+	}
+	if cap(buf) <= maxSpare {
+		a.out = buf
+	}
+	if err := a.writeWhole(buf); err != nil {
+		return err
+	}
+	a.head = head
+	a.reached.Store(&head)
+	if record > 0 {
+		a.lastRecord.Store(record)
+	}
+	a.metrics.records.Add(int64(count))
+	for _, s := range a.sinks {
+		s.offer(buf)
+	}
+	if a.checkpoint != nil && head.seq-a.checkpoint.covered.Load() >= a.o.CheckpointRecords {
+		a.checkpoint.poke()
+	}
+	return nil
 }
 
-// write writes what is pending.
-func (a *Audit) write() {
-	a.mu.Lock()
-	g, err := a.pending, a.failed
-	a.pending, a.writing = &group{buf: a.spare, done: make(chan struct{})}, g
-	a.spare = bytes.Buffer{}
-	a.begin(&a.writes)
-	a.mu.Unlock()
-	if err == nil && g.count > 0 {
-		err = a.append(g.buf.Bytes())
-	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.end(&a.writes)
-	a.writing = nil
-	a.dirty = a.dirty || err == nil && g.count > 0
-	if g.buf.Cap() <= maxSpare {
-		g.buf.Reset()
-		a.spare = g.buf
-	}
-	g.finish(err)
-}
-
-// append writes whole records or nothing.
-func (a *Audit) append(records []byte) error {
+// writeWhole writes to the file all of b or nothing.
+func (a *Audit) writeWhole(b []byte) error {
 	before, err := a.file.Stat()
 	if err != nil {
 		return fmt.Errorf("writing the audit log: %w", err)
@@ -207,91 +232,77 @@ func (a *Audit) append(records []byte) error {
 	if s, ok := before.Sys().(*syscall.Stat_t); ok && s.Nlink == 0 {
 		return a.fail(errors.New("its file was removed while in use"))
 	}
-	n, err := a.file.Write(records)
-	if err == nil && n < len(records) {
+	if before.Size() != a.size {
+		return a.fail(fmt.Errorf("its file was changed by others while in use: it has %d bytes, expected %d", before.Size(), a.size))
+	}
+	n, err := a.file.Write(b)
+	if err == nil && n < len(b) {
 		err = io.ErrShortWrite
 	}
 	if err == nil {
+		a.size += int64(n)
 		return nil
 	}
+	a.metrics.writeFailures.Add(1)
 	err = fmt.Errorf("writing the audit log: %w", err)
-	if cut := a.file.Truncate(before.Size()); cut != nil {
+	if cut := a.file.Truncate(a.size); cut != nil {
 		return a.fail(errors.Join(err, cut))
 	}
 	return err
 }
 
-// fail takes no more records from now on.
-func (a *Audit) fail(err error) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.failed == nil {
-		a.failed = fmt.Errorf("the audit log takes no more records until it is opened again: %w", err)
-	}
-	return a.failed
-}
-
 func (a *Audit) syncLoop() {
-	defer close(a.stopped)
 	t := time.NewTicker(syncEvery)
 	defer t.Stop()
 	for {
 		select {
 		case <-t.C:
-			a.sync()
-		case <-a.stop:
+			_ = a.flush() // Err tells
+		case <-a.stopAll:
 			return
 		}
 	}
 }
 
-// sync makes what is written survive a power cut. It is not repeated after an
-// error: the kernel may have dropped what it could not write.
-func (a *Audit) sync() {
-	a.mu.Lock()
-	dirty := a.dirty && a.failed == nil
-	a.dirty = false
-	if dirty {
-		a.begin(&a.syncs)
-	}
-	a.mu.Unlock()
-	if !dirty {
-		return
-	}
-	err := a.file.Sync()
-	a.mu.Lock()
-	a.end(&a.syncs)
-	a.mu.Unlock()
-	if err != nil {
-		a.fail(err)
-	}
+// Close writes what is being recorded and a last checkpoint, makes all of it
+// durable and closes the file; an error means that some of it may not be. If the
+// disk hangs, that is the error, and the file is left to the end of the process.
+func (a *Audit) Close() (err error) {
+	a.ends.Do(func() {
+		closed := make(chan error, 1)
+		go func() { closed <- a.end() }()
+		select {
+		case err = <-closed:
+		case <-time.After(diskWait):
+			err = a.hangs()
+		}
+		a.closeSinks()
+	})
+	return err
 }
 
-// Close makes all records durable and closes the file; an error means that some
-// may not be. Records that are being written are finished first. If the disk
-// hangs, that is the error, and the file is left to the end of the process.
-func (a *Audit) Close() error {
-	a.mu.Lock()
-	closed := a.closed
-	a.closed = true
-	a.mu.Unlock()
-	if closed {
-		return nil
+func (a *Audit) end() error {
+	close(a.stopAll)
+	a.loops.Wait()
+	a.close()
+	var err error
+	if a.checkpoint != nil && a.err() == nil {
+		a.checkpoint.write = a.last
+		err = a.checkpoint.sign()
 	}
-	close(a.stop)
-	synced := make(chan struct{})
-	go func() {
-		defer close(synced)
-		<-a.written
-		<-a.stopped
-		a.sync()
-	}()
-	select {
-	case <-synced:
-	case <-time.After(diskWait):
-		return errHangs
+	// In this order: what could not be signed is still made durable.
+	return errors.Join(err, a.flush(), a.file.Close())
+}
+
+// closeSinks lets the sinks have what waits, for some seconds.
+func (a *Audit) closeSinks() {
+	var closing sync.WaitGroup
+	for _, s := range a.sinks {
+		closing.Go(func() {
+			if err := s.close(); err != nil {
+				a.o.Log.Warn("closing a sink of the audit log", "error", err.Error())
+			}
+		})
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return errors.Join(a.failed, a.file.Close())
+	closing.Wait()
 }

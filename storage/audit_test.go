@@ -25,7 +25,7 @@ var _ sts.Audit = (*Audit)(nil)
 func newLog(t testing.TB) (*Audit, string) {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "audit.jsonl")
-	a, torn, err := OpenAudit(path)
+	a, torn, err := OpenAudit(AuditOptions{File: path})
 	must(t, err)
 	if torn != "" {
 		t.Errorf("a new file was torn: %s", torn)
@@ -41,7 +41,14 @@ func decisions(t testing.TB, path string) []string {
 	must(t, err)
 	var out []string
 	for line := range bytes.Lines(log) {
-		var r sts.Record
+		var r struct {
+			Seq  int64  `json:"seq"`
+			Prev string `json:"prev"`
+			sts.Record
+		}
+		if l, err := parseChainLine(line); err == nil && l.event != "" && l.event != sts.EventToken {
+			continue
+		}
 		d := json.NewDecoder(bytes.NewReader(line))
 		d.DisallowUnknownFields()
 		if err := d.Decode(&r); err != nil || line[len(line)-1] != '\n' {
@@ -62,7 +69,7 @@ func TestAuditConcurrent(t *testing.T) {
 		wg.Go(func() {
 			for i := range each {
 				id := fmt.Sprintf("%d-%d", c, i)
-				if err := a.Record(context.Background(), &sts.Record{Decision: id, Reason: strings.Repeat("r", i*40)}); err != nil {
+				if err := a.Record(context.Background(), &sts.Record{Event: sts.EventToken, Decision: id, Reason: strings.Repeat("r", i*40)}); err != nil {
 					t.Error(err)
 					return
 				}
@@ -97,7 +104,7 @@ func TestAuditConcurrent(t *testing.T) {
 		t.Errorf("%d records of %d", len(seen), callers*each)
 	}
 	must(t, a.Close())
-	if err := a.Record(context.Background(), &sts.Record{}); !errors.Is(err, ErrClosed) {
+	if err := a.Record(context.Background(), &sts.Record{Event: sts.EventToken}); !errors.Is(err, ErrClosed) {
 		t.Errorf("after Close: %v", err)
 	}
 	must(t, a.Close())
@@ -114,7 +121,7 @@ func TestAuditClose(t *testing.T) {
 		wg.Go(func() {
 			for i := 0; ; i++ {
 				id := fmt.Sprintf("%d-%d", c, i)
-				err := a.Record(context.Background(), &sts.Record{Decision: id})
+				err := a.Record(context.Background(), &sts.Record{Event: sts.EventToken, Decision: id})
 				if err != nil {
 					if !errors.Is(err, ErrClosed) {
 						t.Errorf("while closing: %v", err)
@@ -200,6 +207,13 @@ func (f *testFile) Sync() error {
 
 func (f *testFile) Close() error { return nil }
 
+// memoryLog is a log in such a file.
+func memoryLog(f auditFile) *Audit {
+	var o AuditOptions
+	o.defaults()
+	return newAudit(o, f, auditTail{head: chainHead{chain: "test"}})
+}
+
 type fileSize int64
 
 func (s fileSize) Size() int64        { return int64(s) }
@@ -215,8 +229,10 @@ func TestAuditWriteFails(t *testing.T) {
 	for _, room := range []int{0, 1, 30} {
 		for _, writeErr := range []error{syscall.ENOSPC, syscall.EIO, io.ErrShortWrite} {
 			f := new(testFile)
-			a := newAudit(f)
-			record := func(id string) error { return a.Record(context.Background(), &sts.Record{Decision: id}) }
+			a := memoryLog(f)
+			record := func(id string) error {
+				return a.Record(context.Background(), &sts.Record{Event: sts.EventToken, Decision: id})
+			}
 			must(t, record("1"))
 			before := string(f.content)
 			f.writeErr, f.room = writeErr, room
@@ -252,8 +268,8 @@ func TestAuditWriteFails(t *testing.T) {
 func TestAuditSync(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := new(testFile)
-		a := newAudit(f)
-		record := func() error { return a.Record(context.Background(), &sts.Record{Decision: "1"}) }
+		a := memoryLog(f)
+		record := func() error { return a.Record(context.Background(), &sts.Record{Event: sts.EventToken, Decision: "1"}) }
 		time.Sleep(10 * syncEvery)
 		synctest.Wait()
 		if f.syncs != 0 {
@@ -296,8 +312,8 @@ func TestAuditSync(t *testing.T) {
 func TestAuditCloseSyncs(t *testing.T) {
 	for _, syncErr := range []error{nil, syscall.EIO} {
 		f := &testFile{syncErr: syncErr}
-		a := newAudit(f)
-		must(t, a.Record(context.Background(), &sts.Record{}))
+		a := memoryLog(f)
+		must(t, a.Record(context.Background(), &sts.Record{Event: sts.EventToken}))
 		if err := a.Close(); !errors.Is(err, syncErr) || f.syncs != 1 {
 			t.Errorf("%v: Close is %v after %d syncs", syncErr, err, f.syncs)
 		}
@@ -308,9 +324,9 @@ func TestAuditCloseSyncs(t *testing.T) {
 // fate, and are bounded [F32].
 func TestAuditGroups(t *testing.T) {
 	f := &testFile{hold: make(chan struct{})}
-	a := newAudit(f)
+	a := memoryLog(f)
 	results := make(chan error)
-	record := func() { results <- a.Record(context.Background(), &sts.Record{Decision: "d"}) }
+	record := func() { results <- a.Record(context.Background(), &sts.Record{Event: sts.EventToken, Decision: "d"}) }
 	waiting := func(want int) {
 		t.Helper()
 		for deadline := time.Now().Add(20 * time.Second); ; runtime.Gosched() {
@@ -335,7 +351,7 @@ func TestAuditGroups(t *testing.T) {
 		go record()
 	}
 	waiting(maxQueue)
-	if err := a.Record(context.Background(), &sts.Record{}); !errors.Is(err, errQueue) {
+	if err := a.Record(context.Background(), &sts.Record{Event: sts.EventToken}); !errors.Is(err, errQueue) {
 		t.Errorf("one too many: %v", err)
 	}
 	f.hold <- struct{}{}
@@ -360,9 +376,11 @@ func TestAuditGroups(t *testing.T) {
 func TestAuditHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &testFile{hold: make(chan struct{})}
-		a := newAudit(f)
+		a := memoryLog(f)
 		results := make(chan error)
-		record := func(ctx context.Context, id string) { results <- a.Record(ctx, &sts.Record{Decision: id}) }
+		record := func(ctx context.Context, id string) {
+			results <- a.Record(ctx, &sts.Record{Event: sts.EventToken, Decision: id})
+		}
 		began := time.Now()
 		go record(t.Context(), "hung")
 		synctest.Wait()
@@ -374,12 +392,12 @@ func TestAuditHangs(t *testing.T) {
 			t.Errorf("a caller with less time left after %s: %v", time.Since(began), err)
 		}
 		for range 2 {
-			if err := <-results; err != errHangs || time.Since(began) != diskWait {
+			if err := <-results; !hangs(err) || time.Since(began) != diskWait {
 				t.Errorf("a caller left after %s: %v", time.Since(began), err)
 			}
 		}
 		for range 10_000 {
-			if err := a.Record(t.Context(), &sts.Record{Decision: "late"}); err != errHangs || time.Since(began) != diskWait {
+			if err := a.Record(t.Context(), &sts.Record{Event: sts.EventToken, Decision: "late"}); !hangs(err) || time.Since(began) != diskWait {
 				t.Fatalf("a later caller left after %s: %v", time.Since(began), err)
 			}
 		}
@@ -388,7 +406,7 @@ func TestAuditHangs(t *testing.T) {
 		}
 		close(f.hold)
 		synctest.Wait()
-		must(t, a.Record(t.Context(), &sts.Record{Decision: "after"}))
+		must(t, a.Record(t.Context(), &sts.Record{Event: sts.EventToken, Decision: "after"}))
 		if got := string(f.content); strings.Count(got, "\n") != 2 || !strings.Contains(got, `"hung"`) || !strings.Contains(got, `"after"`) {
 			t.Errorf("the log has %q", got)
 		}
@@ -400,13 +418,13 @@ func TestAuditHangs(t *testing.T) {
 func TestAuditSyncHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &testFile{stall: make(chan struct{})}
-		a := newAudit(f)
-		record := func() error { return a.Record(t.Context(), &sts.Record{Decision: "1"}) }
+		a := memoryLog(f)
+		record := func() error { return a.Record(t.Context(), &sts.Record{Event: sts.EventToken, Decision: "1"}) }
 		must(t, record())
 		time.Sleep(syncEvery + diskWait - time.Millisecond)
 		must(t, record())
 		time.Sleep(2 * time.Millisecond)
-		if err := record(); err != errHangs {
+		if err := record(); !hangs(err) {
 			t.Errorf("while a sync hangs: %v", err)
 		}
 		close(f.stall)
@@ -423,15 +441,15 @@ func TestAuditSyncHangs(t *testing.T) {
 func TestAuditCloseHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &testFile{hold: make(chan struct{})}
-		a := newAudit(f)
+		a := memoryLog(f)
 		result := make(chan error, 1)
-		go func() { result <- a.Record(t.Context(), &sts.Record{}) }()
+		go func() { result <- a.Record(t.Context(), &sts.Record{Event: sts.EventToken}) }()
 		synctest.Wait()
 		began := time.Now()
-		if err := a.Close(); err != errHangs || time.Since(began) != diskWait {
+		if err := a.Close(); !hangs(err) || time.Since(began) != diskWait {
 			t.Errorf("Close after %s: %v", time.Since(began), err)
 		}
-		if err := <-result; err != errHangs {
+		if err := <-result; !hangs(err) {
 			t.Errorf("who waited: %v", err)
 		}
 		close(f.hold) // the goroutines end
@@ -442,21 +460,26 @@ func TestAuditCloseHangs(t *testing.T) {
 func TestAuditQueueBytes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &testFile{hold: make(chan struct{})}
-		a := newAudit(f)
-		go a.Record(t.Context(), &sts.Record{})
+		a := memoryLog(f)
+		go a.Record(t.Context(), &sts.Record{Event: sts.EventToken})
 		synctest.Wait()
 		large := strings.Repeat("x", sts.MaxRecordSize/2)
 		for range maxQueueBytes / len(large) {
-			go a.Record(t.Context(), &sts.Record{Reason: large})
+			go a.Record(t.Context(), &sts.Record{Event: sts.EventToken, Reason: large})
 		}
 		synctest.Wait()
-		if err := a.Record(t.Context(), &sts.Record{}); err != errQueue {
+		if err := a.Record(t.Context(), &sts.Record{Event: sts.EventToken}); err != errQueue {
 			t.Errorf("one too many: %v", err)
 		}
 		close(f.hold)
 		synctest.Wait()
 		must(t, a.Close())
 	})
+}
+
+func hangs(err error) bool {
+	_, ok := errors.AsType[*diskHangs](err)
+	return ok
 }
 
 func BenchmarkAuditRecord(b *testing.B) {

@@ -1,8 +1,10 @@
 package storage
 
 import (
+	"bytes"
 	"context"
-	"encoding/json"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -20,7 +22,7 @@ func TestAuditFileIsPrivate(t *testing.T) { // L-10, F33, F35
 	}
 	reopen := func(path string, words ...string) {
 		t.Helper()
-		a, _, err := OpenAudit(path)
+		a, _, err := OpenAudit(AuditOptions{File: path})
 		if err == nil {
 			a.Close()
 			t.Fatal("it was opened")
@@ -39,31 +41,41 @@ func TestAuditFileIsPrivate(t *testing.T) { // L-10, F33, F35
 	reopen(t.TempDir())
 	other := filepath.Join(t.TempDir(), "stsd.yaml")
 	must(t, os.WriteFile(other, []byte("audit: x"), 0o600))
-	reopen(other, "not an audit log")
+	reopen(other, "an audit log of this version")
 	if content, err := os.ReadFile(other); err != nil || string(content) != "audit: x" {
 		t.Errorf("a file of something else was changed: %q, %v", content, err)
 	}
 }
 
 // TestAuditTorn: what a crash left of a record is moved aside, never glued to the
-// next one, and never lost.
+// next one, never lost, and the log says so.
 func TestAuditTorn(t *testing.T) {
-	whole := `{"decision":"1"}` + "\n" + `{"decision":"2"}` + "\n"
-	for name, c := range map[string]struct{ content, torn, left string }{
-		"nothing":                 {"", "", ""},
-		"whole":                   {whole, "", whole},
-		"half a record":           {whole + `{"decision":"3`, `{"decision":"3`, whole},
-		"all but its line break":  {whole + `{"decision":"3"}`, `{"decision":"3"}`, whole},
-		"one byte":                {whole + "{", "{", whole},
-		"only half a record":      {`{"decision`, `{"decision`, ""},
-		"a hole after the record": {whole + "\x00\x00\x00", "\x00\x00\x00", whole},
-		"long":                    {whole + "{" + strings.Repeat("x", sts.MaxRecordSize), "{" + strings.Repeat("x", sts.MaxRecordSize), whole},
-		"of an earlier version":   {whole + "{" + strings.Repeat("x", 1_500_000), "{" + strings.Repeat("x", 1_500_000), whole},
+	first, path := newLog(t)
+	for _, id := range []string{"1", "2"} {
+		must(t, first.Record(t.Context(), &sts.Record{Event: sts.EventToken, Decision: id}))
+	}
+	must(t, first.Close())
+	content, err := os.ReadFile(path)
+	must(t, err)
+	whole := string(content)
+	next := strings.Replace(whole[strings.LastIndex(whole[:len(whole)-1], "\n")+1:], `"seq":3`, `"seq":4`, 1)
+	for name, c := range map[string]struct{ torn, left string }{
+		"nothing":                    {"", whole},
+		"half a record":              {next[:30], whole},
+		"all but its line break":     {next[:len(next)-1], whole},
+		"one byte":                   {"{", whole},
+		"only half a record":         {whole[:40], ""},
+		"only a byte":                {"{", ""},
+		"only a hole":                {strings.Repeat("\x00", 4096), ""},
+		"a hole after the record":    {"\x00\x00\x00", whole},
+		"a hole and a line after it": {"\x00\x00\x00\n" + next, whole},
+		"long":                       {next[:60] + strings.Repeat("x", 3*sts.MaxRecordSize), whole},
+		"a line of another chain":    {next, whole}, // its prev is that of record 3
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "audit.jsonl")
-			must(t, os.WriteFile(path, []byte(c.content), 0o600))
-			a, torn, err := OpenAudit(path)
+			must(t, os.WriteFile(path, []byte(c.left+c.torn), 0o600))
+			a, torn, err := OpenAudit(AuditOptions{File: path})
 			must(t, err)
 			defer a.Close()
 			if (torn != "") != (c.torn != "") {
@@ -78,32 +90,70 @@ func TestAuditTorn(t *testing.T) {
 					t.Errorf("%s has %q, mode %o", torn, content, info.Mode().Perm())
 				}
 			}
-			must(t, a.Record(context.Background(), &sts.Record{Decision: "next"}))
+			must(t, a.Record(t.Context(), &sts.Record{Event: sts.EventToken, Decision: "next"}))
 			content, err := os.ReadFile(path)
 			must(t, err)
-			if left, ok := strings.CutPrefix(string(content), c.left); !ok || strings.Count(left, "\n") != 1 || !json.Valid([]byte(left)) {
+			if !strings.HasPrefix(string(content), c.left) || !strings.Contains(string(content), `"decision":"next"`) {
 				t.Errorf("the log has %q", content)
 			}
+			if c.torn != "" && !strings.Contains(string(content), `"event":"torn"`) {
+				t.Errorf("the log does not tell of it: %q", content)
+			}
+			verifyLog(t, AuditVerifier{}, path)
 		})
 	}
-	path := filepath.Join(t.TempDir(), "audit.jsonl")
-	must(t, os.WriteFile(path, []byte("{"+strings.Repeat("x", 2*maxTorn)), 0o600))
-	if _, _, err := OpenAudit(path); err == nil {
-		t.Error("a file without line breaks was opened")
+	for _, content := range []string{"{" + strings.Repeat("x", 4*sts.MaxRecordSize), `{"decision":"1"}` + "\n", lineSeq + strings.Repeat("x", 4*sts.MaxRecordSize)} {
+		path := filepath.Join(t.TempDir(), "audit.jsonl")
+		must(t, os.WriteFile(path, []byte(content), 0o600))
+		if _, _, err := OpenAudit(AuditOptions{File: path}); !errors.Is(err, errNotAudit) {
+			t.Errorf("%.20q was opened: %v", content, err)
+		}
+	}
+}
+
+// TestAuditHoles holds what a power cut can leave in the middle of what was not
+// synced: everything from the first line that is not whole is set aside.
+func TestAuditHoles(t *testing.T) {
+	first, path := newLog(t)
+	for i := range 10 {
+		must(t, first.Record(t.Context(), &sts.Record{Event: sts.EventToken, Decision: fmt.Sprint(i)}))
+	}
+	must(t, first.Close())
+	content, err := os.ReadFile(path)
+	must(t, err)
+	lines := bytes.SplitAfter(content, []byte("\n"))
+	start := 0
+	for i, line := range lines[:11] {
+		if i > 0 {
+			for at := 0; at < len(line); at += 5 {
+				damaged := bytes.Clone(content)
+				clear(damaged[start+at : min(start+at+100, len(damaged))])
+				must(t, os.WriteFile(path, damaged, 0o600))
+				f, err := os.Open(path)
+				must(t, err)
+				tail, err := readTail(f)
+				must(t, err)
+				must(t, f.Close())
+				if tail.size != int64(start) || tail.size+tail.rest != int64(len(content)) {
+					t.Fatalf("a hole at byte %d of line %d: whole are %d of %d bytes, %d are not", at, i+1, tail.size, start, tail.rest)
+				}
+			}
+		}
+		start += len(line)
 	}
 }
 
 func TestAuditFileTaken(t *testing.T) { // F33
 	a, path := newLog(t)
-	must(t, a.Record(context.Background(), &sts.Record{Decision: "1"}))
+	must(t, a.Record(context.Background(), &sts.Record{Event: sts.EventToken, Decision: "1"}))
 	must(t, os.Rename(path, path+".1"))
-	must(t, a.Record(context.Background(), &sts.Record{Decision: "2"}))
+	must(t, a.Record(context.Background(), &sts.Record{Event: sts.EventToken, Decision: "2"}))
 	if got := decisions(t, path+".1"); len(got) != 2 {
 		t.Errorf("after renaming: %v", got)
 	}
 	must(t, os.Remove(path+".1"))
 	for range 2 {
-		if err := a.Record(context.Background(), &sts.Record{Decision: "3"}); err == nil || !strings.Contains(err.Error(), "removed") || a.Err() == nil {
+		if err := a.Record(context.Background(), &sts.Record{Event: sts.EventToken, Decision: "3"}); err == nil || !strings.Contains(err.Error(), "removed") || a.Err() == nil {
 			t.Errorf("after removing: %v, %v", err, a.Err())
 		}
 	}

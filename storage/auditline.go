@@ -72,3 +72,6 @@ func (l *line) escape(c rune) {
 		l.WriteByte(digits[c>>shift&0xf])
 	}
 }
+
+// indexLine returns where the first line of b ends, which has one.
+func indexLine(b []byte) int { return bytes.IndexByte(b, '\n') + 1 }

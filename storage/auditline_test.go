@@ -35,7 +35,7 @@ func TestAuditLine(t *testing.T) {
 	}
 	rapid.Check(t, func(t *rapid.T) {
 		text := rapid.String().Draw(t, "text")
-		if err := l.encode(&sts.Record{Reason: text}); err != nil {
+		if err := l.encode(&sts.Record{Event: sts.EventToken, Reason: text}); err != nil {
 			t.Fatal(err)
 		}
 		oneLine(t, l.Bytes())
@@ -51,18 +51,18 @@ func TestAuditLine(t *testing.T) {
 // leaves of one can always be found.
 func TestAuditLineIsBounded(t *testing.T) {
 	l := lines.Get().(*line)
-	must(t, l.encode(&sts.Record{Reason: strings.Repeat("<&>", 1000)}))
+	must(t, l.encode(&sts.Record{Event: sts.EventToken, Reason: strings.Repeat("<&>", 1000)}))
 	if l.Len() > 3200 {
 		t.Errorf("%d bytes for 3000", l.Len())
 	}
-	if err := l.encode(&sts.Record{Reason: strings.Repeat("x", sts.MaxRecordSize)}); err == nil {
+	if err := l.encode(&sts.Record{Event: sts.EventToken, Reason: strings.Repeat("x", sts.MaxRecordSize)}); err == nil {
 		t.Errorf("a line of %d bytes", l.Len())
 	}
 	a, path := newLog(t)
-	if err := a.Record(t.Context(), &sts.Record{Reason: strings.Repeat("x", sts.MaxRecordSize)}); err == nil {
+	if err := a.Record(t.Context(), &sts.Record{Event: sts.EventToken, Reason: strings.Repeat("x", sts.MaxRecordSize)}); err == nil {
 		t.Error("it was recorded")
 	}
-	must(t, a.Record(t.Context(), &sts.Record{Decision: "1", Reason: strings.Repeat("x", sts.MaxRecordSize/2)}))
+	must(t, a.Record(t.Context(), &sts.Record{Event: sts.EventToken, Decision: "1", Reason: strings.Repeat("x", sts.MaxRecordSize/2)}))
 	if got := decisions(t, path); len(got) != 1 {
 		t.Errorf("records %v", got)
 	}
@@ -82,7 +82,7 @@ func oneLine(t interface{ Errorf(string, ...any) }, line []byte) {
 
 // typical is a record of an exchange.
 func typical() *sts.Record {
-	return &sts.Record{
+	return &sts.Record{Event: sts.EventToken,
 		Time: time.Date(2026, 11, 24, 12, 0, 0, 123456789, time.UTC), Decision: "5y0f3kq9a2m8wz1c", RequestID: "0192f3c4-7a5e-7000-8000-0123456789ab",
 		Peer: "10.1.2.3", Grant: sts.TokenExchange, Outcome: "allow", Revision: 4711, Client: "checkout", AuthMethod: sts.SecretBasic,
 		Subject:        &sts.RecordParty{Issuer: "github", Sub: "repo:acme/shop:ref:refs/heads/main", JTI: "a6c0dd9e-1c7b-4f0e-9d3f-5e2f8a1b0c4d", Exp: 1795521600},

@@ -30,7 +30,7 @@ func writeUntilKilled(dir string) error {
 	if err != nil {
 		return err
 	}
-	audit, _, err := OpenAudit(filepath.Join(dir, "audit.jsonl"))
+	audit, _, err := OpenAudit(AuditOptions{File: filepath.Join(dir, "audit.jsonl")})
 	if err != nil {
 		return err
 	}
@@ -59,7 +59,7 @@ func writeUntilKilled(dir string) error {
 		go func() {
 			for i := 0; ; i++ {
 				id := fmt.Sprintf("%d-%d-%d", os.Getpid(), w, i)
-				if err := audit.Record(ctx, &sts.Record{Decision: id, Reason: strings.Repeat("r", i%3000)}); err != nil {
+				if err := audit.Record(ctx, &sts.Record{Event: sts.EventToken, Decision: id, Reason: strings.Repeat("r", i%3000)}); err != nil {
 					failed <- err
 					return
 				}
@@ -109,7 +109,7 @@ func TestKill(t *testing.T) {
 			}
 		}
 		last = survived(t, dir, last)
-		audit, aside, err := OpenAudit(filepath.Join(dir, "audit.jsonl"))
+		audit, aside, err := OpenAudit(AuditOptions{File: filepath.Join(dir, "audit.jsonl")})
 		if err != nil {
 			t.Fatalf("cycle %d: %v", cycle, err)
 		}

@@ -14,6 +14,10 @@ import (
 // or is not the one that it was.
 var ErrRestored = errors.New("the etcd cluster was restored from a backup or replaced, and what was revoked or used since then is not known; see docs/storage.md, then let it be used with `stsd storage confirm`")
 
+// ErrDoubt is what an error of Txn is if the transaction may have been done, or may
+// still be. One that is not was certainly not done.
+var ErrDoubt = errors.New("the transaction may have been done or not")
+
 // etcdAdvice is what to do about errors that say that nothing was done. The user
 // and the prefix of the store are filled in.
 var etcdAdvice = []struct {
@@ -39,12 +43,8 @@ func (e *Etcd) problem(caller context.Context, err error, wrote bool) error {
 	if err == nil {
 		return nil
 	}
-	doubt := ""
-	if wrote {
-		doubt = "; the transaction may have been done or not"
-	}
 	if ended := caller.Err(); ended != nil {
-		return fmt.Errorf("asking etcd%s: %w", doubt, ended)
+		return doubtful(wrote, fmt.Errorf("asking etcd: %w", ended))
 	}
 	if errors.Is(err, rpctypes.ErrCompacted) {
 		return ErrCompacted
@@ -60,9 +60,16 @@ func (e *Etcd) problem(caller context.Context, err error, wrote bool) error {
 	}
 	code := status.Code(err)
 	if errors.Is(err, context.DeadlineExceeded) || code == codes.DeadlineExceeded || code == codes.Unavailable || errors.Is(err, rpctypes.ErrTimeout) || errors.Is(err, rpctypes.ErrNoLeader) {
-		return &etcdError{fmt.Sprintf("etcd does not answer within %v%s (%v): is it up, and has it a leader?", e.options.RequestTimeout, doubt, why), err}
+		return doubtful(wrote, &etcdError{fmt.Sprintf("etcd does not answer within %v (%v): is it up, and has it a leader?", e.options.RequestTimeout, why), err})
 	}
-	return fmt.Errorf("asking etcd%s: %w", doubt, err)
+	return doubtful(wrote, fmt.Errorf("asking etcd: %w", err))
+}
+
+func doubtful(wrote bool, err error) error {
+	if !wrote {
+		return err
+	}
+	return fmt.Errorf("%w; %w", err, ErrDoubt)
 }
 
 // etcdError is an error of the library in our words.

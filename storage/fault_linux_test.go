@@ -156,13 +156,13 @@ func TestReadOnly(t *testing.T) {
 	b, err := OpenBolt(store, BoltOptions{})
 	must(t, err)
 	must(t, b.Close())
-	a, _, err := OpenAudit(log)
+	a, _, err := OpenAudit(AuditOptions{File: log})
 	must(t, err)
 	must(t, a.Close())
 	must(t, unix.Mount("tmpfs", dir, "tmpfs", unix.MS_REMOUNT|unix.MS_RDONLY, ""))
 	refuses(t, store, "read-only file system")
 	refuses(t, filepath.Join(dir, "new.db"), "read-only file system")
-	if _, _, err := OpenAudit(log); !errors.Is(err, syscall.EROFS) || !strings.Contains(err.Error(), log) {
+	if _, _, err := OpenAudit(AuditOptions{File: log}); !errors.Is(err, syscall.EROFS) || !strings.Contains(err.Error(), log) {
 		t.Errorf("audit log: %v", err)
 	}
 }
@@ -172,12 +172,12 @@ func TestReadOnly(t *testing.T) {
 func TestAuditDiskFull(t *testing.T) {
 	dir := smallDisk(t, 256)
 	path := filepath.Join(dir, "audit.jsonl")
-	a, _, err := OpenAudit(path)
+	a, _, err := OpenAudit(AuditOptions{File: path})
 	must(t, err)
 	defer a.Close()
 	written := 0
 	record := func() error {
-		err := a.Record(context.Background(), &sts.Record{Decision: fmt.Sprint(written), Reason: strings.Repeat("r", 1500)})
+		err := a.Record(context.Background(), &sts.Record{Event: sts.EventToken, Decision: fmt.Sprint(written), Reason: strings.Repeat("r", 1500)})
 		if err == nil {
 			written++
 		}

@@ -88,7 +88,7 @@ func (r *Replay) Use(ctx context.Context, space sts.ReplaySpace, key string, sin
 		return false, err
 	}
 	// From here on it is used, whatever becomes of the write.
-	if err := r.journal.write(ctx, e); err != nil {
+	if err := r.journal.use(ctx, e); err != nil {
 		return false, err
 	}
 	return true, nil
@@ -164,12 +164,12 @@ func (r *Replay) maintain() {
 			return
 		case <-tick.C:
 		}
-		r.journal.sync()
+		_ = r.journal.flush() // Err tells
 		if n%(sweepEvery/syncEvery) != 0 {
 			continue
 		}
 		r.sweep(r.now().Unix())
-		if size := r.journal.bytes(); size > compactAbove && size/replayEntrySize > 2*r.count.Load() {
+		if size := r.journal.size.Load(); size > compactAbove && size/replayEntrySize > 2*r.count.Load() {
 			// An error leaves the journal as it is, for the next time.
 			_ = r.journal.replace(r.header, r.live)
 		}
@@ -208,7 +208,7 @@ func (r *Replay) Close() error {
 	}
 	close(r.stop)
 	<-r.stopped
-	return r.journal.close(r.now().Unix())
+	return r.journal.end(r.now().Unix())
 }
 
 // errForgotten is sts.ErrForgotten with the time after which something new will

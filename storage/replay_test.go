@@ -64,11 +64,7 @@ func (w *replayWorld) fresh(t testing.TB, r *Replay, key string, want bool) {
 func crash(r *Replay) {
 	close(r.stop)
 	<-r.stopped
-	r.journal.mu.Lock()
-	r.journal.closed = true
-	r.journal.mu.Unlock()
-	close(r.journal.stop)
-	<-r.journal.written
+	r.journal.close()
 	r.journal.file.Close()
 	// Close does nothing after that.
 }
@@ -321,8 +317,8 @@ func TestReplayCompaction(t *testing.T) {
 		n++
 		return true
 	})
-	if n == 0 || r.journal.bytes() != int64(replayHeaderSize+n*replayEntrySize) {
-		t.Errorf("%d uses in %d bytes", n, r.journal.bytes())
+	if n == 0 || r.journal.size.Load() != int64(replayHeaderSize+n*replayEntrySize) {
+		t.Errorf("%d uses in %d bytes", n, r.journal.size.Load())
 	}
 	if left, _ := filepath.Glob(w.path + "?*"); len(left) > 0 {
 		t.Errorf("files are left: %v", left)

@@ -11,9 +11,6 @@ import (
 	"github.com/workload-sts/sts/sts"
 )
 
-// maxUsesTogether is how many uses are written in one transaction.
-const maxUsesTogether = 500
-
 // LoadUses implements sts.UsageStore. What cannot be read is left out: it says
 // when something was used, and no decision depends on it.
 func (s *Store) LoadUses(ctx context.Context) ([]sts.CredentialUse, error) {
@@ -42,7 +39,7 @@ func (s *Store) SaveUses(ctx context.Context, put, gone []sts.CredentialUse) err
 	for _, u := range gone {
 		ops = append(ops, Op{Key: key(u), Delete: true})
 	}
-	for some := range slices.Chunk(ops, maxUsesTogether) {
+	for some := range slices.Chunk(ops, MaxTxn) {
 		if _, _, err := s.kv.Txn(ctx, nil, some); err != nil {
 			return fmt.Errorf("writing when credentials were used: %w", err)
 		}

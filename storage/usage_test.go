@@ -16,7 +16,7 @@ func TestUses(t *testing.T) {
 	defer kv.Close()
 	s := NewStore(kv)
 	var put []sts.CredentialUse
-	for i := range 2*maxUsesTogether + 1 {
+	for i := range 2*MaxTxn + 1 {
 		put = append(put, sts.CredentialUse{Client: fmt.Sprintf("a/b:%d", i), Credential: "x-_y", Last: time.Unix(int64(i), 0)})
 	}
 	must(t, s.SaveUses(t.Context(), put, nil))

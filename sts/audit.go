@@ -19,6 +19,15 @@ const (
 	EventAdmin      Event = "admin"      // anything else that an administrator does
 )
 
+// What the log tells of itself, in lines that are not Records.
+const (
+	EventFile       Event = "file"       // a file begins
+	EventKey        Event = "key"        // a signing key is published
+	EventCheckpoint Event = "checkpoint" // what is here up to some line is signed
+	EventTorn       Event = "torn"       // what a crash left was set aside
+	EventDropped    Event = "dropped"    // a sink did not get some lines
+)
+
 // Record is one line of the audit log: something that was decided, allowed or
 // denied. It holds no token, only their ids.
 type Record struct {
@@ -86,7 +95,9 @@ type RecordToken struct {
 	ClientID  string    `json:"client_id"`
 	Audiences []string  `json:"aud"`
 	Scopes    []string  `json:"scopes,omitempty"`
-	Act       []string  `json:"act,omitempty"` // actor chain, outermost first
+	Act       []string  `json:"act,omitempty"`       // actor chain, outermost first
+	MayAct    string    `json:"may_act,omitempty"`   // sub of who may act for the subject, if the token says
+	Exchanges int       `json:"exchanges,omitempty"` // since the transaction began, this one included
 	Txn       string    `json:"txn"`
 	Exp       int64     `json:"exp"`
 	Rules     []string  `json:"rules"` // that granted it

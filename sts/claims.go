@@ -44,7 +44,7 @@ func (s *Service) checkClaims(field string, p *proven, now time.Time) (*policy.T
 		return nil, bad(f)
 	}
 	var ok bool
-	if t.Subject, ok = p.claims["sub"].(string); !ok || !validSubject(p.plainSubject(t.Subject)) {
+	if t.Subject, ok = p.claims["sub"].(string); !ok || !policy.ValidSubject(p.plainSubject(t.Subject)) {
 		return nil, bad(&flaw{
 			"sub", fmt.Sprintf("has no usable sub claim: it must be a string of 1 to %d characters without spaces, control characters and quotes, brackets or shell characters", maxSubject),
 			"a string of such characters",
@@ -172,16 +172,6 @@ func (p *proven) plainSubject(sub string) string {
 	return sub
 }
 
-// validSubject refuses subjects that are known to confuse what reads them later.
-func validSubject(sub string) bool {
-	if sub == "" || len(sub) > maxSubject {
-		return false
-	}
-	return !strings.ContainsFunc(sub, func(r rune) bool {
-		return r <= ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 || strings.ContainsRune("\"'\\<>;&$(){}[]\u2028\u2029\u00a0\ufeff\ufffd", r)
-	})
-}
-
 // audiences reads an aud claim: a string, or a list of strings.
 func audiences(v any) ([]string, bool) {
 	switch v := v.(type) {
@@ -250,7 +240,7 @@ func actor(v any, depth int) (*policy.Actor, bool) {
 	a.Subject, _ = m["sub"].(string)
 	a.Iss, _ = m["iss"].(string)
 	a.ClientID, _ = m["client_id"].(string)
-	if !validSubject(a.Subject) {
+	if !policy.ValidSubject(a.Subject) {
 		return nil, false
 	}
 	if below, present := m["act"]; present {
@@ -265,8 +255,18 @@ func actor(v any, depth int) (*policy.Actor, bool) {
 func ownClaims(claims map[string]any, t *policy.Token) {
 	t.ClientID, _ = claims["client_id"].(string)
 	t.Txn, _ = claims["txn"].(string)
+	exchanges, _ := claims["exchanges"].(int64)
+	t.Exchanges = int(exchanges)
 	scope, _ := claims["scope"].(string)
 	t.Scopes = strings.Fields(scope)
+}
+
+// mayAct names who may act, for a record.
+func mayAct(m *policy.MayAct) string {
+	if m == nil {
+		return ""
+	}
+	return m.Subject
 }
 
 // chain lists the actors of a token, outermost first.

@@ -31,10 +31,7 @@ func (s *Service) mint(ctx context.Context, d *decision, g policy.Grant) (Token,
 	}
 	issued := shortTypes[g.TokenType()]
 	expires := g.Expires().Truncate(time.Second)
-	txn := g.Txn()
-	if txn == "" {
-		txn = d.ids.txn
-	}
+	txn := d.txn(g)
 	payload, err := s.claims(d, g, issued, expires, txn)
 	if err != nil {
 		return Token{}, &Error{Code: ServerError, Message: "the claims of the token cannot be encoded", Err: err}
@@ -59,7 +56,7 @@ func (s *Service) mint(ctx context.Context, d *decision, g policy.Grant) (Token,
 	}
 	d.rec.Issued = &RecordToken{
 		JTI: d.ids.jti, KID: kid, Type: issued, Sub: g.Subject(), ClientID: g.ClientID(),
-		Audiences: g.Audiences(), Scopes: g.Scopes(), Act: chain(g.Act()), Txn: txn, Exp: expires.Unix(), Rules: g.Rules(),
+		Audiences: g.Audiences(), Scopes: g.Scopes(), Act: chain(g.Act()), MayAct: mayAct(g.MayAct()), Exchanges: g.Exchanges(), Txn: txn, Exp: expires.Unix(), Rules: g.Rules(),
 		JKT: g.Confirmation().JKT, X5T: g.Confirmation().X5T,
 	}
 	t := Token{Value: value, Issued: issued, Scheme: "Bearer", ExpiresIn: expires.Sub(d.now.Truncate(time.Second)), Scopes: g.Scopes(), Decision: d.ids.decision}
@@ -70,6 +67,14 @@ func (s *Service) mint(ctx context.Context, d *decision, g policy.Grant) (Token,
 		t.Scheme = "DPoP" // [RFC 9449 §5]
 	}
 	return t, nil
+}
+
+// txn is the transaction of a token: the subject's, or one that begins.
+func (d *decision) txn(g policy.Grant) string {
+	if txn := g.Txn(); txn != "" {
+		return txn
+	}
+	return d.ids.txn
 }
 
 // claims encodes the claims of a token: those of RFC 9068 §2.2 for an access
@@ -108,8 +113,14 @@ func (s *Service) claims(d *decision, g policy.Grant, issued TokenType, expires 
 	if a := g.Act(); a != nil {
 		b = appendActor(append(b, `,"act":`...), a)
 	}
+	if m := g.MayAct(); m != nil {
+		b = appendActor(append(b, `,"may_act":`...), &policy.Actor{Iss: m.Iss, Subject: m.Subject, ClientID: m.ClientID}) // [RFC 8693 §4.4]
+	}
 	b = append(b, `,"txn":`...)
 	b = appendString(b, txn)
+	if n := g.Exchanges(); n > 0 && issued == AccessToken { // others cannot be exchanged
+		b = strconv.AppendInt(append(b, `,"exchanges":`...), int64(n), 10)
+	}
 	b = appendConfirmation(b, g.Confirmation())
 	for _, name := range slices.Sorted(maps.Keys(g.Claims())) {
 		v, err := json.Marshal(g.Claims()[name])

@@ -262,7 +262,7 @@ func (r *Record) bound() {
 	if t := r.Issued; t != nil {
 		t.JKT, t.X5T = cut(t.JKT, maxText), cut(t.X5T, maxText)
 		t.JTI, t.KID, t.Type, t.Sub = cut(t.JTI, maxText), cut(t.KID, maxText), TokenType(cut(string(t.Type), maxText)), cut(t.Sub, maxText)
-		t.ClientID, t.Txn = cut(t.ClientID, maxText), cut(t.Txn, maxText)
+		t.ClientID, t.Txn, t.MayAct = cut(t.ClientID, maxText), cut(t.Txn, maxText), cut(t.MayAct, maxText)
 		t.Audiences, t.Scopes, t.Act, t.Rules = cutList(t.Audiences), cutList(t.Scopes), cutList(t.Act), cutList(t.Rules)
 	}
 }

@@ -80,7 +80,7 @@ func (s *Service) newState(resources map[Ref]Resource, revision int64) (*state, 
 		quotas:      map[string]*Audience{},
 	}
 	c := checker{service: s, resources: resources}
-	world := policy.World{}
+	world := policy.World{Issuers: map[string]string{}, SelfIssuer: s.issuer}
 	identifiers := map[string][]string{} // by Audience
 	for _, ref := range st.order {
 		switch r := resources[ref]; ref.Kind {
@@ -118,7 +118,7 @@ func (s *Service) newState(resources map[Ref]Resource, revision int64) (*state, 
 			i := r.Issuer.complete()
 			c.issuer(i, st.issuers[i.Issuer])
 			st.issuers[i.Issuer] = i
-			world.Issuers = append(world.Issuers, ref.Name)
+			world.Issuers[ref.Name] = i.Issuer
 		case KindRule:
 			c.common(ref, r.Rule.Description)
 			world.Rules = append(world.Rules, *r.Rule)

@@ -171,7 +171,7 @@ func (n *node) kill(t *testing.T) {
 	<-n.done
 }
 
-// audit returns the records of the audit log.
+// audit returns the token decisions of the audit log.
 func (n *node) audit(t *testing.T) []map[string]any {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join(n.dir, "audit.jsonl"))
@@ -184,7 +184,9 @@ func (n *node) audit(t *testing.T) []map[string]any {
 		if err := json.Unmarshal(line, &r); err != nil {
 			t.Fatalf("audit record %q: %v", line, err)
 		}
-		out = append(out, r)
+		if r["event"] == "token" {
+			out = append(out, r)
+		}
 	}
 	return out
 }

@@ -7,7 +7,6 @@ import (
 
 	"github.com/workload-sts/sts/jose"
 	"github.com/workload-sts/sts/keys"
-	"github.com/workload-sts/sts/storage"
 	"github.com/workload-sts/sts/sts"
 )
 
@@ -63,18 +62,4 @@ func (n *node) fetchedOfClient(client string, err error, skipped []error) {
 	for _, why := range skipped {
 		n.log.Warn("a key of a client cannot be used", "client", client, "error", why.Error())
 	}
-}
-
-// openReplay opens the journal of what was used once.
-func (n *node) openReplay(file string, isNew bool) error {
-	replay, err := storage.OpenReplay(file, storage.ReplayOptions{New: isNew})
-	if err != nil {
-		return err
-	}
-	n.closers = append(n.closers, replay.Close)
-	n.replay = replay
-	if lost := replay.Lost(); lost != "" {
-		n.log.Warn("what was used once before is not known: client assertions that were made until now are refused", "file", file, "reason", lost)
-	}
-	return nil
 }

@@ -80,19 +80,12 @@ func (k configCheck) config(c *stsv1.ServerConfig) {
 		k.report("grpc.listen", "is the address of http.listen; the two faces need an address each")
 	}
 	c.Storage = orEmpty(c.Storage)
-	c.Storage.BoltFile = k.newFile("storage.bolt_file", c.Storage.BoltFile)
-	if c.Storage.ReplayFile == "" && c.Storage.BoltFile != "" {
-		c.Storage.ReplayFile = c.Storage.BoltFile + ".replay"
-	}
-	if c.Storage.ReplayFile != "" {
-		c.Storage.ReplayFile = k.newFile("storage.replay_file", c.Storage.ReplayFile)
-	}
-	k.apart("storage.replay_file", c.Storage.ReplayFile, "storage.bolt_file", c.Storage.BoltFile)
+	k.storage(c.Storage)
 	c.Keys, c.Rotation = orEmpty(c.Keys), orEmpty(c.Rotation)
 	k.keys(c.Keys)
 	k.rotation(c.Rotation)
 	c.Audit = orEmpty(c.Audit)
-	c.Audit.File = k.newFile("audit.file", c.Audit.File)
+	k.audit(c.Audit, c.Keys)
 	k.apart("audit.file", c.Audit.File, "storage.bolt_file", c.Storage.BoltFile)
 	k.apart("audit.file", c.Audit.File, "storage.replay_file", c.Storage.ReplayFile)
 	for i, s := range c.Keys.Sets {

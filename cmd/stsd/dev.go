@@ -102,6 +102,7 @@ func devConfig(dir string, o devOptions) *stsv1.ServerConfig {
 	check.limits(c)
 	check.dpop(c)
 	check.rotation(c.Rotation)
+	check.auditDefaults(c.Audit)
 	return c
 }
 

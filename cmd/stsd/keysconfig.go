@@ -1,7 +1,6 @@
 package main
 
 import (
-	"crypto/tls"
 	"fmt"
 	"net/url"
 	"slices"
@@ -105,7 +104,7 @@ func (k configCheck) vault(c *stsv1.VaultConfig) {
 	if c.CaFile != "" {
 		c.CaFile = in.existingFile(path+".ca_file", c.CaFile)
 	}
-	in.clientCertificate(path, c)
+	c.CertFile, c.KeyFile = in.pair(path, c.CertFile, c.KeyFile)
 	in.duration(path+".timeout", &c.Timeout, 2*time.Second, 10*time.Second)
 	if c.Login == nil {
 		in.report(path+".login", "is missing; give one of token_file, app_role, kubernetes and certificate")
@@ -132,29 +131,6 @@ func (k configCheck) vaultAddress(path, a string) {
 		k.report(path, "must be https; http is for loopback addresses only")
 	case u.Scheme != "https" && u.Scheme != "http":
 		k.report(path, "must be an https URL")
-	}
-}
-
-func (k configCheck) clientCertificate(path string, c *stsv1.VaultConfig) {
-	switch {
-	case c.CertFile == "" && c.KeyFile == "":
-		return
-	case c.CertFile == "":
-		k.report(path+".cert_file", "is missing; key_file is its private key")
-		return
-	case c.KeyFile == "":
-		k.report(path+".key_file", "is missing; cert_file needs its private key")
-		return
-	}
-	missing := false
-	files := configCheck{dir: k.dir, report: func(p, m string) { missing = true; k.report(p, m) }}
-	c.CertFile = files.existingFile(path+".cert_file", c.CertFile)
-	c.KeyFile = files.existingFile(path+".key_file", c.KeyFile)
-	if missing {
-		return
-	}
-	if _, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile); err != nil {
-		k.report(path+".cert_file", "the certificate cannot be used: "+err.Error())
 	}
 }
 

@@ -34,7 +34,7 @@ func TestTwoNodes(t *testing.T) {
 	var serving sync.WaitGroup
 	nodes := make([]*node, 2)
 	for i := range nodes {
-		nodes[i] = newNode(t, storage.NewStore(kv), v)
+		nodes[i] = newNode(t, kv, v)
 		defer nodes[i].close()
 		serving.Go(func() {
 			if err := nodes[i].serve(ctx, listeners{http: loopback(t), grpc: loopback(t)}); err != nil {
@@ -81,7 +81,7 @@ func operate(t *testing.T, n *node, keys int, kid string) {
 }
 
 // newNode wires a server on a store, with an audit log of its own.
-func newNode(t *testing.T, store *storage.Store, v *vaulttest.Server) *node {
+func newNode(t *testing.T, kv storage.KV, v *vaulttest.Server) *node {
 	t.Helper()
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, "token"), []byte(v.RootToken), 0o600); err != nil {
@@ -99,8 +99,9 @@ rotation: {period: 3s, publish_ahead: 2s, retain: 11s, jwks_max_age: 1s, clock_s
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &node{log: slog.New(slog.NewJSONHandler(io.Discard, nil))}
-	if err := n.wire(t.Context(), c, store, false); err != nil {
+	replay := storage.NewReplayKV(kv, storage.ReplayKVOptions{})
+	n := &node{log: slog.New(slog.NewJSONHandler(io.Discard, nil)), replay: replay, closers: []func() error{replay.Close}}
+	if err := n.wire(t.Context(), c, storage.NewStore(kv), false); err != nil {
 		n.close()
 		t.Fatal(err)
 	}

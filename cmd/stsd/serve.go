@@ -6,10 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"net"
-	"os"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -91,13 +89,12 @@ func (ls listeners) close() (err error) {
 
 // node is a wired service.
 type node struct {
-	ring     *keys.Ring
-	replay   *storage.Replay
-	newStore bool // there was none before
-	service  *sts.Service
-	server   *server.Server
-	log      *slog.Logger
-	closers  []func() error // in the order of opening
+	ring    *keys.Ring
+	replay  sts.Replay
+	service *sts.Service
+	server  *server.Server
+	log     *slog.Logger
+	closers []func() error // in the order of opening
 }
 
 // open wires a service from its configuration.
@@ -108,17 +105,14 @@ func open(ctx context.Context, c *stsv1.ServerConfig, createKeyFile bool, stderr
 			n.close()
 		}
 	}()
-	_, missing := os.Stat(c.Storage.BoltFile)
-	kv, err := storage.OpenBolt(c.Storage.BoltFile, storage.BoltOptions{})
+	store, err := n.openStore(ctx, c.Storage)
 	if err != nil {
 		return nil, err
 	}
-	n.closers = append(n.closers, kv.Close)
-	n.newStore = errors.Is(missing, fs.ErrNotExist)
-	return n, n.wire(ctx, c, storage.NewStore(kv), createKeyFile)
+	return n, n.wire(ctx, c, store, createKeyFile)
 }
 
-// wire wires all that stands on a store, which others may use too.
+// wire wires all that stands on a store.
 func (n *node) wire(ctx context.Context, c *stsv1.ServerConfig, store *storage.Store, createKeyFile bool) (err error) {
 	if n.ring, err = n.openKeys(ctx, c, store.KeyStates(), createKeyFile); err != nil {
 		return err
@@ -127,23 +121,15 @@ func (n *node) wire(ctx context.Context, c *stsv1.ServerConfig, store *storage.S
 	n.closers = append(n.closers, func() error { remote.Close(); return nil })
 	clients := keys.NewRemote(keys.RemoteConfig{OnFetch: n.fetchedOfClient})
 	n.closers = append(n.closers, func() error { clients.Close(); return nil })
-	audit, torn, err := storage.OpenAudit(c.Audit.File)
+	audit, err := n.openAudit(c.Audit)
 	if err != nil {
 		return err
 	}
-	if torn != "" {
-		n.log.Warn("the last record of the audit log was torn by a crash and has been moved aside", "file", torn)
-	}
-	n.closers = append(n.closers, audit.Close)
 	var nonceKey []byte
 	if c.Dpop.RequireNonce {
 		if nonceKey, err = store.SharedKey(ctx, nonceKeyName); err != nil {
 			return err
 		}
-	}
-	// Where there is no store yet, there was no client to use anything.
-	if err := n.openReplay(c.Storage.ReplayFile, n.newStore); err != nil {
-		return err
 	}
 	n.service, err = sts.New(ctx, sts.Config{
 		Issuer: c.Issuer, Store: store, Keys: signingKeys{n.ring}, IssuerKeys: issuerKeys{remote}, ClientKeys: clientKeys{clients},
@@ -176,7 +162,7 @@ func (n *node) wire(ctx context.Context, c *stsv1.ServerConfig, store *storage.S
 		return fmt.Errorf("grpc.tls.client_certificates: %w", err)
 	}
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), n.ring.Collector(), remote.Collector())
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), n.ring.Collector(), remote.Collector(), audit.Collector())
 	n.server, err = server.New(server.Config{
 		Service: n.service, Logger: n.log, Registry: registry, HTTPTLS: httpTLS, GRPCTLS: grpcTLS,
 		GRPCURL: c.Dpop.GrpcUrl, Admin: adminConfig(c.Admin),

@@ -135,7 +135,7 @@ func (p *protos) table(b *bytes.Buffer, m protoreflect.MessageDescriptor) {
 // resources describes the four kinds and what they are made of.
 func (p *protos) resources(b *bytes.Buffer) error {
 	fmt.Fprintf(b, "%s# Resources\n\nFour kinds, the same in a file, through the admin API and in `stsctl get -o yaml`. A file holds any number of documents, each with `kind` beside the fields below. Files are read strictly: an unknown field is an error, and all problems are reported at once. A single value may stand where a list is expected.\n\n", generated)
-	for _, name := range []string{"Client", "ClientSecret", "ClientTls", "ClientSpiffe", "ClientSelfSigned", "Issuer", "Audience", "Rule", "Requester", "Party", "Allow"} {
+	for _, name := range []string{"Client", "ClientSecret", "ClientTls", "ClientSpiffe", "ClientSelfSigned", "Issuer", "Audience", "Rule", "Requester", "Party", "Require", "Limits", "Allow", "ScopesFromClaim", "MayAct", "Deny"} {
 		m, err := p.message(name)
 		if err != nil {
 			return err

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/workload-sts/sts/keys"
+	"github.com/workload-sts/sts/storage"
 	"github.com/workload-sts/sts/sts"
 	"github.com/workload-sts/sts/sts/server"
 )
@@ -56,7 +57,7 @@ var desc = regexp.MustCompile(`^Desc\{fqName: "([^"]*)", help: "([^"]*)".*, cons
 func metricsPage(b *bytes.Buffer) error {
 	fmt.Fprintf(b, "%s# Metrics\n\nPrometheus metrics at `/metrics`, besides those of the Go runtime and the process. No label has a value from outside.\n\n| metric | labels | |\n|---|---|---|\n", generated)
 	var rows []string
-	for _, d := range slices.Concat(server.Metrics(), keys.Metrics()) {
+	for _, d := range slices.Concat(server.Metrics(), keys.Metrics(), storage.AuditMetrics()) {
 		m := desc.FindStringSubmatch(d.String())
 		if m == nil {
 			return fmt.Errorf("cannot read %s", d)

@@ -182,16 +182,23 @@ func (b *jsonBody) Decode(v any) error {
 		b.call.malformed = decodeParameters(data, m)
 	case *stsv1.ExchangeTokenRequest:
 		b.call.malformed = decodeParameters(data, m)
+	case **stsv1.Resource: // a body that is one field of the request
+		*m = &stsv1.Resource{}
+		b.unmarshal(data, *m)
 	case proto.Message:
-		if err := protojson.Unmarshal(data, m); err != nil {
-			proto.Reset(m)
-			b.call.malformed = &refusal{sts: &sts.Error{
-				Code: sts.InvalidRequest, Message: "the body is not a request of this method; see details",
-				Problems: []sts.Problem{{Index: -1, Message: jsonProblem(err)}},
-			}}
-		}
+		b.unmarshal(data, m)
 	}
 	return nil
+}
+
+func (b *jsonBody) unmarshal(data []byte, m proto.Message) {
+	if err := protojson.Unmarshal(data, m); err != nil {
+		proto.Reset(m)
+		b.call.malformed = &refusal{sts: &sts.Error{
+			Code: sts.InvalidRequest, Message: "the body is not a request of this method; see details",
+			Problems: []sts.Problem{{Index: -1, Message: jsonProblem(err)}},
+		}}
+	}
 }
 
 // jsonProblem is what protojson says, without the prefix that it varies.

@@ -112,54 +112,6 @@ func (c *converter) audience(m *stsv1.Audience) *sts.Audience {
 	}
 }
 
-// RateFromProto converts a rate whose period is a time.
-func RateFromProto(m *stsv1.Rate) sts.Rate { return (&converter{}).rate("", m) }
-
-func (c *converter) rate(field string, m *stsv1.Rate) sts.Rate {
-	if m == nil {
-		return sts.Rate{}
-	}
-	r := sts.Rate{Count: int(m.GetCount()), Period: c.duration(field+".period", m.GetPeriod()), Burst: int(m.GetBurst())}
-	if r == (sts.Rate{}) {
-		c.problem(field, "says nothing; set count, or leave it out")
-	}
-	return r
-}
-
-func rateToProto(r sts.Rate) *stsv1.Rate {
-	if r == (sts.Rate{}) {
-		return nil
-	}
-	return &stsv1.Rate{Count: int32(r.Count), Period: durationToProto(r.Period), Burst: int32(r.Burst)}
-}
-
-func (c *converter) rule(m *stsv1.Rule) *policy.Rule {
-	a := m.GetAllow()
-	return &policy.Rule{
-		Name:        m.GetName(),
-		Description: m.GetDescription(),
-		Requester: policy.Requester{
-			Clients:  m.GetRequester().GetClients(),
-			Labels:   m.GetRequester().GetLabels(),
-			Workload: m.GetRequester().GetWorkload(),
-		},
-		Subject: c.party("subject", m.GetSubject()),
-		Actor:   c.party("actor", m.GetActor()),
-		Require: policy.Require{Binding: policy.Binding(m.GetRequire().GetBinding())},
-		When:    m.GetWhen(),
-		Allow: policy.Allow{
-			Audiences:         a.GetAudiences(),
-			Scopes:            a.GetScopes(),
-			TTL:               c.duration("allow.ttl", a.GetTtl()),
-			Claims:            a.GetClaims(),
-			Impersonate:       a.GetImpersonate(),
-			MultipleAudiences: a.GetMultipleAudiences(),
-			TokenTypes:        a.GetTokenTypes(),
-		},
-		AcceptRisks: m.GetAcceptRisks(),
-	}
-}
-
 // party returns nil for a party that is not there, which says something else
 // than an empty one.
 func (c *converter) party(field string, m *stsv1.Party) *policy.Party {
@@ -321,33 +273,6 @@ func issuerToProto(i *sts.Issuer) *stsv1.Issuer {
 		SingleUse:           i.SingleUse,
 		AllowOtherAudiences: i.AllowOtherAudiences,
 	}
-}
-
-func ruleToProto(r *policy.Rule) *stsv1.Rule {
-	out := &stsv1.Rule{
-		Name:        r.Name,
-		Description: r.Description,
-		Subject:     partyToProto(r.Subject),
-		Actor:       partyToProto(r.Actor),
-		When:        r.When,
-		Allow: &stsv1.Allow{
-			Audiences:         r.Allow.Audiences,
-			Scopes:            r.Allow.Scopes,
-			Ttl:               durationToProto(r.Allow.TTL),
-			Claims:            r.Allow.Claims,
-			Impersonate:       r.Allow.Impersonate,
-			MultipleAudiences: r.Allow.MultipleAudiences,
-			TokenTypes:        r.Allow.TokenTypes,
-		},
-		AcceptRisks: r.AcceptRisks,
-	}
-	if r.Require.Binding != "" {
-		out.Require = &stsv1.Require{Binding: string(r.Require.Binding)}
-	}
-	if q := r.Requester; len(q.Clients) > 0 || len(q.Labels) > 0 || q.Workload {
-		out.Requester = &stsv1.Requester{Clients: q.Clients, Labels: q.Labels, Workload: q.Workload}
-	}
-	return out
 }
 
 func partyToProto(p *policy.Party) *stsv1.Party {

@@ -23,6 +23,9 @@ func TestEveryFieldSurvives(t *testing.T) {
 		t.Run(string(fields.Get(i).Name()), func(t *testing.T) {
 			in := &stsv1.Resource{}
 			fillResource(in.ProtoReflect().Mutable(fields.Get(i)).Message())
+			if r := in.GetRule(); r != nil {
+				r.Deny = nil // a rule has this or allow
+			}
 			domain, problems := FromProto(in)
 			if len(problems) > 0 {
 				t.Fatal(problems)
@@ -92,6 +95,8 @@ func TestMinimalResourcesSurvive(t *testing.T) {
 		{Kind: &stsv1.Resource_Issuer{Issuer: &stsv1.Issuer{Name: "i"}}},
 		{Kind: &stsv1.Resource_Audience{Audience: &stsv1.Audience{Name: "a"}}},
 		{Kind: &stsv1.Resource_Rule{Rule: &stsv1.Rule{Name: "r", Subject: &stsv1.Party{}, Allow: &stsv1.Allow{}}}},
+		{Kind: &stsv1.Resource_Rule{Rule: &stsv1.Rule{Name: "r", Deny: &stsv1.Deny{}}}},
+		{Kind: &stsv1.Resource_Rule{Rule: &stsv1.Rule{Name: "r", Deny: &stsv1.Deny{Audiences: []string{"a"}, Scopes: []string{"s"}}}}},
 	} {
 		domain, problems := FromProto(in)
 		if out := ToProto(domain); len(problems) > 0 || !proto.Equal(in, out) {

@@ -152,7 +152,7 @@ func newService(b *testing.B) *service {
 	kept := make(chan error, 1)
 	go func() { kept <- ring.Run(keeping) }()
 	b.Cleanup(func() { keep(); <-kept })
-	audit, _, err := storage.OpenAudit(filepath.Join(dir, "audit.jsonl"))
+	audit, _, err := storage.OpenAudit(storage.AuditOptions{File: filepath.Join(dir, "audit.jsonl")})
 	must(b, err)
 	b.Cleanup(func() { audit.Close() })
 	replay, err := storage.OpenReplay(filepath.Join(dir, "replay"), storage.ReplayOptions{New: true})

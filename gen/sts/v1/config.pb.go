@@ -858,16 +858,20 @@ func (x *SpiffeBundleConfig) GetCaFile() string {
 	return ""
 }
 
-// StorageConfig says where state is kept.
+// StorageConfig says where state is kept: in a file of this machine or in an etcd
+// cluster that several nodes share. Exactly one of `bolt_file` and `etcd` is given.
 type StorageConfig struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The file of the embedded database, created with mode 0600 if it is missing.
-	// Its directory must exist. Required.
+	// Its directory must exist.
 	BoltFile string `protobuf:"bytes,1,opt,name=bolt_file,json=boltFile,proto3" json:"bolt_file,omitempty"`
 	// The file that remembers which single-use tokens were used, such as client
-	// assertions, made with mode 0600 if it is missing. Default: `bolt_file` with
-	// `.replay` behind it.
-	ReplayFile    string `protobuf:"bytes,2,opt,name=replay_file,json=replayFile,proto3" json:"replay_file,omitempty"`
+	// assertions, made with mode 0600 if it is missing. Only with `bolt_file`; in etcd
+	// that is kept with everything else. Default: `bolt_file` with `.replay` behind
+	// it.
+	ReplayFile string `protobuf:"bytes,2,opt,name=replay_file,json=replayFile,proto3" json:"replay_file,omitempty"`
+	// The etcd cluster (3.5 or later). See docs/storage.md.
+	Etcd          *EtcdConfig `protobuf:"bytes,3,opt,name=etcd,proto3" json:"etcd,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -916,6 +920,138 @@ func (x *StorageConfig) GetReplayFile() string {
 	return ""
 }
 
+func (x *StorageConfig) GetEtcd() *EtcdConfig {
+	if x != nil {
+		return x.Etcd
+	}
+	return nil
+}
+
+// EtcdConfig says how an etcd cluster is reached. Files are read again when they
+// change, for new connections.
+type EtcdConfig struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// URLs of the members of one cluster, such as https://etcd-0.internal:2379. Plain
+	// http is for loopback addresses only. Required.
+	Endpoints []string `protobuf:"bytes,1,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	// What all keys begin with; it begins and ends with a slash. Nobody else may
+	// write there. Default /sts/.
+	Prefix string `protobuf:"bytes,2,opt,name=prefix,proto3" json:"prefix,omitempty"`
+	// PEM file with the authorities that may have signed the members' certificates.
+	// Default: those of the system.
+	CaFile string `protobuf:"bytes,3,opt,name=ca_file,json=caFile,proto3" json:"ca_file,omitempty"`
+	// PEM file with the client certificate to show, and its chain. Default: none.
+	CertFile string `protobuf:"bytes,4,opt,name=cert_file,json=certFile,proto3" json:"cert_file,omitempty"`
+	// PEM file with the private key of `cert_file`.
+	KeyFile string `protobuf:"bytes,5,opt,name=key_file,json=keyFile,proto3" json:"key_file,omitempty"`
+	// Name that the members' certificates must have. Default: the host of each
+	// endpoint.
+	ServerName string `protobuf:"bytes,6,opt,name=server_name,json=serverName,proto3" json:"server_name,omitempty"`
+	// The user to log in as. Default: no login.
+	Username string `protobuf:"bytes,7,opt,name=username,proto3" json:"username,omitempty"`
+	// File with the password of `username`, one line. It is read again when the login
+	// is refused.
+	PasswordFile string `protobuf:"bytes,8,opt,name=password_file,json=passwordFile,proto3" json:"password_file,omitempty"`
+	// Longest time that a request may take, with all its attempts. Default 3s, at
+	// most 10s.
+	RequestTimeout *durationpb.Duration `protobuf:"bytes,9,opt,name=request_timeout,json=requestTimeout,proto3" json:"request_timeout,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *EtcdConfig) Reset() {
+	*x = EtcdConfig{}
+	mi := &file_sts_v1_config_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EtcdConfig) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EtcdConfig) ProtoMessage() {}
+
+func (x *EtcdConfig) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_config_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EtcdConfig.ProtoReflect.Descriptor instead.
+func (*EtcdConfig) Descriptor() ([]byte, []int) {
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *EtcdConfig) GetEndpoints() []string {
+	if x != nil {
+		return x.Endpoints
+	}
+	return nil
+}
+
+func (x *EtcdConfig) GetPrefix() string {
+	if x != nil {
+		return x.Prefix
+	}
+	return ""
+}
+
+func (x *EtcdConfig) GetCaFile() string {
+	if x != nil {
+		return x.CaFile
+	}
+	return ""
+}
+
+func (x *EtcdConfig) GetCertFile() string {
+	if x != nil {
+		return x.CertFile
+	}
+	return ""
+}
+
+func (x *EtcdConfig) GetKeyFile() string {
+	if x != nil {
+		return x.KeyFile
+	}
+	return ""
+}
+
+func (x *EtcdConfig) GetServerName() string {
+	if x != nil {
+		return x.ServerName
+	}
+	return ""
+}
+
+func (x *EtcdConfig) GetUsername() string {
+	if x != nil {
+		return x.Username
+	}
+	return ""
+}
+
+func (x *EtcdConfig) GetPasswordFile() string {
+	if x != nil {
+		return x.PasswordFile
+	}
+	return ""
+}
+
+func (x *EtcdConfig) GetRequestTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.RequestTimeout
+	}
+	return nil
+}
+
 // KeysConfig says which keys sign tokens, and where they are kept.
 type KeysConfig struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -930,7 +1066,7 @@ type KeysConfig struct {
 
 func (x *KeysConfig) Reset() {
 	*x = KeysConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[11]
+	mi := &file_sts_v1_config_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -942,7 +1078,7 @@ func (x *KeysConfig) String() string {
 func (*KeysConfig) ProtoMessage() {}
 
 func (x *KeysConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[11]
+	mi := &file_sts_v1_config_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -955,7 +1091,7 @@ func (x *KeysConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeysConfig.ProtoReflect.Descriptor instead.
 func (*KeysConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{11}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *KeysConfig) GetSets() []*KeySetConfig {
@@ -996,7 +1132,7 @@ type KeySetConfig struct {
 
 func (x *KeySetConfig) Reset() {
 	*x = KeySetConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[12]
+	mi := &file_sts_v1_config_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1008,7 +1144,7 @@ func (x *KeySetConfig) String() string {
 func (*KeySetConfig) ProtoMessage() {}
 
 func (x *KeySetConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[12]
+	mi := &file_sts_v1_config_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1021,7 +1157,7 @@ func (x *KeySetConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeySetConfig.ProtoReflect.Descriptor instead.
 func (*KeySetConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{12}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *KeySetConfig) GetName() string {
@@ -1117,7 +1253,7 @@ type VaultKeyConfig struct {
 
 func (x *VaultKeyConfig) Reset() {
 	*x = VaultKeyConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[13]
+	mi := &file_sts_v1_config_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1129,7 +1265,7 @@ func (x *VaultKeyConfig) String() string {
 func (*VaultKeyConfig) ProtoMessage() {}
 
 func (x *VaultKeyConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[13]
+	mi := &file_sts_v1_config_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1142,7 +1278,7 @@ func (x *VaultKeyConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VaultKeyConfig.ProtoReflect.Descriptor instead.
 func (*VaultKeyConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{13}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *VaultKeyConfig) GetKey() string {
@@ -1173,7 +1309,7 @@ type LocalKeyConfig struct {
 
 func (x *LocalKeyConfig) Reset() {
 	*x = LocalKeyConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[14]
+	mi := &file_sts_v1_config_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1185,7 +1321,7 @@ func (x *LocalKeyConfig) String() string {
 func (*LocalKeyConfig) ProtoMessage() {}
 
 func (x *LocalKeyConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[14]
+	mi := &file_sts_v1_config_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1198,7 +1334,7 @@ func (x *LocalKeyConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LocalKeyConfig.ProtoReflect.Descriptor instead.
 func (*LocalKeyConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{14}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *LocalKeyConfig) GetKeyFile() string {
@@ -1244,7 +1380,7 @@ type VaultConfig struct {
 
 func (x *VaultConfig) Reset() {
 	*x = VaultConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[15]
+	mi := &file_sts_v1_config_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1256,7 +1392,7 @@ func (x *VaultConfig) String() string {
 func (*VaultConfig) ProtoMessage() {}
 
 func (x *VaultConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[15]
+	mi := &file_sts_v1_config_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1269,7 +1405,7 @@ func (x *VaultConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VaultConfig.ProtoReflect.Descriptor instead.
 func (*VaultConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{15}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *VaultConfig) GetAddresses() []string {
@@ -1361,7 +1497,7 @@ type VaultLoginConfig struct {
 
 func (x *VaultLoginConfig) Reset() {
 	*x = VaultLoginConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[16]
+	mi := &file_sts_v1_config_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1373,7 +1509,7 @@ func (x *VaultLoginConfig) String() string {
 func (*VaultLoginConfig) ProtoMessage() {}
 
 func (x *VaultLoginConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[16]
+	mi := &file_sts_v1_config_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1386,7 +1522,7 @@ func (x *VaultLoginConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VaultLoginConfig.ProtoReflect.Descriptor instead.
 func (*VaultLoginConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{16}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *VaultLoginConfig) GetMethod() isVaultLoginConfig_Method {
@@ -1480,7 +1616,7 @@ type VaultAppRoleConfig struct {
 
 func (x *VaultAppRoleConfig) Reset() {
 	*x = VaultAppRoleConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[17]
+	mi := &file_sts_v1_config_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1492,7 +1628,7 @@ func (x *VaultAppRoleConfig) String() string {
 func (*VaultAppRoleConfig) ProtoMessage() {}
 
 func (x *VaultAppRoleConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[17]
+	mi := &file_sts_v1_config_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1505,7 +1641,7 @@ func (x *VaultAppRoleConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VaultAppRoleConfig.ProtoReflect.Descriptor instead.
 func (*VaultAppRoleConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{17}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *VaultAppRoleConfig) GetRoleId() string {
@@ -1545,7 +1681,7 @@ type VaultKubernetesConfig struct {
 
 func (x *VaultKubernetesConfig) Reset() {
 	*x = VaultKubernetesConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[18]
+	mi := &file_sts_v1_config_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1557,7 +1693,7 @@ func (x *VaultKubernetesConfig) String() string {
 func (*VaultKubernetesConfig) ProtoMessage() {}
 
 func (x *VaultKubernetesConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[18]
+	mi := &file_sts_v1_config_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1570,7 +1706,7 @@ func (x *VaultKubernetesConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VaultKubernetesConfig.ProtoReflect.Descriptor instead.
 func (*VaultKubernetesConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{18}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *VaultKubernetesConfig) GetRole() string {
@@ -1607,7 +1743,7 @@ type VaultCertificateConfig struct {
 
 func (x *VaultCertificateConfig) Reset() {
 	*x = VaultCertificateConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[19]
+	mi := &file_sts_v1_config_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1619,7 +1755,7 @@ func (x *VaultCertificateConfig) String() string {
 func (*VaultCertificateConfig) ProtoMessage() {}
 
 func (x *VaultCertificateConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[19]
+	mi := &file_sts_v1_config_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1632,7 +1768,7 @@ func (x *VaultCertificateConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VaultCertificateConfig.ProtoReflect.Descriptor instead.
 func (*VaultCertificateConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{19}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *VaultCertificateConfig) GetRole() string {
@@ -1669,7 +1805,7 @@ type VaultBatchConfig struct {
 
 func (x *VaultBatchConfig) Reset() {
 	*x = VaultBatchConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[20]
+	mi := &file_sts_v1_config_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1681,7 +1817,7 @@ func (x *VaultBatchConfig) String() string {
 func (*VaultBatchConfig) ProtoMessage() {}
 
 func (x *VaultBatchConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[20]
+	mi := &file_sts_v1_config_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1694,7 +1830,7 @@ func (x *VaultBatchConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VaultBatchConfig.ProtoReflect.Descriptor instead.
 func (*VaultBatchConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{20}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *VaultBatchConfig) GetSize() int32 {
@@ -1751,7 +1887,7 @@ type RotationConfig struct {
 
 func (x *RotationConfig) Reset() {
 	*x = RotationConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[21]
+	mi := &file_sts_v1_config_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1763,7 +1899,7 @@ func (x *RotationConfig) String() string {
 func (*RotationConfig) ProtoMessage() {}
 
 func (x *RotationConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[21]
+	mi := &file_sts_v1_config_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1776,7 +1912,7 @@ func (x *RotationConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotationConfig.ProtoReflect.Descriptor instead.
 func (*RotationConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{21}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RotationConfig) GetPeriod() *durationpb.Duration {
@@ -1817,16 +1953,30 @@ func (x *RotationConfig) GetClockSkew() *durationpb.Duration {
 // AuditConfig is about the audit log.
 type AuditConfig struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// File that decisions are appended to, one JSON object a line, created with
-	// mode 0600. A decision that cannot be written issues no token. Required.
-	File          string `protobuf:"bytes,1,opt,name=file,proto3" json:"file,omitempty"`
+	// File that records are appended to, one JSON object a line, each with the hash
+	// of the one before; created with mode 0600. What cannot be recorded does not
+	// happen: no token is issued. Required.
+	File string `protobuf:"bytes,1,opt,name=file,proto3" json:"file,omitempty"`
+	// When a record is safe. async: it is written before the answer, which a crash of
+	// the server does not undo, and on the disk a second later; only a crash of the
+	// machine can lose it. sync: it is on the disk before the answer; records that
+	// arrive together share a sync. Default async.
+	Durability string `protobuf:"bytes,2,opt,name=durability,proto3" json:"durability,omitempty"`
+	// When the file is followed by the next.
+	Rotation *AuditRotationConfig `protobuf:"bytes,3,opt,name=rotation,proto3" json:"rotation,omitempty"`
+	// Signed checkpoints, which show that nobody changed what is before them.
+	Checkpoints *AuditCheckpointConfig `protobuf:"bytes,4,opt,name=checkpoints,proto3" json:"checkpoints,omitempty"`
+	// Where copies of all records go, beside the file. A sink that is slow or down
+	// holds up nothing: what it does not take is dropped, counted and recorded. At
+	// most 8.
+	Sinks         []*AuditSinkConfig `protobuf:"bytes,5,rep,name=sinks,proto3" json:"sinks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AuditConfig) Reset() {
 	*x = AuditConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[22]
+	mi := &file_sts_v1_config_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1838,7 +1988,7 @@ func (x *AuditConfig) String() string {
 func (*AuditConfig) ProtoMessage() {}
 
 func (x *AuditConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[22]
+	mi := &file_sts_v1_config_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1851,12 +2001,489 @@ func (x *AuditConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditConfig.ProtoReflect.Descriptor instead.
 func (*AuditConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{22}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *AuditConfig) GetFile() string {
 	if x != nil {
 		return x.File
+	}
+	return ""
+}
+
+func (x *AuditConfig) GetDurability() string {
+	if x != nil {
+		return x.Durability
+	}
+	return ""
+}
+
+func (x *AuditConfig) GetRotation() *AuditRotationConfig {
+	if x != nil {
+		return x.Rotation
+	}
+	return nil
+}
+
+func (x *AuditConfig) GetCheckpoints() *AuditCheckpointConfig {
+	if x != nil {
+		return x.Checkpoints
+	}
+	return nil
+}
+
+func (x *AuditConfig) GetSinks() []*AuditSinkConfig {
+	if x != nil {
+		return x.Sinks
+	}
+	return nil
+}
+
+// AuditRotationConfig says when a file of the audit log is followed by the next.
+// The one before is renamed: audit.jsonl to audit-FIRST-TIME.jsonl, with the number
+// of its first record and when it was begun. The chain of hashes goes on.
+type AuditRotationConfig struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How large a file becomes, in MiB. Default 256, at most 1048576.
+	MaxSizeMib int32 `protobuf:"varint,1,opt,name=max_size_mib,json=maxSizeMib,proto3" json:"max_size_mib,omitempty"`
+	// How old it becomes. Default 24h, at most 8784h.
+	MaxAge *durationpb.Duration `protobuf:"bytes,2,opt,name=max_age,json=maxAge,proto3" json:"max_age,omitempty"`
+	// How many files are kept beside the one in use; the oldest is removed. Default 0:
+	// all of them.
+	KeepFiles     int32 `protobuf:"varint,3,opt,name=keep_files,json=keepFiles,proto3" json:"keep_files,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditRotationConfig) Reset() {
+	*x = AuditRotationConfig{}
+	mi := &file_sts_v1_config_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditRotationConfig) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditRotationConfig) ProtoMessage() {}
+
+func (x *AuditRotationConfig) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_config_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditRotationConfig.ProtoReflect.Descriptor instead.
+func (*AuditRotationConfig) Descriptor() ([]byte, []int) {
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *AuditRotationConfig) GetMaxSizeMib() int32 {
+	if x != nil {
+		return x.MaxSizeMib
+	}
+	return 0
+}
+
+func (x *AuditRotationConfig) GetMaxAge() *durationpb.Duration {
+	if x != nil {
+		return x.MaxAge
+	}
+	return nil
+}
+
+func (x *AuditRotationConfig) GetKeepFiles() int32 {
+	if x != nil {
+		return x.KeepFiles
+	}
+	return 0
+}
+
+// AuditCheckpointConfig says when a checkpoint is signed: also at the end, and when
+// a file begins. While no key can sign, checkpoints wait and records go on.
+type AuditCheckpointConfig struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// After how many records. Default 1000, at most 100000.
+	Records int32 `protobuf:"varint,1,opt,name=records,proto3" json:"records,omitempty"`
+	// How long after the first record that none covers. Default 60s, at most 1h.
+	Every *durationpb.Duration `protobuf:"bytes,2,opt,name=every,proto3" json:"every,omitempty"`
+	// Key set that signs them. Default default.
+	KeySet        string `protobuf:"bytes,3,opt,name=key_set,json=keySet,proto3" json:"key_set,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditCheckpointConfig) Reset() {
+	*x = AuditCheckpointConfig{}
+	mi := &file_sts_v1_config_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditCheckpointConfig) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditCheckpointConfig) ProtoMessage() {}
+
+func (x *AuditCheckpointConfig) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_config_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditCheckpointConfig.ProtoReflect.Descriptor instead.
+func (*AuditCheckpointConfig) Descriptor() ([]byte, []int) {
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *AuditCheckpointConfig) GetRecords() int32 {
+	if x != nil {
+		return x.Records
+	}
+	return 0
+}
+
+func (x *AuditCheckpointConfig) GetEvery() *durationpb.Duration {
+	if x != nil {
+		return x.Every
+	}
+	return nil
+}
+
+func (x *AuditCheckpointConfig) GetKeySet() string {
+	if x != nil {
+		return x.KeySet
+	}
+	return ""
+}
+
+// AuditSinkConfig is where copies of the audit log go. One of stdout, syslog and
+// otlp.
+type AuditSinkConfig struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names it in metrics, logs and records. Default its kind.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Types that are valid to be assigned to Sink:
+	//
+	//	*AuditSinkConfig_Stdout
+	//	*AuditSinkConfig_Syslog
+	//	*AuditSinkConfig_Otlp
+	Sink          isAuditSinkConfig_Sink `protobuf_oneof:"sink"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditSinkConfig) Reset() {
+	*x = AuditSinkConfig{}
+	mi := &file_sts_v1_config_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditSinkConfig) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditSinkConfig) ProtoMessage() {}
+
+func (x *AuditSinkConfig) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_config_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditSinkConfig.ProtoReflect.Descriptor instead.
+func (*AuditSinkConfig) Descriptor() ([]byte, []int) {
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *AuditSinkConfig) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AuditSinkConfig) GetSink() isAuditSinkConfig_Sink {
+	if x != nil {
+		return x.Sink
+	}
+	return nil
+}
+
+func (x *AuditSinkConfig) GetStdout() *AuditStdoutConfig {
+	if x != nil {
+		if x, ok := x.Sink.(*AuditSinkConfig_Stdout); ok {
+			return x.Stdout
+		}
+	}
+	return nil
+}
+
+func (x *AuditSinkConfig) GetSyslog() *AuditSyslogConfig {
+	if x != nil {
+		if x, ok := x.Sink.(*AuditSinkConfig_Syslog); ok {
+			return x.Syslog
+		}
+	}
+	return nil
+}
+
+func (x *AuditSinkConfig) GetOtlp() *AuditOtlpConfig {
+	if x != nil {
+		if x, ok := x.Sink.(*AuditSinkConfig_Otlp); ok {
+			return x.Otlp
+		}
+	}
+	return nil
+}
+
+type isAuditSinkConfig_Sink interface {
+	isAuditSinkConfig_Sink()
+}
+
+type AuditSinkConfig_Stdout struct {
+	// Standard output, as the lines of the file.
+	Stdout *AuditStdoutConfig `protobuf:"bytes,2,opt,name=stdout,proto3,oneof"`
+}
+
+type AuditSinkConfig_Syslog struct {
+	// A syslog server [RFC 5424].
+	Syslog *AuditSyslogConfig `protobuf:"bytes,3,opt,name=syslog,proto3,oneof"`
+}
+
+type AuditSinkConfig_Otlp struct {
+	// A collector of OpenTelemetry logs, by OTLP over HTTP.
+	Otlp *AuditOtlpConfig `protobuf:"bytes,4,opt,name=otlp,proto3,oneof"`
+}
+
+func (*AuditSinkConfig_Stdout) isAuditSinkConfig_Sink() {}
+
+func (*AuditSinkConfig_Syslog) isAuditSinkConfig_Sink() {}
+
+func (*AuditSinkConfig_Otlp) isAuditSinkConfig_Sink() {}
+
+// AuditStdoutConfig has no settings.
+type AuditStdoutConfig struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditStdoutConfig) Reset() {
+	*x = AuditStdoutConfig{}
+	mi := &file_sts_v1_config_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditStdoutConfig) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditStdoutConfig) ProtoMessage() {}
+
+func (x *AuditStdoutConfig) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_config_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditStdoutConfig.ProtoReflect.Descriptor instead.
+func (*AuditStdoutConfig) Descriptor() ([]byte, []int) {
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{27}
+}
+
+// AuditSyslogConfig is a syslog server.
+type AuditSyslogConfig struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// udp://HOST:PORT, tcp://HOST:PORT, tls://HOST:PORT, or unix:///PATH of a datagram
+	// or stream socket. Over streams messages are framed by octet counting [RFC 6587
+	// §3.4.1]; over UDP those above 64 KiB, or what the network takes, are cut.
+	Address string `protobuf:"bytes,1,opt,name=address,proto3" json:"address,omitempty"`
+	// Facility by its keyword [RFC 5424 §6.2.1]: authpriv, audit, local0 to local7 and
+	// the others. Default audit.
+	Facility string `protobuf:"bytes,2,opt,name=facility,proto3" json:"facility,omitempty"`
+	// Certificates that vouch for the server, PEM; for tls. Default those of the system.
+	CaFile string `protobuf:"bytes,3,opt,name=ca_file,json=caFile,proto3" json:"ca_file,omitempty"`
+	// Certificate that is shown to the server, PEM; with key_file.
+	CertFile string `protobuf:"bytes,4,opt,name=cert_file,json=certFile,proto3" json:"cert_file,omitempty"`
+	// Key of it, PEM.
+	KeyFile       string `protobuf:"bytes,5,opt,name=key_file,json=keyFile,proto3" json:"key_file,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditSyslogConfig) Reset() {
+	*x = AuditSyslogConfig{}
+	mi := &file_sts_v1_config_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditSyslogConfig) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditSyslogConfig) ProtoMessage() {}
+
+func (x *AuditSyslogConfig) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_config_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditSyslogConfig.ProtoReflect.Descriptor instead.
+func (*AuditSyslogConfig) Descriptor() ([]byte, []int) {
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *AuditSyslogConfig) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *AuditSyslogConfig) GetFacility() string {
+	if x != nil {
+		return x.Facility
+	}
+	return ""
+}
+
+func (x *AuditSyslogConfig) GetCaFile() string {
+	if x != nil {
+		return x.CaFile
+	}
+	return ""
+}
+
+func (x *AuditSyslogConfig) GetCertFile() string {
+	if x != nil {
+		return x.CertFile
+	}
+	return ""
+}
+
+func (x *AuditSyslogConfig) GetKeyFile() string {
+	if x != nil {
+		return x.KeyFile
+	}
+	return ""
+}
+
+// AuditOtlpConfig is a collector of OpenTelemetry logs.
+type AuditOtlpConfig struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// URL that logs are posted to, such as https://collector.example.com:4318/v1/logs.
+	// http is for loopback addresses only.
+	Endpoint string `protobuf:"bytes,1,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	// File with a token that is sent as Authorization: Bearer. Read each time.
+	TokenFile string `protobuf:"bytes,2,opt,name=token_file,json=tokenFile,proto3" json:"token_file,omitempty"`
+	// Certificates that vouch for the collector, PEM. Default those of the system.
+	CaFile string `protobuf:"bytes,3,opt,name=ca_file,json=caFile,proto3" json:"ca_file,omitempty"`
+	// Certificate that is shown to the collector, PEM; with key_file.
+	CertFile string `protobuf:"bytes,4,opt,name=cert_file,json=certFile,proto3" json:"cert_file,omitempty"`
+	// Key of it, PEM.
+	KeyFile       string `protobuf:"bytes,5,opt,name=key_file,json=keyFile,proto3" json:"key_file,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditOtlpConfig) Reset() {
+	*x = AuditOtlpConfig{}
+	mi := &file_sts_v1_config_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditOtlpConfig) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditOtlpConfig) ProtoMessage() {}
+
+func (x *AuditOtlpConfig) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_config_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditOtlpConfig.ProtoReflect.Descriptor instead.
+func (*AuditOtlpConfig) Descriptor() ([]byte, []int) {
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *AuditOtlpConfig) GetEndpoint() string {
+	if x != nil {
+		return x.Endpoint
+	}
+	return ""
+}
+
+func (x *AuditOtlpConfig) GetTokenFile() string {
+	if x != nil {
+		return x.TokenFile
+	}
+	return ""
+}
+
+func (x *AuditOtlpConfig) GetCaFile() string {
+	if x != nil {
+		return x.CaFile
+	}
+	return ""
+}
+
+func (x *AuditOtlpConfig) GetCertFile() string {
+	if x != nil {
+		return x.CertFile
+	}
+	return ""
+}
+
+func (x *AuditOtlpConfig) GetKeyFile() string {
+	if x != nil {
+		return x.KeyFile
 	}
 	return ""
 }
@@ -1872,7 +2499,7 @@ type LogConfig struct {
 
 func (x *LogConfig) Reset() {
 	*x = LogConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[23]
+	mi := &file_sts_v1_config_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1884,7 +2511,7 @@ func (x *LogConfig) String() string {
 func (*LogConfig) ProtoMessage() {}
 
 func (x *LogConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[23]
+	mi := &file_sts_v1_config_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1897,7 +2524,7 @@ func (x *LogConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogConfig.ProtoReflect.Descriptor instead.
 func (*LogConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{23}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *LogConfig) GetLevel() string {
@@ -1935,7 +2562,7 @@ type LimitsConfig struct {
 
 func (x *LimitsConfig) Reset() {
 	*x = LimitsConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[24]
+	mi := &file_sts_v1_config_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1947,7 +2574,7 @@ func (x *LimitsConfig) String() string {
 func (*LimitsConfig) ProtoMessage() {}
 
 func (x *LimitsConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[24]
+	mi := &file_sts_v1_config_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1960,7 +2587,7 @@ func (x *LimitsConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LimitsConfig.ProtoReflect.Descriptor instead.
 func (*LimitsConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{24}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *LimitsConfig) GetRequestTimeout() *durationpb.Duration {
@@ -2070,11 +2697,24 @@ const file_sts_v1_config_proto_rawDesc = "" +
 	"\bcrl_file\x18\x03 \x01(\tR\acrlFile\"P\n" +
 	"\x12SpiffeBundleConfig\x12!\n" +
 	"\ftrust_domain\x18\x01 \x01(\tR\vtrustDomain\x12\x17\n" +
-	"\aca_file\x18\x02 \x01(\tR\x06caFile\"M\n" +
+	"\aca_file\x18\x02 \x01(\tR\x06caFile\"u\n" +
 	"\rStorageConfig\x12\x1b\n" +
 	"\tbolt_file\x18\x01 \x01(\tR\bboltFile\x12\x1f\n" +
 	"\vreplay_file\x18\x02 \x01(\tR\n" +
-	"replayFile\"a\n" +
+	"replayFile\x12&\n" +
+	"\x04etcd\x18\x03 \x01(\v2\x12.sts.v1.EtcdConfigR\x04etcd\"\xb9\x02\n" +
+	"\n" +
+	"EtcdConfig\x12\x1c\n" +
+	"\tendpoints\x18\x01 \x03(\tR\tendpoints\x12\x16\n" +
+	"\x06prefix\x18\x02 \x01(\tR\x06prefix\x12\x17\n" +
+	"\aca_file\x18\x03 \x01(\tR\x06caFile\x12\x1b\n" +
+	"\tcert_file\x18\x04 \x01(\tR\bcertFile\x12\x19\n" +
+	"\bkey_file\x18\x05 \x01(\tR\akeyFile\x12\x1f\n" +
+	"\vserver_name\x18\x06 \x01(\tR\n" +
+	"serverName\x12\x1a\n" +
+	"\busername\x18\a \x01(\tR\busername\x12#\n" +
+	"\rpassword_file\x18\b \x01(\tR\fpasswordFile\x12B\n" +
+	"\x0frequest_timeout\x18\t \x01(\v2\x19.google.protobuf.DurationR\x0erequestTimeout\"a\n" +
 	"\n" +
 	"KeysConfig\x12(\n" +
 	"\x04sets\x18\x01 \x03(\v2\x14.sts.v1.KeySetConfigR\x04sets\x12)\n" +
@@ -2138,9 +2778,45 @@ const file_sts_v1_config_proto_rawDesc = "" +
 	"\fjwks_max_age\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\n" +
 	"jwksMaxAge\x128\n" +
 	"\n" +
-	"clock_skew\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\tclockSkew\"!\n" +
+	"clock_skew\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\tclockSkew\"\xea\x01\n" +
 	"\vAuditConfig\x12\x12\n" +
-	"\x04file\x18\x01 \x01(\tR\x04file\"!\n" +
+	"\x04file\x18\x01 \x01(\tR\x04file\x12\x1e\n" +
+	"\n" +
+	"durability\x18\x02 \x01(\tR\n" +
+	"durability\x127\n" +
+	"\brotation\x18\x03 \x01(\v2\x1b.sts.v1.AuditRotationConfigR\brotation\x12?\n" +
+	"\vcheckpoints\x18\x04 \x01(\v2\x1d.sts.v1.AuditCheckpointConfigR\vcheckpoints\x12-\n" +
+	"\x05sinks\x18\x05 \x03(\v2\x17.sts.v1.AuditSinkConfigR\x05sinks\"\x8a\x01\n" +
+	"\x13AuditRotationConfig\x12 \n" +
+	"\fmax_size_mib\x18\x01 \x01(\x05R\n" +
+	"maxSizeMib\x122\n" +
+	"\amax_age\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x06maxAge\x12\x1d\n" +
+	"\n" +
+	"keep_files\x18\x03 \x01(\x05R\tkeepFiles\"{\n" +
+	"\x15AuditCheckpointConfig\x12\x18\n" +
+	"\arecords\x18\x01 \x01(\x05R\arecords\x12/\n" +
+	"\x05every\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x05every\x12\x17\n" +
+	"\akey_set\x18\x03 \x01(\tR\x06keySet\"\xc6\x01\n" +
+	"\x0fAuditSinkConfig\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x123\n" +
+	"\x06stdout\x18\x02 \x01(\v2\x19.sts.v1.AuditStdoutConfigH\x00R\x06stdout\x123\n" +
+	"\x06syslog\x18\x03 \x01(\v2\x19.sts.v1.AuditSyslogConfigH\x00R\x06syslog\x12-\n" +
+	"\x04otlp\x18\x04 \x01(\v2\x17.sts.v1.AuditOtlpConfigH\x00R\x04otlpB\x06\n" +
+	"\x04sink\"\x13\n" +
+	"\x11AuditStdoutConfig\"\x9a\x01\n" +
+	"\x11AuditSyslogConfig\x12\x18\n" +
+	"\aaddress\x18\x01 \x01(\tR\aaddress\x12\x1a\n" +
+	"\bfacility\x18\x02 \x01(\tR\bfacility\x12\x17\n" +
+	"\aca_file\x18\x03 \x01(\tR\x06caFile\x12\x1b\n" +
+	"\tcert_file\x18\x04 \x01(\tR\bcertFile\x12\x19\n" +
+	"\bkey_file\x18\x05 \x01(\tR\akeyFile\"\x9d\x01\n" +
+	"\x0fAuditOtlpConfig\x12\x1a\n" +
+	"\bendpoint\x18\x01 \x01(\tR\bendpoint\x12\x1d\n" +
+	"\n" +
+	"token_file\x18\x02 \x01(\tR\ttokenFile\x12\x17\n" +
+	"\aca_file\x18\x03 \x01(\tR\x06caFile\x12\x1b\n" +
+	"\tcert_file\x18\x04 \x01(\tR\bcertFile\x12\x19\n" +
+	"\bkey_file\x18\x05 \x01(\tR\akeyFile\"!\n" +
 	"\tLogConfig\x12\x14\n" +
 	"\x05level\x18\x01 \x01(\tR\x05level\"\xaf\x02\n" +
 	"\fLimitsConfig\x12B\n" +
@@ -2165,7 +2841,7 @@ func file_sts_v1_config_proto_rawDescGZIP() []byte {
 	return file_sts_v1_config_proto_rawDescData
 }
 
-var file_sts_v1_config_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_sts_v1_config_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_sts_v1_config_proto_goTypes = []any{
 	(*ServerConfig)(nil),             // 0: sts.v1.ServerConfig
 	(*AdminConfig)(nil),              // 1: sts.v1.AdminConfig
@@ -2178,33 +2854,40 @@ var file_sts_v1_config_proto_goTypes = []any{
 	(*ClientCertificatesConfig)(nil), // 8: sts.v1.ClientCertificatesConfig
 	(*SpiffeBundleConfig)(nil),       // 9: sts.v1.SpiffeBundleConfig
 	(*StorageConfig)(nil),            // 10: sts.v1.StorageConfig
-	(*KeysConfig)(nil),               // 11: sts.v1.KeysConfig
-	(*KeySetConfig)(nil),             // 12: sts.v1.KeySetConfig
-	(*VaultKeyConfig)(nil),           // 13: sts.v1.VaultKeyConfig
-	(*LocalKeyConfig)(nil),           // 14: sts.v1.LocalKeyConfig
-	(*VaultConfig)(nil),              // 15: sts.v1.VaultConfig
-	(*VaultLoginConfig)(nil),         // 16: sts.v1.VaultLoginConfig
-	(*VaultAppRoleConfig)(nil),       // 17: sts.v1.VaultAppRoleConfig
-	(*VaultKubernetesConfig)(nil),    // 18: sts.v1.VaultKubernetesConfig
-	(*VaultCertificateConfig)(nil),   // 19: sts.v1.VaultCertificateConfig
-	(*VaultBatchConfig)(nil),         // 20: sts.v1.VaultBatchConfig
-	(*RotationConfig)(nil),           // 21: sts.v1.RotationConfig
-	(*AuditConfig)(nil),              // 22: sts.v1.AuditConfig
-	(*LogConfig)(nil),                // 23: sts.v1.LogConfig
-	(*LimitsConfig)(nil),             // 24: sts.v1.LimitsConfig
-	(*durationpb.Duration)(nil),      // 25: google.protobuf.Duration
-	(*Rate)(nil),                     // 26: sts.v1.Rate
+	(*EtcdConfig)(nil),               // 11: sts.v1.EtcdConfig
+	(*KeysConfig)(nil),               // 12: sts.v1.KeysConfig
+	(*KeySetConfig)(nil),             // 13: sts.v1.KeySetConfig
+	(*VaultKeyConfig)(nil),           // 14: sts.v1.VaultKeyConfig
+	(*LocalKeyConfig)(nil),           // 15: sts.v1.LocalKeyConfig
+	(*VaultConfig)(nil),              // 16: sts.v1.VaultConfig
+	(*VaultLoginConfig)(nil),         // 17: sts.v1.VaultLoginConfig
+	(*VaultAppRoleConfig)(nil),       // 18: sts.v1.VaultAppRoleConfig
+	(*VaultKubernetesConfig)(nil),    // 19: sts.v1.VaultKubernetesConfig
+	(*VaultCertificateConfig)(nil),   // 20: sts.v1.VaultCertificateConfig
+	(*VaultBatchConfig)(nil),         // 21: sts.v1.VaultBatchConfig
+	(*RotationConfig)(nil),           // 22: sts.v1.RotationConfig
+	(*AuditConfig)(nil),              // 23: sts.v1.AuditConfig
+	(*AuditRotationConfig)(nil),      // 24: sts.v1.AuditRotationConfig
+	(*AuditCheckpointConfig)(nil),    // 25: sts.v1.AuditCheckpointConfig
+	(*AuditSinkConfig)(nil),          // 26: sts.v1.AuditSinkConfig
+	(*AuditStdoutConfig)(nil),        // 27: sts.v1.AuditStdoutConfig
+	(*AuditSyslogConfig)(nil),        // 28: sts.v1.AuditSyslogConfig
+	(*AuditOtlpConfig)(nil),          // 29: sts.v1.AuditOtlpConfig
+	(*LogConfig)(nil),                // 30: sts.v1.LogConfig
+	(*LimitsConfig)(nil),             // 31: sts.v1.LimitsConfig
+	(*durationpb.Duration)(nil),      // 32: google.protobuf.Duration
+	(*Rate)(nil),                     // 33: sts.v1.Rate
 }
 var file_sts_v1_config_proto_depIdxs = []int32{
 	5,  // 0: sts.v1.ServerConfig.http:type_name -> sts.v1.Listener
 	5,  // 1: sts.v1.ServerConfig.grpc:type_name -> sts.v1.Listener
 	10, // 2: sts.v1.ServerConfig.storage:type_name -> sts.v1.StorageConfig
-	11, // 3: sts.v1.ServerConfig.keys:type_name -> sts.v1.KeysConfig
-	21, // 4: sts.v1.ServerConfig.rotation:type_name -> sts.v1.RotationConfig
-	22, // 5: sts.v1.ServerConfig.audit:type_name -> sts.v1.AuditConfig
-	23, // 6: sts.v1.ServerConfig.log:type_name -> sts.v1.LogConfig
-	24, // 7: sts.v1.ServerConfig.limits:type_name -> sts.v1.LimitsConfig
-	25, // 8: sts.v1.ServerConfig.shutdown_grace:type_name -> google.protobuf.Duration
+	12, // 3: sts.v1.ServerConfig.keys:type_name -> sts.v1.KeysConfig
+	22, // 4: sts.v1.ServerConfig.rotation:type_name -> sts.v1.RotationConfig
+	23, // 5: sts.v1.ServerConfig.audit:type_name -> sts.v1.AuditConfig
+	30, // 6: sts.v1.ServerConfig.log:type_name -> sts.v1.LogConfig
+	31, // 7: sts.v1.ServerConfig.limits:type_name -> sts.v1.LimitsConfig
+	32, // 8: sts.v1.ServerConfig.shutdown_grace:type_name -> google.protobuf.Duration
 	4,  // 9: sts.v1.ServerConfig.dpop:type_name -> sts.v1.DpopConfig
 	1,  // 10: sts.v1.ServerConfig.admin:type_name -> sts.v1.AdminConfig
 	2,  // 11: sts.v1.AdminConfig.socket:type_name -> sts.v1.AdminSocketConfig
@@ -2213,32 +2896,42 @@ var file_sts_v1_config_proto_depIdxs = []int32{
 	6,  // 14: sts.v1.Listener.trusted_proxies:type_name -> sts.v1.TrustedProxyConfig
 	8,  // 15: sts.v1.TlsConfig.client_certificates:type_name -> sts.v1.ClientCertificatesConfig
 	9,  // 16: sts.v1.ClientCertificatesConfig.spiffe_bundles:type_name -> sts.v1.SpiffeBundleConfig
-	12, // 17: sts.v1.KeysConfig.sets:type_name -> sts.v1.KeySetConfig
-	15, // 18: sts.v1.KeysConfig.vault:type_name -> sts.v1.VaultConfig
-	13, // 19: sts.v1.KeySetConfig.vault:type_name -> sts.v1.VaultKeyConfig
-	14, // 20: sts.v1.KeySetConfig.local:type_name -> sts.v1.LocalKeyConfig
-	13, // 21: sts.v1.KeySetConfig.vault_wrapped:type_name -> sts.v1.VaultKeyConfig
-	25, // 22: sts.v1.VaultConfig.timeout:type_name -> google.protobuf.Duration
-	16, // 23: sts.v1.VaultConfig.login:type_name -> sts.v1.VaultLoginConfig
-	20, // 24: sts.v1.VaultConfig.batch:type_name -> sts.v1.VaultBatchConfig
-	17, // 25: sts.v1.VaultLoginConfig.app_role:type_name -> sts.v1.VaultAppRoleConfig
-	18, // 26: sts.v1.VaultLoginConfig.kubernetes:type_name -> sts.v1.VaultKubernetesConfig
-	19, // 27: sts.v1.VaultLoginConfig.certificate:type_name -> sts.v1.VaultCertificateConfig
-	25, // 28: sts.v1.VaultBatchConfig.delay:type_name -> google.protobuf.Duration
-	25, // 29: sts.v1.RotationConfig.period:type_name -> google.protobuf.Duration
-	25, // 30: sts.v1.RotationConfig.publish_ahead:type_name -> google.protobuf.Duration
-	25, // 31: sts.v1.RotationConfig.retain:type_name -> google.protobuf.Duration
-	25, // 32: sts.v1.RotationConfig.jwks_max_age:type_name -> google.protobuf.Duration
-	25, // 33: sts.v1.RotationConfig.clock_skew:type_name -> google.protobuf.Duration
-	25, // 34: sts.v1.LimitsConfig.request_timeout:type_name -> google.protobuf.Duration
-	26, // 35: sts.v1.LimitsConfig.total:type_name -> sts.v1.Rate
-	26, // 36: sts.v1.LimitsConfig.source:type_name -> sts.v1.Rate
-	26, // 37: sts.v1.LimitsConfig.client:type_name -> sts.v1.Rate
-	38, // [38:38] is the sub-list for method output_type
-	38, // [38:38] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	11, // 17: sts.v1.StorageConfig.etcd:type_name -> sts.v1.EtcdConfig
+	32, // 18: sts.v1.EtcdConfig.request_timeout:type_name -> google.protobuf.Duration
+	13, // 19: sts.v1.KeysConfig.sets:type_name -> sts.v1.KeySetConfig
+	16, // 20: sts.v1.KeysConfig.vault:type_name -> sts.v1.VaultConfig
+	14, // 21: sts.v1.KeySetConfig.vault:type_name -> sts.v1.VaultKeyConfig
+	15, // 22: sts.v1.KeySetConfig.local:type_name -> sts.v1.LocalKeyConfig
+	14, // 23: sts.v1.KeySetConfig.vault_wrapped:type_name -> sts.v1.VaultKeyConfig
+	32, // 24: sts.v1.VaultConfig.timeout:type_name -> google.protobuf.Duration
+	17, // 25: sts.v1.VaultConfig.login:type_name -> sts.v1.VaultLoginConfig
+	21, // 26: sts.v1.VaultConfig.batch:type_name -> sts.v1.VaultBatchConfig
+	18, // 27: sts.v1.VaultLoginConfig.app_role:type_name -> sts.v1.VaultAppRoleConfig
+	19, // 28: sts.v1.VaultLoginConfig.kubernetes:type_name -> sts.v1.VaultKubernetesConfig
+	20, // 29: sts.v1.VaultLoginConfig.certificate:type_name -> sts.v1.VaultCertificateConfig
+	32, // 30: sts.v1.VaultBatchConfig.delay:type_name -> google.protobuf.Duration
+	32, // 31: sts.v1.RotationConfig.period:type_name -> google.protobuf.Duration
+	32, // 32: sts.v1.RotationConfig.publish_ahead:type_name -> google.protobuf.Duration
+	32, // 33: sts.v1.RotationConfig.retain:type_name -> google.protobuf.Duration
+	32, // 34: sts.v1.RotationConfig.jwks_max_age:type_name -> google.protobuf.Duration
+	32, // 35: sts.v1.RotationConfig.clock_skew:type_name -> google.protobuf.Duration
+	24, // 36: sts.v1.AuditConfig.rotation:type_name -> sts.v1.AuditRotationConfig
+	25, // 37: sts.v1.AuditConfig.checkpoints:type_name -> sts.v1.AuditCheckpointConfig
+	26, // 38: sts.v1.AuditConfig.sinks:type_name -> sts.v1.AuditSinkConfig
+	32, // 39: sts.v1.AuditRotationConfig.max_age:type_name -> google.protobuf.Duration
+	32, // 40: sts.v1.AuditCheckpointConfig.every:type_name -> google.protobuf.Duration
+	27, // 41: sts.v1.AuditSinkConfig.stdout:type_name -> sts.v1.AuditStdoutConfig
+	28, // 42: sts.v1.AuditSinkConfig.syslog:type_name -> sts.v1.AuditSyslogConfig
+	29, // 43: sts.v1.AuditSinkConfig.otlp:type_name -> sts.v1.AuditOtlpConfig
+	32, // 44: sts.v1.LimitsConfig.request_timeout:type_name -> google.protobuf.Duration
+	33, // 45: sts.v1.LimitsConfig.total:type_name -> sts.v1.Rate
+	33, // 46: sts.v1.LimitsConfig.source:type_name -> sts.v1.Rate
+	33, // 47: sts.v1.LimitsConfig.client:type_name -> sts.v1.Rate
+	48, // [48:48] is the sub-list for method output_type
+	48, // [48:48] is the sub-list for method input_type
+	48, // [48:48] is the sub-list for extension type_name
+	48, // [48:48] is the sub-list for extension extendee
+	0,  // [0:48] is the sub-list for field type_name
 }
 
 func init() { file_sts_v1_config_proto_init() }
@@ -2255,16 +2948,21 @@ func file_sts_v1_config_proto_init() {
 		(*TrustedProxyConfig_SanDns)(nil),
 		(*TrustedProxyConfig_SanUri)(nil),
 	}
-	file_sts_v1_config_proto_msgTypes[12].OneofWrappers = []any{
+	file_sts_v1_config_proto_msgTypes[13].OneofWrappers = []any{
 		(*KeySetConfig_Vault)(nil),
 		(*KeySetConfig_Local)(nil),
 		(*KeySetConfig_VaultWrapped)(nil),
 	}
-	file_sts_v1_config_proto_msgTypes[16].OneofWrappers = []any{
+	file_sts_v1_config_proto_msgTypes[17].OneofWrappers = []any{
 		(*VaultLoginConfig_TokenFile)(nil),
 		(*VaultLoginConfig_AppRole)(nil),
 		(*VaultLoginConfig_Kubernetes)(nil),
 		(*VaultLoginConfig_Certificate)(nil),
+	}
+	file_sts_v1_config_proto_msgTypes[26].OneofWrappers = []any{
+		(*AuditSinkConfig_Stdout)(nil),
+		(*AuditSinkConfig_Syslog)(nil),
+		(*AuditSinkConfig_Otlp)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2272,7 +2970,7 @@ func file_sts_v1_config_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sts_v1_config_proto_rawDesc), len(file_sts_v1_config_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   25,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

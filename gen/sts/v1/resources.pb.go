@@ -1460,36 +1460,44 @@ func (x *Audience) GetQuota() *Rate {
 	return nil
 }
 
-// Rule is a permission. Without a Rule nothing is allowed, and all predicates
-// of a Rule must hold. Rules add up: a request gets the union of the scopes of
-// the Rules that match it, and the shortest of the lifetimes that its scopes
-// are granted with.
+// Rule is a permission, or with `deny` a prohibition. Without a Rule nothing is
+// allowed, and all predicates of a Rule must hold. Rules add up: a request gets
+// the union of the scopes of the Rules that match it, and the shortest of the
+// lifetimes that its scopes are granted with. A `deny` wins over all of them.
 type Rule struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Unique name.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// For people.
 	Description string `protobuf:"bytes,2,opt,name=description,proto3" json:"description,omitempty"`
-	// Who asks. Default: the workload itself, presenting its own token.
+	// Who asks. Default: the workload itself, presenting its own token; of a `deny`
+	// Rule: anybody.
 	Requester *Requester `protobuf:"bytes,3,opt,name=requester,proto3" json:"requester,omitempty"`
 	// Whose token is presented. Default: the requester itself, that is, the
 	// client credentials grant, or the exchange of a token that the client got for
-	// itself.
+	// itself; of a `deny` Rule: anybody's, or none.
 	Subject *Party `protobuf:"bytes,4,opt,name=subject,proto3" json:"subject,omitempty"`
-	// Who acts for the subject, by an actor token. Default: none may be presented.
+	// Who acts for the subject, by an actor token. Default: none may be presented;
+	// of a `deny` Rule: anybody, or nobody.
 	Actor *Party `protobuf:"bytes,5,opt,name=actor,proto3" json:"actor,omitempty"`
 	// A CEL expression that must yield true. Variables: subject.issuer,
 	// subject.sub, subject.claims, actor.issuer, actor.sub, actor.claims,
 	// client.id, client.labels, request.audiences, request.scopes, request.time.
-	// A missing claim makes the Rule not match.
+	// A missing claim makes the Rule not match; a `deny` Rule whose expression
+	// cannot be evaluated denies. See docs/policy.md.
 	When string `protobuf:"bytes,6,opt,name=when,proto3" json:"when,omitempty"`
-	// What is granted.
+	// What is granted. A Rule has either this or `deny`.
 	Allow *Allow `protobuf:"bytes,7,opt,name=allow,proto3" json:"allow,omitempty"`
-	// What the request must have besides.
+	// What the request must have besides. Not of a `deny` Rule.
 	Require *Require `protobuf:"bytes,8,opt,name=require,proto3" json:"require,omitempty"`
 	// Dangers that are known and accepted, by the names with which a rule is refused
 	// for them, such as `github-name-only`. See docs/presets.md.
-	AcceptRisks   []string `protobuf:"bytes,9,rep,name=accept_risks,json=acceptRisks,proto3" json:"accept_risks,omitempty"`
+	AcceptRisks []string `protobuf:"bytes,9,rep,name=accept_risks,json=acceptRisks,proto3" json:"accept_risks,omitempty"`
+	// What is denied, whatever other Rules allow. In such a Rule what is not said
+	// restricts nothing: `deny: {}` without any predicate stops everything.
+	Deny *Deny `protobuf:"bytes,10,opt,name=deny,proto3" json:"deny,omitempty"`
+	// How far what this Rule grants may be handed on. Not of a `deny` Rule.
+	Limits        *Limits `protobuf:"bytes,11,opt,name=limits,proto3" json:"limits,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1587,20 +1595,98 @@ func (x *Rule) GetAcceptRisks() []string {
 	return nil
 }
 
+func (x *Rule) GetDeny() *Deny {
+	if x != nil {
+		return x.Deny
+	}
+	return nil
+}
+
+func (x *Rule) GetLimits() *Limits {
+	if x != nil {
+		return x.Limits
+	}
+	return nil
+}
+
+// Deny is what a Rule prohibits.
+type Deny struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Names of Audience resources. A request for any of them is denied, also if it
+	// is for others besides. Empty: all.
+	Audiences []string `protobuf:"bytes,1,rep,name=audiences,proto3" json:"audiences,omitempty"`
+	// Scopes that are not granted: a request that names one is denied, and one that
+	// names none gets the others. Empty: the request is denied as a whole.
+	Scopes        []string `protobuf:"bytes,2,rep,name=scopes,proto3" json:"scopes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Deny) Reset() {
+	*x = Deny{}
+	mi := &file_sts_v1_resources_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Deny) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Deny) ProtoMessage() {}
+
+func (x *Deny) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_resources_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Deny.ProtoReflect.Descriptor instead.
+func (*Deny) Descriptor() ([]byte, []int) {
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Deny) GetAudiences() []string {
+	if x != nil {
+		return x.Audiences
+	}
+	return nil
+}
+
+func (x *Deny) GetScopes() []string {
+	if x != nil {
+		return x.Scopes
+	}
+	return nil
+}
+
 // Require is what a Rule asks of a request besides who makes it and for what.
 type Require struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The key that the token is bound to: `mtls`, `dpop`, `any`, or `none`. A
 	// request with a DPoP proof gets a token that is bound by DPoP, unless its
 	// Audience demands a certificate. Default `none`.
-	Binding       string `protobuf:"bytes,1,opt,name=binding,proto3" json:"binding,omitempty"`
+	Binding string `protobuf:"bytes,1,opt,name=binding,proto3" json:"binding,omitempty"`
+	// How old the subject token may be, by its `iat`. A token that does not say does
+	// not match. Default: any age.
+	MaxTokenAge *durationpb.Duration `protobuf:"bytes,2,opt,name=max_token_age,json=maxTokenAge,proto3" json:"max_token_age,omitempty"`
+	// How long ago the subject may have authenticated, by `auth_time`. A token that
+	// does not say does not match. For subjects of other issuers: this service does
+	// not repeat their `auth_time`. Default: any time.
+	MaxAuthAge    *durationpb.Duration `protobuf:"bytes,3,opt,name=max_auth_age,json=maxAuthAge,proto3" json:"max_auth_age,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Require) Reset() {
 	*x = Require{}
-	mi := &file_sts_v1_resources_proto_msgTypes[14]
+	mi := &file_sts_v1_resources_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1612,7 +1698,7 @@ func (x *Require) String() string {
 func (*Require) ProtoMessage() {}
 
 func (x *Require) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[14]
+	mi := &file_sts_v1_resources_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1625,7 +1711,7 @@ func (x *Require) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Require.ProtoReflect.Descriptor instead.
 func (*Require) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{14}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Require) GetBinding() string {
@@ -1633,6 +1719,90 @@ func (x *Require) GetBinding() string {
 		return x.Binding
 	}
 	return ""
+}
+
+func (x *Require) GetMaxTokenAge() *durationpb.Duration {
+	if x != nil {
+		return x.MaxTokenAge
+	}
+	return nil
+}
+
+func (x *Require) GetMaxAuthAge() *durationpb.Duration {
+	if x != nil {
+		return x.MaxAuthAge
+	}
+	return nil
+}
+
+// Limits bound a chain of exchanges. A Rule that would go beyond one does not
+// match. Without a Rule that says so a chain has at most 4 actors and 16
+// exchanges.
+type Limits struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Actors of the token that is issued, the requester included; 1 to 4.
+	Actors int32 `protobuf:"varint,1,opt,name=actors,proto3" json:"actors,omitempty"`
+	// Exchanges since the first token of the root transaction, this one included;
+	// 1 to 16.
+	Exchanges int32 `protobuf:"varint,2,opt,name=exchanges,proto3" json:"exchanges,omitempty"`
+	// How many tokens this Rule may contribute to in one root transaction (`txn`),
+	// counted across all nodes; 1 to 1,000. Each is written down before the token is
+	// signed, which takes as long as a write takes. A token of another issuer begins
+	// a transaction whenever it is exchanged; for those see `single_use` of Issuer.
+	UsesPerTransaction int32 `protobuf:"varint,3,opt,name=uses_per_transaction,json=usesPerTransaction,proto3" json:"uses_per_transaction,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
+}
+
+func (x *Limits) Reset() {
+	*x = Limits{}
+	mi := &file_sts_v1_resources_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Limits) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Limits) ProtoMessage() {}
+
+func (x *Limits) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_resources_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Limits.ProtoReflect.Descriptor instead.
+func (*Limits) Descriptor() ([]byte, []int) {
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *Limits) GetActors() int32 {
+	if x != nil {
+		return x.Actors
+	}
+	return 0
+}
+
+func (x *Limits) GetExchanges() int32 {
+	if x != nil {
+		return x.Exchanges
+	}
+	return 0
+}
+
+func (x *Limits) GetUsesPerTransaction() int32 {
+	if x != nil {
+		return x.UsesPerTransaction
+	}
+	return 0
 }
 
 // Requester says who may ask. At least one member; those given must all hold,
@@ -1651,7 +1821,7 @@ type Requester struct {
 
 func (x *Requester) Reset() {
 	*x = Requester{}
-	mi := &file_sts_v1_resources_proto_msgTypes[15]
+	mi := &file_sts_v1_resources_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1663,7 +1833,7 @@ func (x *Requester) String() string {
 func (*Requester) ProtoMessage() {}
 
 func (x *Requester) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[15]
+	mi := &file_sts_v1_resources_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1676,7 +1846,7 @@ func (x *Requester) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Requester.ProtoReflect.Descriptor instead.
 func (*Requester) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{15}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Requester) GetClients() []string {
@@ -1723,7 +1893,7 @@ type Party struct {
 
 func (x *Party) Reset() {
 	*x = Party{}
-	mi := &file_sts_v1_resources_proto_msgTypes[16]
+	mi := &file_sts_v1_resources_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1735,7 +1905,7 @@ func (x *Party) String() string {
 func (*Party) ProtoMessage() {}
 
 func (x *Party) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[16]
+	mi := &file_sts_v1_resources_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1748,7 +1918,7 @@ func (x *Party) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Party.ProtoReflect.Descriptor instead.
 func (*Party) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{16}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Party) GetIssuer() string {
@@ -1802,14 +1972,31 @@ type Allow struct {
 	MultipleAudiences bool `protobuf:"varint,6,opt,name=multiple_audiences,json=multipleAudiences,proto3" json:"multiple_audiences,omitempty"`
 	// Token types besides `access_token` that may be asked for: `jwt`,
 	// `id_token`.
-	TokenTypes    []string `protobuf:"bytes,7,rep,name=token_types,json=tokenTypes,proto3" json:"token_types,omitempty"`
+	TokenTypes []string `protobuf:"bytes,7,rep,name=token_types,json=tokenTypes,proto3" json:"token_types,omitempty"`
+	// Also every scope that the audience defines, if the request asks for it by
+	// name. A request that names none gets none by this.
+	ScopesFromRequest bool `protobuf:"varint,8,opt,name=scopes_from_request,json=scopesFromRequest,proto3" json:"scopes_from_request,omitempty"`
+	// Scopes that come from claims of the subject token. If a Rule has no other
+	// scopes and none of these are found, it does not match.
+	ScopesFromClaims []*ScopesFromClaim `protobuf:"bytes,9,rep,name=scopes_from_claims,json=scopesFromClaims,proto3" json:"scopes_from_claims,omitempty"`
+	// Who the token is about, for subject tokens of another issuer whose `sub` is
+	// not what verifiers want: a CEL expression that yields a string, with the
+	// variables of `when`, such as `subject.claims.repository_id`. The token says
+	// `ISSUER:` before it, whatever it yields, so it never names a client or a
+	// subject of another issuer. Default: `subject.sub`. Rules that could match the
+	// same request must agree.
+	Sub string `protobuf:"bytes,10,opt,name=sub,proto3" json:"sub,omitempty"`
+	// Who may act for the subject of the token: it can then only be exchanged
+	// together with an actor token of that party (RFC 8693 §4.4). Rules that could
+	// match the same request must not name different ones.
+	MayAct        *MayAct `protobuf:"bytes,11,opt,name=may_act,json=mayAct,proto3" json:"may_act,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Allow) Reset() {
 	*x = Allow{}
-	mi := &file_sts_v1_resources_proto_msgTypes[17]
+	mi := &file_sts_v1_resources_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1821,7 +2008,7 @@ func (x *Allow) String() string {
 func (*Allow) ProtoMessage() {}
 
 func (x *Allow) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[17]
+	mi := &file_sts_v1_resources_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1834,7 +2021,7 @@ func (x *Allow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Allow.ProtoReflect.Descriptor instead.
 func (*Allow) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{17}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Allow) GetAudiences() []string {
@@ -1884,6 +2071,165 @@ func (x *Allow) GetTokenTypes() []string {
 		return x.TokenTypes
 	}
 	return nil
+}
+
+func (x *Allow) GetScopesFromRequest() bool {
+	if x != nil {
+		return x.ScopesFromRequest
+	}
+	return false
+}
+
+func (x *Allow) GetScopesFromClaims() []*ScopesFromClaim {
+	if x != nil {
+		return x.ScopesFromClaims
+	}
+	return nil
+}
+
+func (x *Allow) GetSub() string {
+	if x != nil {
+		return x.Sub
+	}
+	return ""
+}
+
+func (x *Allow) GetMayAct() *MayAct {
+	if x != nil {
+		return x.MayAct
+	}
+	return nil
+}
+
+// ScopesFromClaim gives scopes for a value of a claim.
+type ScopesFromClaim struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the claim of the subject token, such as `groups`.
+	Claim string `protobuf:"bytes,1,opt,name=claim,proto3" json:"claim,omitempty"`
+	// Its value: a string, a number, a boolean, or a list of which one must be
+	// equal. A claim that is a list has the value if one of its elements does; the
+	// claim `scope` is a list in one string, divided by spaces.
+	Value *structpb.Value `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	// Scopes that come with it.
+	Scopes        []string `protobuf:"bytes,3,rep,name=scopes,proto3" json:"scopes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ScopesFromClaim) Reset() {
+	*x = ScopesFromClaim{}
+	mi := &file_sts_v1_resources_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ScopesFromClaim) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ScopesFromClaim) ProtoMessage() {}
+
+func (x *ScopesFromClaim) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_resources_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ScopesFromClaim.ProtoReflect.Descriptor instead.
+func (*ScopesFromClaim) Descriptor() ([]byte, []int) {
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ScopesFromClaim) GetClaim() string {
+	if x != nil {
+		return x.Claim
+	}
+	return ""
+}
+
+func (x *ScopesFromClaim) GetValue() *structpb.Value {
+	if x != nil {
+		return x.Value
+	}
+	return nil
+}
+
+func (x *ScopesFromClaim) GetScopes() []string {
+	if x != nil {
+		return x.Scopes
+	}
+	return nil
+}
+
+// MayAct names who may act for a subject: a client of this service, or a subject
+// of an issuer.
+type MayAct struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the Client. It presents a token that it got for itself.
+	Client string `protobuf:"bytes,1,opt,name=client,proto3" json:"client,omitempty"`
+	// Name of the Issuer of the actor token; goes with `sub`.
+	Issuer string `protobuf:"bytes,2,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	// Exact `sub` of the actor token.
+	Sub           string `protobuf:"bytes,3,opt,name=sub,proto3" json:"sub,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MayAct) Reset() {
+	*x = MayAct{}
+	mi := &file_sts_v1_resources_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MayAct) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MayAct) ProtoMessage() {}
+
+func (x *MayAct) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_resources_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MayAct.ProtoReflect.Descriptor instead.
+func (*MayAct) Descriptor() ([]byte, []int) {
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *MayAct) GetClient() string {
+	if x != nil {
+		return x.Client
+	}
+	return ""
+}
+
+func (x *MayAct) GetIssuer() string {
+	if x != nil {
+		return x.Issuer
+	}
+	return ""
+}
+
+func (x *MayAct) GetSub() string {
+	if x != nil {
+		return x.Sub
+	}
+	return ""
 }
 
 var File_sts_v1_resources_proto protoreflect.FileDescriptor
@@ -2008,7 +2354,7 @@ const file_sts_v1_resources_proto_rawDesc = "" +
 	"\amax_ttl\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x06maxTtl\x12\x17\n" +
 	"\akey_set\x18\x06 \x01(\tR\x06keySet\x12\x18\n" +
 	"\abinding\x18\a \x01(\tR\abinding\x12\"\n" +
-	"\x05quota\x18\x1e \x01(\v2\f.sts.v1.RateR\x05quota\"\xc2\x02\n" +
+	"\x05quota\x18\x1e \x01(\v2\f.sts.v1.RateR\x05quota\"\x8c\x03\n" +
 	"\x04Rule\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\x12/\n" +
@@ -2018,9 +2364,22 @@ const file_sts_v1_resources_proto_rawDesc = "" +
 	"\x04when\x18\x06 \x01(\tR\x04when\x12#\n" +
 	"\x05allow\x18\a \x01(\v2\r.sts.v1.AllowR\x05allow\x12)\n" +
 	"\arequire\x18\b \x01(\v2\x0f.sts.v1.RequireR\arequire\x12!\n" +
-	"\faccept_risks\x18\t \x03(\tR\vacceptRisks\"#\n" +
+	"\faccept_risks\x18\t \x03(\tR\vacceptRisks\x12 \n" +
+	"\x04deny\x18\n" +
+	" \x01(\v2\f.sts.v1.DenyR\x04deny\x12&\n" +
+	"\x06limits\x18\v \x01(\v2\x0e.sts.v1.LimitsR\x06limits\"<\n" +
+	"\x04Deny\x12\x1c\n" +
+	"\taudiences\x18\x01 \x03(\tR\taudiences\x12\x16\n" +
+	"\x06scopes\x18\x02 \x03(\tR\x06scopes\"\x9f\x01\n" +
 	"\aRequire\x12\x18\n" +
-	"\abinding\x18\x01 \x01(\tR\abinding\"\xb3\x01\n" +
+	"\abinding\x18\x01 \x01(\tR\abinding\x12=\n" +
+	"\rmax_token_age\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\vmaxTokenAge\x12;\n" +
+	"\fmax_auth_age\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"maxAuthAge\"p\n" +
+	"\x06Limits\x12\x16\n" +
+	"\x06actors\x18\x01 \x01(\x05R\x06actors\x12\x1c\n" +
+	"\texchanges\x18\x02 \x01(\x05R\texchanges\x120\n" +
+	"\x14uses_per_transaction\x18\x03 \x01(\x05R\x12usesPerTransaction\"\xb3\x01\n" +
 	"\tRequester\x12\x18\n" +
 	"\aclients\x18\x01 \x03(\tR\aclients\x125\n" +
 	"\x06labels\x18\x02 \x03(\v2\x1d.sts.v1.Requester.LabelsEntryR\x06labels\x12\x1a\n" +
@@ -2039,7 +2398,7 @@ const file_sts_v1_resources_proto_rawDesc = "" +
 	"\x05value\x18\x02 \x01(\v2\x16.google.protobuf.ValueR\x05value:\x028\x01\x1a=\n" +
 	"\x0fClaimGlobsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xca\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xfc\x03\n" +
 	"\x05Allow\x12\x1c\n" +
 	"\taudiences\x18\x01 \x03(\tR\taudiences\x12\x16\n" +
 	"\x06scopes\x18\x02 \x03(\tR\x06scopes\x12+\n" +
@@ -2048,10 +2407,23 @@ const file_sts_v1_resources_proto_rawDesc = "" +
 	"\vimpersonate\x18\x05 \x01(\bR\vimpersonate\x12-\n" +
 	"\x12multiple_audiences\x18\x06 \x01(\bR\x11multipleAudiences\x12\x1f\n" +
 	"\vtoken_types\x18\a \x03(\tR\n" +
-	"tokenTypes\x1a9\n" +
+	"tokenTypes\x12.\n" +
+	"\x13scopes_from_request\x18\b \x01(\bR\x11scopesFromRequest\x12E\n" +
+	"\x12scopes_from_claims\x18\t \x03(\v2\x17.sts.v1.ScopesFromClaimR\x10scopesFromClaims\x12\x10\n" +
+	"\x03sub\x18\n" +
+	" \x01(\tR\x03sub\x12'\n" +
+	"\amay_act\x18\v \x01(\v2\x0e.sts.v1.MayActR\x06mayAct\x1a9\n" +
 	"\vClaimsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B.Z,github.com/workload-sts/sts/gen/sts/v1;stsv1b\x06proto3"
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"m\n" +
+	"\x0fScopesFromClaim\x12\x14\n" +
+	"\x05claim\x18\x01 \x01(\tR\x05claim\x12,\n" +
+	"\x05value\x18\x02 \x01(\v2\x16.google.protobuf.ValueR\x05value\x12\x16\n" +
+	"\x06scopes\x18\x03 \x03(\tR\x06scopes\"J\n" +
+	"\x06MayAct\x12\x16\n" +
+	"\x06client\x18\x01 \x01(\tR\x06client\x12\x16\n" +
+	"\x06issuer\x18\x02 \x01(\tR\x06issuer\x12\x10\n" +
+	"\x03sub\x18\x03 \x01(\tR\x03subB.Z,github.com/workload-sts/sts/gen/sts/v1;stsv1b\x06proto3"
 
 var (
 	file_sts_v1_resources_proto_rawDescOnce sync.Once
@@ -2065,7 +2437,7 @@ func file_sts_v1_resources_proto_rawDescGZIP() []byte {
 	return file_sts_v1_resources_proto_rawDescData
 }
 
-var file_sts_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 24)
+var file_sts_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_sts_v1_resources_proto_goTypes = []any{
 	(*Resource)(nil),              // 0: sts.v1.Resource
 	(*Client)(nil),                // 1: sts.v1.Client
@@ -2081,58 +2453,69 @@ var file_sts_v1_resources_proto_goTypes = []any{
 	(*TokenReview)(nil),           // 11: sts.v1.TokenReview
 	(*Audience)(nil),              // 12: sts.v1.Audience
 	(*Rule)(nil),                  // 13: sts.v1.Rule
-	(*Require)(nil),               // 14: sts.v1.Require
-	(*Requester)(nil),             // 15: sts.v1.Requester
-	(*Party)(nil),                 // 16: sts.v1.Party
-	(*Allow)(nil),                 // 17: sts.v1.Allow
-	nil,                           // 18: sts.v1.Client.LabelsEntry
-	nil,                           // 19: sts.v1.FederatedIdentity.ClaimsEntry
-	nil,                           // 20: sts.v1.Requester.LabelsEntry
-	nil,                           // 21: sts.v1.Party.ClaimsEntry
-	nil,                           // 22: sts.v1.Party.ClaimGlobsEntry
-	nil,                           // 23: sts.v1.Allow.ClaimsEntry
-	(*durationpb.Duration)(nil),   // 24: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 25: google.protobuf.Timestamp
-	(*structpb.Value)(nil),        // 26: google.protobuf.Value
+	(*Deny)(nil),                  // 14: sts.v1.Deny
+	(*Require)(nil),               // 15: sts.v1.Require
+	(*Limits)(nil),                // 16: sts.v1.Limits
+	(*Requester)(nil),             // 17: sts.v1.Requester
+	(*Party)(nil),                 // 18: sts.v1.Party
+	(*Allow)(nil),                 // 19: sts.v1.Allow
+	(*ScopesFromClaim)(nil),       // 20: sts.v1.ScopesFromClaim
+	(*MayAct)(nil),                // 21: sts.v1.MayAct
+	nil,                           // 22: sts.v1.Client.LabelsEntry
+	nil,                           // 23: sts.v1.FederatedIdentity.ClaimsEntry
+	nil,                           // 24: sts.v1.Requester.LabelsEntry
+	nil,                           // 25: sts.v1.Party.ClaimsEntry
+	nil,                           // 26: sts.v1.Party.ClaimGlobsEntry
+	nil,                           // 27: sts.v1.Allow.ClaimsEntry
+	(*durationpb.Duration)(nil),   // 28: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 29: google.protobuf.Timestamp
+	(*structpb.Value)(nil),        // 30: google.protobuf.Value
 }
 var file_sts_v1_resources_proto_depIdxs = []int32{
 	1,  // 0: sts.v1.Resource.client:type_name -> sts.v1.Client
 	9,  // 1: sts.v1.Resource.issuer:type_name -> sts.v1.Issuer
 	12, // 2: sts.v1.Resource.audience:type_name -> sts.v1.Audience
 	13, // 3: sts.v1.Resource.rule:type_name -> sts.v1.Rule
-	18, // 4: sts.v1.Client.labels:type_name -> sts.v1.Client.LabelsEntry
+	22, // 4: sts.v1.Client.labels:type_name -> sts.v1.Client.LabelsEntry
 	8,  // 5: sts.v1.Client.secrets:type_name -> sts.v1.ClientSecret
 	5,  // 6: sts.v1.Client.tls:type_name -> sts.v1.ClientTls
 	3,  // 7: sts.v1.Client.private_key_jwt:type_name -> sts.v1.PrivateKeyJwt
 	4,  // 8: sts.v1.Client.federated:type_name -> sts.v1.FederatedIdentity
 	2,  // 9: sts.v1.Client.rate:type_name -> sts.v1.Rate
-	24, // 10: sts.v1.Rate.period:type_name -> google.protobuf.Duration
-	19, // 11: sts.v1.FederatedIdentity.claims:type_name -> sts.v1.FederatedIdentity.ClaimsEntry
+	28, // 10: sts.v1.Rate.period:type_name -> google.protobuf.Duration
+	23, // 11: sts.v1.FederatedIdentity.claims:type_name -> sts.v1.FederatedIdentity.ClaimsEntry
 	6,  // 12: sts.v1.ClientTls.spiffe:type_name -> sts.v1.ClientSpiffe
 	7,  // 13: sts.v1.ClientTls.self_signed:type_name -> sts.v1.ClientSelfSigned
-	25, // 14: sts.v1.ClientSecret.not_after:type_name -> google.protobuf.Timestamp
-	24, // 15: sts.v1.Issuer.max_token_lifetime:type_name -> google.protobuf.Duration
+	29, // 14: sts.v1.ClientSecret.not_after:type_name -> google.protobuf.Timestamp
+	28, // 15: sts.v1.Issuer.max_token_lifetime:type_name -> google.protobuf.Duration
 	10, // 16: sts.v1.Issuer.spiffe_bundle:type_name -> sts.v1.SpiffeBundle
 	11, // 17: sts.v1.Issuer.token_review:type_name -> sts.v1.TokenReview
-	24, // 18: sts.v1.Audience.max_ttl:type_name -> google.protobuf.Duration
+	28, // 18: sts.v1.Audience.max_ttl:type_name -> google.protobuf.Duration
 	2,  // 19: sts.v1.Audience.quota:type_name -> sts.v1.Rate
-	15, // 20: sts.v1.Rule.requester:type_name -> sts.v1.Requester
-	16, // 21: sts.v1.Rule.subject:type_name -> sts.v1.Party
-	16, // 22: sts.v1.Rule.actor:type_name -> sts.v1.Party
-	17, // 23: sts.v1.Rule.allow:type_name -> sts.v1.Allow
-	14, // 24: sts.v1.Rule.require:type_name -> sts.v1.Require
-	20, // 25: sts.v1.Requester.labels:type_name -> sts.v1.Requester.LabelsEntry
-	21, // 26: sts.v1.Party.claims:type_name -> sts.v1.Party.ClaimsEntry
-	22, // 27: sts.v1.Party.claim_globs:type_name -> sts.v1.Party.ClaimGlobsEntry
-	24, // 28: sts.v1.Allow.ttl:type_name -> google.protobuf.Duration
-	23, // 29: sts.v1.Allow.claims:type_name -> sts.v1.Allow.ClaimsEntry
-	26, // 30: sts.v1.FederatedIdentity.ClaimsEntry.value:type_name -> google.protobuf.Value
-	26, // 31: sts.v1.Party.ClaimsEntry.value:type_name -> google.protobuf.Value
-	32, // [32:32] is the sub-list for method output_type
-	32, // [32:32] is the sub-list for method input_type
-	32, // [32:32] is the sub-list for extension type_name
-	32, // [32:32] is the sub-list for extension extendee
-	0,  // [0:32] is the sub-list for field type_name
+	17, // 20: sts.v1.Rule.requester:type_name -> sts.v1.Requester
+	18, // 21: sts.v1.Rule.subject:type_name -> sts.v1.Party
+	18, // 22: sts.v1.Rule.actor:type_name -> sts.v1.Party
+	19, // 23: sts.v1.Rule.allow:type_name -> sts.v1.Allow
+	15, // 24: sts.v1.Rule.require:type_name -> sts.v1.Require
+	14, // 25: sts.v1.Rule.deny:type_name -> sts.v1.Deny
+	16, // 26: sts.v1.Rule.limits:type_name -> sts.v1.Limits
+	28, // 27: sts.v1.Require.max_token_age:type_name -> google.protobuf.Duration
+	28, // 28: sts.v1.Require.max_auth_age:type_name -> google.protobuf.Duration
+	24, // 29: sts.v1.Requester.labels:type_name -> sts.v1.Requester.LabelsEntry
+	25, // 30: sts.v1.Party.claims:type_name -> sts.v1.Party.ClaimsEntry
+	26, // 31: sts.v1.Party.claim_globs:type_name -> sts.v1.Party.ClaimGlobsEntry
+	28, // 32: sts.v1.Allow.ttl:type_name -> google.protobuf.Duration
+	27, // 33: sts.v1.Allow.claims:type_name -> sts.v1.Allow.ClaimsEntry
+	20, // 34: sts.v1.Allow.scopes_from_claims:type_name -> sts.v1.ScopesFromClaim
+	21, // 35: sts.v1.Allow.may_act:type_name -> sts.v1.MayAct
+	30, // 36: sts.v1.ScopesFromClaim.value:type_name -> google.protobuf.Value
+	30, // 37: sts.v1.FederatedIdentity.ClaimsEntry.value:type_name -> google.protobuf.Value
+	30, // 38: sts.v1.Party.ClaimsEntry.value:type_name -> google.protobuf.Value
+	39, // [39:39] is the sub-list for method output_type
+	39, // [39:39] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_sts_v1_resources_proto_init() }
@@ -2161,7 +2544,7 @@ func file_sts_v1_resources_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sts_v1_resources_proto_rawDesc), len(file_sts_v1_resources_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   24,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

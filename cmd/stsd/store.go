@@ -1,0 +1,50 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+
+	stsv1 "github.com/workload-sts/sts/gen/sts/v1"
+	"github.com/workload-sts/sts/storage"
+)
+
+// openStore opens what state is kept in, and what remembers single uses.
+func (n *node) openStore(ctx context.Context, c *stsv1.StorageConfig) (*storage.Store, error) {
+	if c.Etcd != nil {
+		return n.openEtcd(ctx, c.Etcd)
+	}
+	_, missing := os.Stat(c.BoltFile)
+	kv, err := storage.OpenBolt(c.BoltFile, storage.BoltOptions{})
+	if err != nil {
+		return nil, err
+	}
+	n.closers = append(n.closers, kv.Close)
+	// Where there is no store yet, there was no client to use anything.
+	replay, err := storage.OpenReplay(c.ReplayFile, storage.ReplayOptions{New: errors.Is(missing, fs.ErrNotExist)})
+	if err != nil {
+		return nil, err
+	}
+	n.closers = append(n.closers, replay.Close)
+	n.replay = replay
+	if lost := replay.Lost(); lost != "" {
+		n.log.Warn("what was used once before is not known: client assertions that were made until now are refused", "file", c.ReplayFile, "reason", lost)
+	}
+	return storage.NewStore(kv), nil
+}
+
+func (n *node) openEtcd(ctx context.Context, c *stsv1.EtcdConfig) (*storage.Store, error) {
+	kv, err := storage.OpenEtcd(ctx, etcdOptions(c))
+	if err != nil {
+		return nil, err
+	}
+	n.closers = append(n.closers, kv.Close)
+	replay := storage.NewReplayKV(kv, storage.ReplayKVOptions{Begins: kv.Confirmed})
+	n.closers = append(n.closers, replay.Close)
+	n.replay = replay
+	if at := kv.Confirmed(); !at.IsZero() {
+		n.log.Info("the etcd cluster was restored from a backup before: client assertions that were made until then are refused", "confirmed", at)
+	}
+	return storage.NewStore(kv), nil
+}
