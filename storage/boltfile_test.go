@@ -14,6 +14,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/workload-sts/sts/sts"
 )
 
 // filled returns the closed file of a store with some history, and what it has.
@@ -164,28 +166,28 @@ func TestSnapshot(t *testing.T) {
 		}
 		s, err := b.Snapshot(t.Context())
 		must(t, err)
-		if _, err := b.Snapshot(t.Context()); !errors.Is(err, ErrBusy) {
+		if _, err := b.Snapshot(t.Context()); !errors.Is(err, sts.ErrBusy) {
 			t.Errorf("a second one at once: %v", err)
 		}
 		alone(t, filepath.Dir(path), 1)
 		to := filepath.Join(t.TempDir(), fmt.Sprint(i))
 		info, err := WriteBackup(to, func(w io.Writer) error {
 			n, err := s.WriteTo(w)
-			if n != s.Size {
-				t.Errorf("%d bytes of %d", n, s.Size)
+			if n != s.(*Snapshot).size {
+				t.Errorf("%d bytes of %d", n, s.(*Snapshot).size)
 			}
 			return err
 		}, func(BoltInfo) error { return nil })
-		if err != nil || info.Revision != s.Revision {
-			t.Fatalf("%+v of revision %d: %v", info, s.Revision, err)
+		if err != nil || info.Revision != s.Revision() {
+			t.Fatalf("%+v of revision %d: %v", info, s.Revision(), err)
 		}
 		must(t, s.Close())
 		copied, err := OpenBolt(to, BoltOptions{})
 		must(t, err)
 		x, xErr := copied.Get(t.Context(), "x")
 		y, yErr := copied.Get(t.Context(), "y")
-		if xErr != nil || yErr != nil || !bytes.Equal(x.Value, y.Value) || x.Revision != s.Revision {
-			t.Errorf("the copy has %d and %d at revision %d", x.Revision, y.Revision, s.Revision)
+		if xErr != nil || yErr != nil || !bytes.Equal(x.Value, y.Value) || x.Revision != s.Revision() {
+			t.Errorf("the copy has %d and %d at revision %d", x.Revision, y.Revision, s.Revision())
 		}
 		must(t, copied.Close())
 	}

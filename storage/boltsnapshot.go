@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"github.com/workload-sts/sts/sts"
 	bolt "go.etcd.io/bbolt"
 )
 
@@ -16,26 +17,30 @@ import (
 // never what fills it.
 const snapshotSpare = 64 << 20
 
-// ErrBusy is the error of a snapshot while another one is made or read.
-var ErrBusy = errors.New("another backup is being made; try again when it is done")
+// Snapshots makes copies of the store, nil if it is none in a file.
+func (s *Store) Snapshots() sts.Snapshots {
+	if b, ok := s.kv.(*Bolt); ok {
+		return b
+	}
+	return nil
+}
 
 // Snapshot is a copy of a store as it was at one moment, in the format of its file.
 // Close it.
 type Snapshot struct {
-	Size     int64
-	Revision int64
-
-	file  *os.File
-	store *Bolt
+	size     int64
+	revision int64
+	file     *os.File
+	store    *Bolt
 }
 
-// Snapshot copies the store. The copy is a file without a name on the disk of the
+// Snapshot implements sts.Snapshots. The copy is a file without a name on the disk of the
 // store: reading the store takes no longer than copying it, so that it does not
 // grow while a slow receiver takes its time. Writers do not wait. There is one at a
 // time.
-func (b *Bolt) Snapshot(ctx context.Context) (*Snapshot, error) {
+func (b *Bolt) Snapshot(ctx context.Context) (sts.Snapshot, error) {
 	if !b.copied.TryLock() {
-		return nil, ErrBusy
+		return nil, sts.ErrBusy
 	}
 	s := &Snapshot{store: b}
 	if err := s.take(ctx); err != nil {
@@ -64,19 +69,22 @@ func (s *Snapshot) take(ctx context.Context) (err error) {
 		if err != nil {
 			return err
 		}
-		s.Revision = state.revision
-		s.Size, err = tx.WriteTo(untilDone{ctx, s.file})
+		s.revision = state.revision
+		s.size, err = tx.WriteTo(untilDone{ctx, s.file})
 		return err
 	})
 }
 
 // WriteTo writes the copy, in chunks.
 func (s *Snapshot) WriteTo(w io.Writer) (int64, error) {
-	return io.CopyBuffer(struct{ io.Writer }{w}, io.NewSectionReader(s.file, 0, s.Size), make([]byte, snapshotChunk))
+	return io.CopyBuffer(struct{ io.Writer }{w}, io.NewSectionReader(s.file, 0, s.size), make([]byte, snapshotChunk))
 }
 
 // snapshotChunk is how many bytes are written at once.
 const snapshotChunk = 128 << 10
+
+// Revision is that of the store that was copied.
+func (s *Snapshot) Revision() int64 { return s.revision }
 
 // Close gives back the room of the copy.
 func (s *Snapshot) Close() error {

@@ -60,6 +60,14 @@ type Record struct {
 	AskedType      TokenType `json:"asked_type,omitempty"`
 
 	Issued *RecordToken `json:"issued,omitempty"` // present if and only if allowed
+
+	Admin *RecordAdmin `json:"admin,omitempty"` // of EventAdmin
+}
+
+// RecordAdmin says what an administrator did.
+type RecordAdmin struct {
+	Action string    `json:"action"` // such as backup
+	By     Principal `json:"by"`
 }
 
 // RecordReason says why a rule did not grant a request, or why a token was not

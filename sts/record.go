@@ -256,6 +256,9 @@ func (r *Record) bound() {
 			p.Act = cutList(p.Act)
 		}
 	}
+	if a := r.Admin; a != nil {
+		a.Action, a.By.Name, a.By.Method, a.By.Peer = cut(a.Action, maxText), cut(a.By.Name, maxText), cut(a.By.Method, maxText), cut(a.By.Peer, maxText)
+	}
 	if p := r.Proof; p != nil {
 		p.JKT, p.JTI = cut(p.JKT, maxText), cut(p.JTI, maxJTI)
 	}

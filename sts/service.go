@@ -20,6 +20,8 @@ type Config struct {
 	Replay     Replay
 	Audit      Audit
 
+	// Snapshots copies the store. nil: it cannot be copied here.
+	Snapshots Snapshots
 	// Usage keeps when credentials were used. nil: that is known until the process
 	// ends.
 	Usage UsageStore
@@ -37,6 +39,7 @@ type Config struct {
 type Service struct {
 	issuer     string
 	store      Store
+	snapshots  Snapshots
 	keys       SigningKeys
 	issuerKeys IssuerKeys
 	clientKeys ClientKeys
@@ -59,7 +62,7 @@ type Service struct {
 // do not fit together are an error: a service does not start half.
 func New(ctx context.Context, c Config) (*Service, error) {
 	s := &Service{
-		issuer: c.Issuer, store: c.Store, keys: c.Keys, issuerKeys: c.IssuerKeys, clientKeys: c.ClientKeys, audit: c.Audit, replay: c.Replay,
+		issuer: c.Issuer, store: c.Store, snapshots: c.Snapshots, keys: c.Keys, issuerKeys: c.IssuerKeys, clientKeys: c.ClientKeys, audit: c.Audit, replay: c.Replay,
 		nonces: newNonces(c.NonceKey), byTLS: c.CertificateMethods, now: c.Now,
 	}
 	if s.now == nil {

@@ -133,7 +133,7 @@ func (n *node) wire(ctx context.Context, c *stsv1.ServerConfig, store *storage.S
 	}
 	n.service, err = sts.New(ctx, sts.Config{
 		Issuer: c.Issuer, Store: store, Keys: signingKeys{n.ring}, IssuerKeys: issuerKeys{remote}, ClientKeys: clientKeys{clients},
-		Audit: audit, Replay: n.replay, Usage: store, NonceKey: nonceKey,
+		Audit: audit, Replay: n.replay, Usage: store, Snapshots: store.Snapshots(), NonceKey: nonceKey,
 		CertificateMethods: certificateMethods(c.Http),
 		Limits: sts.Limits{
 			Total: server.RateFromProto(c.Limits.Total), Source: server.RateFromProto(c.Limits.Source), Client: server.RateFromProto(c.Limits.Client),

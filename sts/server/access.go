@@ -53,6 +53,8 @@ var accessTo = map[string]access{
 
 	stsv1.AdminService_ListIssuerStatus_FullMethodName: {who: readers},
 
+	stsv1.AdminService_Backup_FullMethodName: {who: writers}, // since it has every secret
+
 	healthpb.Health_Check_FullMethodName: {who: anyone, share: noShare, quiet: true},
 	healthpb.Health_List_FullMethodName:  {who: anyone, share: noShare, quiet: true},
 	healthpb.Health_Watch_FullMethodName: {who: anyone, share: noShare, quiet: true},

@@ -167,6 +167,7 @@ type fixture struct {
 	service  *sts.Service
 	nonceKey []byte // with one, DPoP proofs need a nonce
 	socket   string // path of the admin socket; empty: none
+	backups  *memSnapshots
 	server   *Server
 	audit    *memAudit
 	keys     *testKeys
@@ -219,8 +220,10 @@ func newService(tb testing.TB, f *fixture) *sts.Service {
 			store.resources[r.Ref()] = r
 		}
 	}
+	f.backups = &memSnapshots{}
 	s, err := sts.New(tb.Context(), sts.Config{
-		Issuer: issuer, Store: store, Keys: f.keys, IssuerKeys: noIssuers{}, ClientKeys: noClientKeys{}, Audit: f.audit, Replay: &memReplay{}, NonceKey: f.nonceKey,
+		Snapshots: f.backups,
+		Issuer:    issuer, Store: store, Keys: f.keys, IssuerKeys: noIssuers{}, ClientKeys: noClientKeys{}, Audit: f.audit, Replay: &memReplay{}, NonceKey: f.nonceKey,
 	})
 	if err != nil {
 		tb.Fatal(err)

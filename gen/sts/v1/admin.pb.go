@@ -1965,6 +1965,162 @@ func (x *IssuerKey) GetAlgorithm() string {
 	return ""
 }
 
+// BackupRequest asks for a copy of the store.
+type BackupRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupRequest) Reset() {
+	*x = BackupRequest{}
+	mi := &file_sts_v1_admin_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupRequest) ProtoMessage() {}
+
+func (x *BackupRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupRequest.ProtoReflect.Descriptor instead.
+func (*BackupRequest) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{29}
+}
+
+// BackupResponse is the next part of a copy, or its end.
+type BackupResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Bytes of the copy, at most 128 KiB; none at the end.
+	Data []byte `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	// The end. Nothing comes after it.
+	End           *BackupEnd `protobuf:"bytes,2,opt,name=end,proto3" json:"end,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupResponse) Reset() {
+	*x = BackupResponse{}
+	mi := &file_sts_v1_admin_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupResponse) ProtoMessage() {}
+
+func (x *BackupResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupResponse.ProtoReflect.Descriptor instead.
+func (*BackupResponse) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *BackupResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *BackupResponse) GetEnd() *BackupEnd {
+	if x != nil {
+		return x.End
+	}
+	return nil
+}
+
+// BackupEnd says what the whole copy is.
+type BackupEnd struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many bytes it has.
+	Size int64 `protobuf:"varint,1,opt,name=size,proto3" json:"size,omitempty"`
+	// SHA-256 of them.
+	Sha256 []byte `protobuf:"bytes,2,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	// The revision of the store that it has.
+	Revision      int64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BackupEnd) Reset() {
+	*x = BackupEnd{}
+	mi := &file_sts_v1_admin_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BackupEnd) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BackupEnd) ProtoMessage() {}
+
+func (x *BackupEnd) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BackupEnd.ProtoReflect.Descriptor instead.
+func (*BackupEnd) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *BackupEnd) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *BackupEnd) GetSha256() []byte {
+	if x != nil {
+		return x.Sha256
+	}
+	return nil
+}
+
+func (x *BackupEnd) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
 var File_sts_v1_admin_proto protoreflect.FileDescriptor
 
 const file_sts_v1_admin_proto_rawDesc = "" +
@@ -2096,7 +2252,16 @@ const file_sts_v1_admin_proto_rawDesc = "" +
 	"\aproblem\x18\b \x01(\tR\aproblem\";\n" +
 	"\tIssuerKey\x12\x10\n" +
 	"\x03kid\x18\x01 \x01(\tR\x03kid\x12\x1c\n" +
-	"\talgorithm\x18\x02 \x01(\tR\talgorithm2\xee\t\n" +
+	"\talgorithm\x18\x02 \x01(\tR\talgorithm\"\x0f\n" +
+	"\rBackupRequest\"I\n" +
+	"\x0eBackupResponse\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\x12#\n" +
+	"\x03end\x18\x02 \x01(\v2\x11.sts.v1.BackupEndR\x03end\"S\n" +
+	"\tBackupEnd\x12\x12\n" +
+	"\x04size\x18\x01 \x01(\x03R\x04size\x12\x16\n" +
+	"\x06sha256\x18\x02 \x01(\fR\x06sha256\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x03R\brevision2\xa9\n" +
+	"\n" +
 	"\fAdminService\x12T\n" +
 	"\x05Apply\x12\x14.sts.v1.ApplyRequest\x1a\x15.sts.v1.ApplyResponse\"\x1e\x82\xd3\xe4\x93\x02\x18:\x01*\"\x13/v1/resources:apply\x12:\n" +
 	"\tApplyMany\x12\x14.sts.v1.ApplyRequest\x1a\x15.sts.v1.ApplyResponse(\x01\x12n\n" +
@@ -2109,7 +2274,8 @@ const file_sts_v1_admin_proto_rawDesc = "" +
 	"\bListKeys\x12\x17.sts.v1.ListKeysRequest\x1a\x18.sts.v1.ListKeysResponse\"\x10\x82\xd3\xe4\x93\x02\n" +
 	"\x12\b/v1/keys\x12b\n" +
 	"\tRotateKey\x12\x18.sts.v1.RotateKeyRequest\x1a\x19.sts.v1.RotateKeyResponse\" \x82\xd3\xe4\x93\x02\x1a:\x01*\"\x15/v1/keys/{set}:rotate\x12\\\n" +
-	"\tRevokeKey\x12\x18.sts.v1.RevokeKeyRequest\x1a\x19.sts.v1.RevokeKeyResponse\"\x1a\x82\xd3\xe4\x93\x02\x14:\x01*\"\x0f/v1/keys:revoke\x12q\n" +
+	"\tRevokeKey\x12\x18.sts.v1.RevokeKeyRequest\x1a\x19.sts.v1.RevokeKeyResponse\"\x1a\x82\xd3\xe4\x93\x02\x14:\x01*\"\x0f/v1/keys:revoke\x129\n" +
+	"\x06Backup\x12\x15.sts.v1.BackupRequest\x1a\x16.sts.v1.BackupResponse0\x01\x12q\n" +
 	"\x10ListIssuerStatus\x12\x1f.sts.v1.ListIssuerStatusRequest\x1a .sts.v1.ListIssuerStatusResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/issuers:statusB.Z,github.com/workload-sts/sts/gen/sts/v1;stsv1b\x06proto3"
 
 var (
@@ -2124,7 +2290,7 @@ func file_sts_v1_admin_proto_rawDescGZIP() []byte {
 	return file_sts_v1_admin_proto_rawDescData
 }
 
-var file_sts_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_sts_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_sts_v1_admin_proto_goTypes = []any{
 	(*ApplyRequest)(nil),               // 0: sts.v1.ApplyRequest
 	(*ResourceMatch)(nil),              // 1: sts.v1.ResourceMatch
@@ -2155,73 +2321,79 @@ var file_sts_v1_admin_proto_goTypes = []any{
 	(*ListIssuerStatusResponse)(nil),   // 26: sts.v1.ListIssuerStatusResponse
 	(*IssuerStatus)(nil),               // 27: sts.v1.IssuerStatus
 	(*IssuerKey)(nil),                  // 28: sts.v1.IssuerKey
-	(*Resource)(nil),                   // 29: sts.v1.Resource
-	(*durationpb.Duration)(nil),        // 30: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),      // 31: google.protobuf.Timestamp
+	(*BackupRequest)(nil),              // 29: sts.v1.BackupRequest
+	(*BackupResponse)(nil),             // 30: sts.v1.BackupResponse
+	(*BackupEnd)(nil),                  // 31: sts.v1.BackupEnd
+	(*Resource)(nil),                   // 32: sts.v1.Resource
+	(*durationpb.Duration)(nil),        // 33: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),      // 34: google.protobuf.Timestamp
 }
 var file_sts_v1_admin_proto_depIdxs = []int32{
-	29, // 0: sts.v1.ApplyRequest.resources:type_name -> sts.v1.Resource
+	32, // 0: sts.v1.ApplyRequest.resources:type_name -> sts.v1.Resource
 	4,  // 1: sts.v1.ApplyRequest.delete:type_name -> sts.v1.ResourceRef
 	1,  // 2: sts.v1.ApplyRequest.match:type_name -> sts.v1.ResourceMatch
-	29, // 3: sts.v1.PutResourceRequest.resource:type_name -> sts.v1.Resource
-	29, // 4: sts.v1.PutResourceResponse.resource:type_name -> sts.v1.Resource
+	32, // 3: sts.v1.PutResourceRequest.resource:type_name -> sts.v1.Resource
+	32, // 4: sts.v1.PutResourceResponse.resource:type_name -> sts.v1.Resource
 	4,  // 5: sts.v1.ApplyResponse.created:type_name -> sts.v1.ResourceRef
 	4,  // 6: sts.v1.ApplyResponse.updated:type_name -> sts.v1.ResourceRef
 	4,  // 7: sts.v1.ApplyResponse.deleted:type_name -> sts.v1.ResourceRef
-	29, // 8: sts.v1.GetResourceResponse.resource:type_name -> sts.v1.Resource
-	29, // 9: sts.v1.ListResourcesResponse.resources:type_name -> sts.v1.Resource
-	30, // 10: sts.v1.RotateClientSecretRequest.overlap:type_name -> google.protobuf.Duration
-	31, // 11: sts.v1.RotateClientSecretResponse.previous_not_after:type_name -> google.protobuf.Timestamp
+	32, // 8: sts.v1.GetResourceResponse.resource:type_name -> sts.v1.Resource
+	32, // 9: sts.v1.ListResourcesResponse.resources:type_name -> sts.v1.Resource
+	33, // 10: sts.v1.RotateClientSecretRequest.overlap:type_name -> google.protobuf.Duration
+	34, // 11: sts.v1.RotateClientSecretResponse.previous_not_after:type_name -> google.protobuf.Timestamp
 	16, // 12: sts.v1.GetClientStatusResponse.credentials:type_name -> sts.v1.CredentialStatus
-	31, // 13: sts.v1.CredentialStatus.not_after:type_name -> google.protobuf.Timestamp
-	31, // 14: sts.v1.CredentialStatus.last_used:type_name -> google.protobuf.Timestamp
+	34, // 13: sts.v1.CredentialStatus.not_after:type_name -> google.protobuf.Timestamp
+	34, // 14: sts.v1.CredentialStatus.last_used:type_name -> google.protobuf.Timestamp
 	19, // 15: sts.v1.ListKeysResponse.key_sets:type_name -> sts.v1.KeySetStatus
 	20, // 16: sts.v1.KeySetStatus.keys:type_name -> sts.v1.KeyStatus
-	31, // 17: sts.v1.KeySetStatus.rotation_due:type_name -> google.protobuf.Timestamp
-	31, // 18: sts.v1.KeyStatus.published:type_name -> google.protobuf.Timestamp
-	31, // 19: sts.v1.KeyStatus.signs:type_name -> google.protobuf.Timestamp
-	31, // 20: sts.v1.KeyStatus.ends:type_name -> google.protobuf.Timestamp
-	31, // 21: sts.v1.KeyStatus.revoked:type_name -> google.protobuf.Timestamp
-	31, // 22: sts.v1.KeyStatus.last_fetch:type_name -> google.protobuf.Timestamp
+	34, // 17: sts.v1.KeySetStatus.rotation_due:type_name -> google.protobuf.Timestamp
+	34, // 18: sts.v1.KeyStatus.published:type_name -> google.protobuf.Timestamp
+	34, // 19: sts.v1.KeyStatus.signs:type_name -> google.protobuf.Timestamp
+	34, // 20: sts.v1.KeyStatus.ends:type_name -> google.protobuf.Timestamp
+	34, // 21: sts.v1.KeyStatus.revoked:type_name -> google.protobuf.Timestamp
+	34, // 22: sts.v1.KeyStatus.last_fetch:type_name -> google.protobuf.Timestamp
 	20, // 23: sts.v1.RotateKeyResponse.key:type_name -> sts.v1.KeyStatus
 	20, // 24: sts.v1.RevokeKeyResponse.revoked:type_name -> sts.v1.KeyStatus
 	20, // 25: sts.v1.RevokeKeyResponse.successor:type_name -> sts.v1.KeyStatus
-	31, // 26: sts.v1.RevokeKeyResponse.accepted_until:type_name -> google.protobuf.Timestamp
+	34, // 26: sts.v1.RevokeKeyResponse.accepted_until:type_name -> google.protobuf.Timestamp
 	27, // 27: sts.v1.ListIssuerStatusResponse.issuers:type_name -> sts.v1.IssuerStatus
 	28, // 28: sts.v1.IssuerStatus.keys:type_name -> sts.v1.IssuerKey
-	31, // 29: sts.v1.IssuerStatus.fetched:type_name -> google.protobuf.Timestamp
-	31, // 30: sts.v1.IssuerStatus.asked:type_name -> google.protobuf.Timestamp
-	31, // 31: sts.v1.IssuerStatus.refresh:type_name -> google.protobuf.Timestamp
-	31, // 32: sts.v1.IssuerStatus.stale:type_name -> google.protobuf.Timestamp
-	0,  // 33: sts.v1.AdminService.Apply:input_type -> sts.v1.ApplyRequest
-	0,  // 34: sts.v1.AdminService.ApplyMany:input_type -> sts.v1.ApplyRequest
-	6,  // 35: sts.v1.AdminService.GetResource:input_type -> sts.v1.GetResourceRequest
-	8,  // 36: sts.v1.AdminService.ListResources:input_type -> sts.v1.ListResourcesRequest
-	2,  // 37: sts.v1.AdminService.PutResource:input_type -> sts.v1.PutResourceRequest
-	10, // 38: sts.v1.AdminService.DeleteResource:input_type -> sts.v1.DeleteResourceRequest
-	12, // 39: sts.v1.AdminService.RotateClientSecret:input_type -> sts.v1.RotateClientSecretRequest
-	14, // 40: sts.v1.AdminService.GetClientStatus:input_type -> sts.v1.GetClientStatusRequest
-	17, // 41: sts.v1.AdminService.ListKeys:input_type -> sts.v1.ListKeysRequest
-	21, // 42: sts.v1.AdminService.RotateKey:input_type -> sts.v1.RotateKeyRequest
-	23, // 43: sts.v1.AdminService.RevokeKey:input_type -> sts.v1.RevokeKeyRequest
-	25, // 44: sts.v1.AdminService.ListIssuerStatus:input_type -> sts.v1.ListIssuerStatusRequest
-	5,  // 45: sts.v1.AdminService.Apply:output_type -> sts.v1.ApplyResponse
-	5,  // 46: sts.v1.AdminService.ApplyMany:output_type -> sts.v1.ApplyResponse
-	7,  // 47: sts.v1.AdminService.GetResource:output_type -> sts.v1.GetResourceResponse
-	9,  // 48: sts.v1.AdminService.ListResources:output_type -> sts.v1.ListResourcesResponse
-	3,  // 49: sts.v1.AdminService.PutResource:output_type -> sts.v1.PutResourceResponse
-	11, // 50: sts.v1.AdminService.DeleteResource:output_type -> sts.v1.DeleteResourceResponse
-	13, // 51: sts.v1.AdminService.RotateClientSecret:output_type -> sts.v1.RotateClientSecretResponse
-	15, // 52: sts.v1.AdminService.GetClientStatus:output_type -> sts.v1.GetClientStatusResponse
-	18, // 53: sts.v1.AdminService.ListKeys:output_type -> sts.v1.ListKeysResponse
-	22, // 54: sts.v1.AdminService.RotateKey:output_type -> sts.v1.RotateKeyResponse
-	24, // 55: sts.v1.AdminService.RevokeKey:output_type -> sts.v1.RevokeKeyResponse
-	26, // 56: sts.v1.AdminService.ListIssuerStatus:output_type -> sts.v1.ListIssuerStatusResponse
-	45, // [45:57] is the sub-list for method output_type
-	33, // [33:45] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	34, // 29: sts.v1.IssuerStatus.fetched:type_name -> google.protobuf.Timestamp
+	34, // 30: sts.v1.IssuerStatus.asked:type_name -> google.protobuf.Timestamp
+	34, // 31: sts.v1.IssuerStatus.refresh:type_name -> google.protobuf.Timestamp
+	34, // 32: sts.v1.IssuerStatus.stale:type_name -> google.protobuf.Timestamp
+	31, // 33: sts.v1.BackupResponse.end:type_name -> sts.v1.BackupEnd
+	0,  // 34: sts.v1.AdminService.Apply:input_type -> sts.v1.ApplyRequest
+	0,  // 35: sts.v1.AdminService.ApplyMany:input_type -> sts.v1.ApplyRequest
+	6,  // 36: sts.v1.AdminService.GetResource:input_type -> sts.v1.GetResourceRequest
+	8,  // 37: sts.v1.AdminService.ListResources:input_type -> sts.v1.ListResourcesRequest
+	2,  // 38: sts.v1.AdminService.PutResource:input_type -> sts.v1.PutResourceRequest
+	10, // 39: sts.v1.AdminService.DeleteResource:input_type -> sts.v1.DeleteResourceRequest
+	12, // 40: sts.v1.AdminService.RotateClientSecret:input_type -> sts.v1.RotateClientSecretRequest
+	14, // 41: sts.v1.AdminService.GetClientStatus:input_type -> sts.v1.GetClientStatusRequest
+	17, // 42: sts.v1.AdminService.ListKeys:input_type -> sts.v1.ListKeysRequest
+	21, // 43: sts.v1.AdminService.RotateKey:input_type -> sts.v1.RotateKeyRequest
+	23, // 44: sts.v1.AdminService.RevokeKey:input_type -> sts.v1.RevokeKeyRequest
+	29, // 45: sts.v1.AdminService.Backup:input_type -> sts.v1.BackupRequest
+	25, // 46: sts.v1.AdminService.ListIssuerStatus:input_type -> sts.v1.ListIssuerStatusRequest
+	5,  // 47: sts.v1.AdminService.Apply:output_type -> sts.v1.ApplyResponse
+	5,  // 48: sts.v1.AdminService.ApplyMany:output_type -> sts.v1.ApplyResponse
+	7,  // 49: sts.v1.AdminService.GetResource:output_type -> sts.v1.GetResourceResponse
+	9,  // 50: sts.v1.AdminService.ListResources:output_type -> sts.v1.ListResourcesResponse
+	3,  // 51: sts.v1.AdminService.PutResource:output_type -> sts.v1.PutResourceResponse
+	11, // 52: sts.v1.AdminService.DeleteResource:output_type -> sts.v1.DeleteResourceResponse
+	13, // 53: sts.v1.AdminService.RotateClientSecret:output_type -> sts.v1.RotateClientSecretResponse
+	15, // 54: sts.v1.AdminService.GetClientStatus:output_type -> sts.v1.GetClientStatusResponse
+	18, // 55: sts.v1.AdminService.ListKeys:output_type -> sts.v1.ListKeysResponse
+	22, // 56: sts.v1.AdminService.RotateKey:output_type -> sts.v1.RotateKeyResponse
+	24, // 57: sts.v1.AdminService.RevokeKey:output_type -> sts.v1.RevokeKeyResponse
+	30, // 58: sts.v1.AdminService.Backup:output_type -> sts.v1.BackupResponse
+	26, // 59: sts.v1.AdminService.ListIssuerStatus:output_type -> sts.v1.ListIssuerStatusResponse
+	47, // [47:60] is the sub-list for method output_type
+	34, // [34:47] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_sts_v1_admin_proto_init() }
@@ -2236,7 +2408,7 @@ func file_sts_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sts_v1_admin_proto_rawDesc), len(file_sts_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   29,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

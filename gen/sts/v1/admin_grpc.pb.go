@@ -30,6 +30,7 @@ const (
 	AdminService_ListKeys_FullMethodName           = "/sts.v1.AdminService/ListKeys"
 	AdminService_RotateKey_FullMethodName          = "/sts.v1.AdminService/RotateKey"
 	AdminService_RevokeKey_FullMethodName          = "/sts.v1.AdminService/RevokeKey"
+	AdminService_Backup_FullMethodName             = "/sts.v1.AdminService/Backup"
 	AdminService_ListIssuerStatus_FullMethodName   = "/sts.v1.AdminService/ListIssuerStatus"
 )
 
@@ -103,6 +104,18 @@ type AdminServiceClient interface {
 	// Verifiers elsewhere accept the revoked key until they fetch the key set anew;
 	// `accepted_until` says by when they must have, if they do as they are told.
 	RevokeKey(ctx context.Context, in *RevokeKeyRequest, opts ...grpc.CallOption) (*RevokeKeyResponse, error)
+	// Backup streams a copy of the store as it was at one moment, for stores in a
+	// file (`storage.bolt_file`): the bytes of the file in order, and at the end how
+	// many there were and their SHA-256. What has no end is no backup. `stsctl storage
+	// backup` receives it and checks all of it.
+	//
+	// Issuing goes on meanwhile. One backup is made at a time, UNAVAILABLE says that
+	// there is another one, and it ends after an hour. The copy has everything that
+	// the store has: whoever has it and the key file, or may use the keys in Vault, is
+	// the service.
+	//
+	// Other stores have ways of their own; there it is INVALID_ARGUMENT.
+	Backup(ctx context.Context, in *BackupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BackupResponse], error)
 	// ListIssuerStatus returns what this node knows of the keys of each Issuer: which
 	// there are, how old they are, and why they could not be had. It asks no issuer.
 	ListIssuerStatus(ctx context.Context, in *ListIssuerStatusRequest, opts ...grpc.CallOption) (*ListIssuerStatusResponse, error)
@@ -229,6 +242,25 @@ func (c *adminServiceClient) RevokeKey(ctx context.Context, in *RevokeKeyRequest
 	return out, nil
 }
 
+func (c *adminServiceClient) Backup(ctx context.Context, in *BackupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BackupResponse], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &AdminService_ServiceDesc.Streams[1], AdminService_Backup_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[BackupRequest, BackupResponse]{ClientStream: stream}
+	if err := x.ClientStream.SendMsg(in); err != nil {
+		return nil, err
+	}
+	if err := x.ClientStream.CloseSend(); err != nil {
+		return nil, err
+	}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AdminService_BackupClient = grpc.ServerStreamingClient[BackupResponse]
+
 func (c *adminServiceClient) ListIssuerStatus(ctx context.Context, in *ListIssuerStatusRequest, opts ...grpc.CallOption) (*ListIssuerStatusResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListIssuerStatusResponse)
@@ -309,6 +341,18 @@ type AdminServiceServer interface {
 	// Verifiers elsewhere accept the revoked key until they fetch the key set anew;
 	// `accepted_until` says by when they must have, if they do as they are told.
 	RevokeKey(context.Context, *RevokeKeyRequest) (*RevokeKeyResponse, error)
+	// Backup streams a copy of the store as it was at one moment, for stores in a
+	// file (`storage.bolt_file`): the bytes of the file in order, and at the end how
+	// many there were and their SHA-256. What has no end is no backup. `stsctl storage
+	// backup` receives it and checks all of it.
+	//
+	// Issuing goes on meanwhile. One backup is made at a time, UNAVAILABLE says that
+	// there is another one, and it ends after an hour. The copy has everything that
+	// the store has: whoever has it and the key file, or may use the keys in Vault, is
+	// the service.
+	//
+	// Other stores have ways of their own; there it is INVALID_ARGUMENT.
+	Backup(*BackupRequest, grpc.ServerStreamingServer[BackupResponse]) error
 	// ListIssuerStatus returns what this node knows of the keys of each Issuer: which
 	// there are, how old they are, and why they could not be had. It asks no issuer.
 	ListIssuerStatus(context.Context, *ListIssuerStatusRequest) (*ListIssuerStatusResponse, error)
@@ -354,6 +398,9 @@ func (UnimplementedAdminServiceServer) RotateKey(context.Context, *RotateKeyRequ
 }
 func (UnimplementedAdminServiceServer) RevokeKey(context.Context, *RevokeKeyRequest) (*RevokeKeyResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RevokeKey not implemented")
+}
+func (UnimplementedAdminServiceServer) Backup(*BackupRequest, grpc.ServerStreamingServer[BackupResponse]) error {
+	return status.Error(codes.Unimplemented, "method Backup not implemented")
 }
 func (UnimplementedAdminServiceServer) ListIssuerStatus(context.Context, *ListIssuerStatusRequest) (*ListIssuerStatusResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListIssuerStatus not implemented")
@@ -566,6 +613,17 @@ func _AdminService_RevokeKey_Handler(srv interface{}, ctx context.Context, dec f
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AdminService_Backup_Handler(srv interface{}, stream grpc.ServerStream) error {
+	m := new(BackupRequest)
+	if err := stream.RecvMsg(m); err != nil {
+		return err
+	}
+	return srv.(AdminServiceServer).Backup(m, &grpc.GenericServerStream[BackupRequest, BackupResponse]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type AdminService_BackupServer = grpc.ServerStreamingServer[BackupResponse]
+
 func _AdminService_ListIssuerStatus_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListIssuerStatusRequest)
 	if err := dec(in); err != nil {
@@ -641,6 +699,11 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 			StreamName:    "ApplyMany",
 			Handler:       _AdminService_ApplyMany_Handler,
 			ClientStreams: true,
+		},
+		{
+			StreamName:    "Backup",
+			Handler:       _AdminService_Backup_Handler,
+			ServerStreams: true,
 		},
 	},
 	Metadata: "sts/v1/admin.proto",
