@@ -121,9 +121,6 @@ const (
 	maxKey      = 1 << 10
 )
 
-// boundTxn tells whether transactions are held to MaxTxn and MaxTxnBytes.
-const boundTxn = false
-
 // checkTxn refuses what no backend has to take.
 func checkTxn(compare []Compare, ops []Op) error {
 	size := 0
@@ -151,10 +148,10 @@ func checkTxn(compare []Compare, ops []Op) error {
 		seen[op.Key] = true
 		size += len(op.Key) + len(op.Value)
 	}
-	if n := len(compare) + len(ops); boundTxn && n > MaxTxn {
+	if n := len(compare) + len(ops); n > MaxTxn {
 		return fmt.Errorf("a transaction has %d comparisons and operations, at most %d can be made at once", n, MaxTxn)
 	}
-	if boundTxn && size > MaxTxnBytes {
+	if size > MaxTxnBytes {
 		return fmt.Errorf("a transaction has %d bytes, at most %d can be written at once", size, MaxTxnBytes)
 	}
 	return nil

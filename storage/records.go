@@ -1,12 +1,10 @@
 package storage
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 
 	"github.com/workload-sts/sts/policy"
 	"github.com/workload-sts/sts/sts"
@@ -15,61 +13,14 @@ import (
 // Keys of the records. Each kind of record has a space of its own, so that a name
 // of one can never be taken for a name of another.
 const (
-	resourceSpace  = "resource"  // begins the next two, which are read together
-	resourcePrefix = "resource/" // + kind + "/" + name: a resource as JSON
-	resourcesKey   = "resources" // compared and written by every change of resources
-	keyStatePrefix = "keys/"     // + name: a state of signing keys, opaque
-	usagePrefix    = "usage/"    // + credential + "/" + client: when it was used, in Unix seconds
+	keyStatePrefix = "keys/"  // + name: a state of signing keys, opaque
+	usagePrefix    = "usage/" // + credential + "/" + client: when it was used, in Unix seconds
 )
 
-// Store keeps typed records in a KV. It implements sts.Store.
-type Store struct{ kv KV }
-
-// NewStore returns the records of a KV.
-func NewStore(kv KV) *Store { return &Store{kv} }
-
-// Load implements sts.Store. The revision of the resources is that of the last
-// change of any of them, 0 before the first.
-//
-// A record that cannot be read, or holds what this program does not know, is an
-// error that names it: to leave it out might allow more than was meant.
-func (s *Store) Load(ctx context.Context) ([]sts.Resource, int64, error) {
-	list, _, err := s.kv.List(ctx, resourceSpace, "", 0)
-	if err != nil {
-		return nil, 0, fmt.Errorf("reading resources: %w", err)
-	}
-	var revision, newest int64
-	resources := make([]sts.Resource, 0, len(list))
-	for _, e := range list {
-		if e.Key == resourcesKey {
-			revision = e.Revision
-			continue
-		}
-		r, err := decodeResource(e)
-		if err != nil {
-			return nil, 0, err
-		}
-		resources, newest = append(resources, r), max(newest, e.Revision)
-	}
-	if newest > revision {
-		return nil, 0, fmt.Errorf("a resource has revision %d, but they were last changed at %d: something else has written to the store", newest, revision)
-	}
-	return resources, revision, nil
-}
-
-// decodeResource reads strictly: a member that this program does not know might
-// be a restriction.
-func decodeResource(e Entry) (sts.Resource, error) {
+// decodeResource reads strictly.
+func decodeResource(data []byte) (sts.Resource, error) {
 	var r sts.Resource
-	d := json.NewDecoder(bytes.NewReader(e.Value))
-	d.DisallowUnknownFields()
-	d.UseNumber()
-	err := d.Decode(&r)
-	if err == nil {
-		if _, more := d.Token(); more != io.EOF {
-			err = errors.New("something follows it")
-		}
-	}
+	err := strictly(data, &r)
 	if err == nil && r.Rule != nil {
 		err = errors.Join(exactClaims(claimsOf(r.Rule.Subject)), exactClaims(claimsOf(r.Rule.Actor)))
 	}
@@ -77,7 +28,7 @@ func decodeResource(e Entry) (sts.Resource, error) {
 		err = exactClaims(r.Client.Federated.Claims)
 	}
 	if err != nil {
-		return r, fmt.Errorf("the record %q cannot be read: %w; was it written by a newer version?", e.Key, err)
+		return r, err
 	}
 	kinds := 0
 	for _, set := range []bool{r.Audience != nil, r.Client != nil, r.Issuer != nil, r.Rule != nil} {
@@ -85,8 +36,8 @@ func decodeResource(e Entry) (sts.Resource, error) {
 			kinds++
 		}
 	}
-	if kinds != 1 || resourceKey(r.Ref()) != e.Key {
-		return r, fmt.Errorf("the record %q holds something else than it should; was it written by a newer version?", e.Key)
+	if kinds != 1 || r.Ref().Name == "" {
+		return r, errors.New("it is not one resource")
 	}
 	return r, nil
 }
@@ -127,41 +78,6 @@ func exact(v any) (any, error) {
 		}
 	}
 	return v, nil
-}
-
-func resourceKey(ref sts.Ref) string { return resourcePrefix + string(ref.Kind) + "/" + ref.Name }
-
-// Commit implements sts.Store.
-func (s *Store) Commit(ctx context.Context, base int64, put []sts.Resource, del []sts.Ref) (int64, error) {
-	ops := make([]Op, 0, len(put)+len(del)+1)
-	for _, r := range put {
-		value, err := json.Marshal(r)
-		if err != nil {
-			return 0, fmt.Errorf("encoding %s: %w", r.Ref(), err)
-		}
-		e := Entry{Key: resourceKey(r.Ref()), Value: value}
-		if _, err := decodeResource(e); err != nil {
-			return 0, fmt.Errorf("%s would not be read back: %w", r.Ref(), err)
-		}
-		ops = append(ops, Op{Key: e.Key, Value: value})
-	}
-	for _, ref := range del {
-		ops = append(ops, Op{Key: resourceKey(ref), Delete: true})
-	}
-	ops = append(ops, Op{Key: resourcesKey})
-	revision, done, err := s.kv.Txn(ctx, []Compare{{resourcesKey, base}}, ops)
-	if err != nil {
-		return 0, err
-	}
-	if !done {
-		return 0, sts.ErrConflict
-	}
-	return revision, nil
-}
-
-// Changed implements sts.Store.
-func (s *Store) Changed(ctx context.Context, after int64) error {
-	return changed(ctx, s.kv, resourcesKey, after)
 }
 
 // changed returns when the entry of a key was put at a revision above after.

@@ -30,8 +30,8 @@ func TestUses(t *testing.T) {
 		t.Errorf("%v", got)
 	}
 	// It is no resource.
-	if list, _, err := s.Load(t.Context()); err != nil || len(list) != 0 {
-		t.Errorf("%v, %v", list, err)
+	if got, err := s.Load(t.Context(), sts.Place{Line: sts.Live}); err != nil || len(got.Resources) != 0 {
+		t.Errorf("%v, %v", got, err)
 	}
 }
 
@@ -42,10 +42,8 @@ func TestFederatedClaimsSurvive(t *testing.T) {
 	defer kv.Close()
 	s := NewStore(kv)
 	claims := map[string]any{"sub": "x", "id": int64(1<<53 + 1), "share": 0.5, "on": true}
-	_, err = s.Commit(t.Context(), 0, []sts.Resource{{Client: &sts.Client{Name: "c", Federated: &sts.FederatedIdentity{Issuer: "i", Claims: claims}}}}, nil)
-	must(t, err)
-	list, _, err := s.Load(t.Context())
-	must(t, err)
+	commit(t, s, sts.Resource{Client: &sts.Client{Name: "c", Federated: &sts.FederatedIdentity{Issuer: "i", Claims: claims}}})
+	list := load(t, NewStore(kv)).Resources
 	for name, want := range claims {
 		if got := list[0].Client.Federated.Claims[name]; got != want {
 			t.Errorf("%s became %T %v", name, got, got)

@@ -152,7 +152,7 @@ func TestTwoNodes(t *testing.T) {
 // does not work, and says so.
 func TestStoreFails(t *testing.T) {
 	f := newFixture(t)
-	f.store.err = errors.New("disk on fire")
+	f.store.Break(errors.New("disk on fire"))
 	_, err := f.service.Apply(t.Context(), sts.Change{Put: []sts.Resource{{Audience: &sts.Audience{Name: "new"}}}})
 	if e, _ := errors.AsType[*sts.Error](err); e == nil || e.Code != sts.Unavailable || strings.Contains(e.Message, "fire") {
 		t.Errorf("%v", err)
@@ -162,7 +162,7 @@ func TestStoreFails(t *testing.T) {
 	if ready[sts.CapabilityAdmin] == nil || ready[sts.CapabilityIssue] != nil {
 		t.Errorf("ready %v", ready)
 	}
-	f.store.err = nil
+	f.store.Break(nil)
 	f.now = f.now.Add(time.Minute)
 	f.apply(t, sts.Change{Put: []sts.Resource{{Audience: &sts.Audience{Name: "new"}}}})
 	if ready := f.service.Ready(t.Context()); ready[sts.CapabilityAdmin] != nil {
@@ -174,7 +174,7 @@ func TestStoreFails(t *testing.T) {
 // fit together.
 func TestStoredGarbage(t *testing.T) {
 	f := newFixture(t)
-	delete(f.store.resources, sts.Ref{Kind: sts.KindAudience, Name: "api"})
+	f.store.Delete(sts.Ref{Kind: sts.KindAudience, Name: "api"})
 	_, err := sts.New(t.Context(), sts.Config{Issuer: selfIssuer, Store: f.store, Keys: f.keys, IssuerKeys: f.issuers, ClientKeys: f.clients, Replay: f.replay, Audit: f.audit})
 	if err == nil || !strings.Contains(err.Error(), "api") {
 		t.Errorf("%v", err)
@@ -214,7 +214,7 @@ func TestFailedForGood(t *testing.T) {
 		lost sts.Capability
 	}{
 		"audit log": {func(f *fixture) { f.audit.failed = broken }, sts.CapabilityIssue},
-		"store":     {func(f *fixture) { f.store.failed = broken }, sts.CapabilityAdmin},
+		"store":     {func(f *fixture) { f.store.Fail(broken) }, sts.CapabilityAdmin},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFixture(t)

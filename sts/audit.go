@@ -61,13 +61,27 @@ type Record struct {
 
 	Issued *RecordToken `json:"issued,omitempty"` // present if and only if allowed
 
-	Admin *RecordAdmin `json:"admin,omitempty"` // of EventAdmin
+	Change *RecordedChange `json:"change,omitempty"` // of EventChange
+	Admin  *RecordAdmin    `json:"admin,omitempty"`  // of EventAdmin
+}
+
+// RecordedChange is a change of resources: a revision that is being made, or one
+// that is given up. It is recorded before it is stored; if it could not be, another
+// record denies it. What became of it in the end, the revisions say.
+type RecordedChange struct {
+	Line     Line `json:"line"`
+	Discards bool `json:"discards,omitempty"` // the shadow revision is given up
+
+	Fields []RecordedField `json:"fields,omitempty"` // of resources that were updated, the first ones
+	Revision
 }
 
 // RecordAdmin says what an administrator did.
 type RecordAdmin struct {
-	Action string    `json:"action"` // such as backup
-	By     Principal `json:"by"`
+	Action     string    `json:"action"`           // such as backup
+	Target     string    `json:"target,omitempty"` // of the action, such as a key
+	By         Principal `json:"by"`
+	Suppressed int64     `json:"suppressed,omitempty"` // refused calls before this one that have no record
 }
 
 // RecordReason says why a rule did not grant a request, or why a token was not
@@ -119,4 +133,23 @@ type RecordToken struct {
 type RecordProof struct {
 	JKT string `json:"jkt"` // thumbprint of its key
 	JTI string `json:"jti"`
+}
+
+// What a record has of a change at most: resources that it names, and the kind of one.
+const (
+	recordedRefs = 20
+	maxKind      = 16
+)
+
+// bound cuts what is too long.
+func (c *RecordedChange) bound() {
+	c.Line, c.Why = Line(cut(string(c.Line), maxText)), cut(c.Why, maxReasonText)
+	c.By = Principal{Name: cut(c.By.Name, maxText), Method: cut(c.By.Method, maxText), Peer: cut(c.By.Peer, maxText)}
+	for _, refs := range []*Refs{&c.Created, &c.Updated, &c.Deleted} {
+		first := refs.First
+		refs.First = nil
+		for _, ref := range first[:min(len(first), recordedRefs)] {
+			refs.First = append(refs.First, Ref{Kind(cut(string(ref.Kind), maxKind)), cut(ref.Name, maxName)})
+		}
+	}
 }

@@ -14,6 +14,18 @@ type checker struct {
 	service   *Service
 	resources map[Ref]Resource
 	problems  []Problem
+
+	identifiers map[string]string // names of Issuers by iss
+}
+
+func newChecker(s *Service, resources map[Ref]Resource) *checker {
+	c := &checker{service: s, resources: resources, identifiers: map[string]string{}}
+	for ref, r := range resources {
+		if ref.Kind == KindIssuer {
+			c.identifiers[r.Issuer.Issuer] = ref.Name
+		}
+	}
+	return c
 }
 
 func (c *checker) problem(ref Ref, field, format string, args ...any) {

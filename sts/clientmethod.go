@@ -56,10 +56,8 @@ func (c *checker) clientMethods(ref Ref, cl *Client) {
 
 func (c *checker) clientKey(ref Ref, k *ClientKey) {
 	const field = "private_key_jwt"
-	for _, r := range c.resources {
-		if r.Issuer != nil && r.Issuer.Issuer == ref.Name {
-			c.problem(ref, "name", "this is the issuer identifier of Issuer %q, so assertions of the client could not be told from its tokens; name the client otherwise", r.Issuer.Name)
-		}
+	if issuer, taken := c.identifiers[ref.Name]; taken {
+		c.problem(ref, "name", "this is the issuer identifier of Issuer %q, so assertions of the client could not be told from its tokens; name the client otherwise", issuer)
 	}
 	if ref.Name == c.service.issuer {
 		c.problem(ref, "name", "this is the issuer identifier of this service; name the client otherwise")

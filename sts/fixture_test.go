@@ -8,13 +8,13 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/workload-sts/sts/internal/ststest"
 	"github.com/workload-sts/sts/jose"
 	"github.com/workload-sts/sts/policy"
 	"github.com/workload-sts/sts/sts"
@@ -28,7 +28,7 @@ const canary = "stss_canary-0123456789-0123456789-0123456789-01"
 // fixture is a Service on parts that count what is asked of them.
 type fixture struct {
 	service *sts.Service
-	store   *memStore
+	store   *ststest.Store
 	keys    *memKeys
 	issuers *memIssuers
 	clients *memClients
@@ -45,7 +45,7 @@ type fixture struct {
 func newFixture(t testing.TB) *fixture {
 	t.Helper()
 	f := &fixture{
-		store: &memStore{changed: make(chan struct{})}, keys: newMemKeys(t), issuers: newMemIssuers(t), clients: newMemClients(t), audit: &memAudit{},
+		store: ststest.NewStore(), keys: newMemKeys(t), issuers: newMemIssuers(t), clients: newMemClients(t), audit: &memAudit{},
 		replay: &memReplay{used: map[string]time.Time{}},
 		now:    time.Unix(1_800_000_000, 0), secrets: map[string]string{},
 	}
@@ -239,64 +239,6 @@ func (f *fixture) assertRefused(t testing.TB, r sts.TokenRequest, want sts.Code)
 	}
 	return e
 }
-
-// memStore is a store in memory.
-type memStore struct {
-	mu        sync.Mutex
-	resources map[sts.Ref]sts.Resource
-	revision  int64
-	err       error // what Commit and Load return
-	failed    error
-	changed   chan struct{}
-}
-
-func (m *memStore) Load(context.Context) ([]sts.Resource, int64, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return slices.Collect(maps.Values(m.resources)), m.revision, m.err
-}
-
-func (m *memStore) Commit(_ context.Context, base int64, put []sts.Resource, del []sts.Ref) (int64, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if m.err != nil {
-		return 0, m.err
-	}
-	if base != m.revision {
-		return 0, sts.ErrConflict
-	}
-	if m.resources == nil {
-		m.resources = map[sts.Ref]sts.Resource{}
-	}
-	for _, r := range put {
-		m.resources[r.Ref()] = r
-	}
-	for _, ref := range del {
-		delete(m.resources, ref)
-	}
-	m.revision++
-	close(m.changed)
-	m.changed = make(chan struct{})
-	return m.revision, nil
-}
-
-func (m *memStore) Changed(ctx context.Context, after int64) error {
-	for {
-		m.mu.Lock()
-		revision, changed := m.revision, m.changed
-		m.mu.Unlock()
-		if revision > after {
-			return nil
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-	}
-}
-
-func (m *memStore) Err() error { return m.failed }
 
 // memIssuers has a key for each issuer.
 type memIssuers struct {

@@ -93,6 +93,9 @@ func (s *Service) Ready(context.Context) map[Capability]*Missing {
 	if s.keys.MaxAge() <= 0 {
 		out[CapabilityVerify] = &Missing{DependencyStorage, errStaleKeySet}
 	}
+	if e := s.stale(); e != nil {
+		out[CapabilityIssue] = &Missing{DependencyStorage, e.Err}
+	}
 	// These are for good.
 	if err := s.replay.Err(); err != nil {
 		out[CapabilityIssue] = &Missing{DependencyReplay, err}

@@ -20,14 +20,13 @@ type Offline struct {
 // sets and files, counts as there.
 func NewOffline(issuer string, resources []Resource) (*Offline, []Problem) {
 	s := &Service{issuer: issuer, keys: offlineKeys{}, issuerKeys: offlineIssuers{}, clientKeys: offlineClients{}}
-	change := Change{Put: resources}
-	all, _, problems := merge(map[Ref]Resource{}, change)
+	all, _, problems := merge(map[Ref]Resource{}, Change{Put: resources})
 	if len(problems) > 0 {
 		return nil, problems
 	}
-	st, problems := s.newState(all, 0)
+	st, problems := s.newState(all, 0, nil)
 	if len(problems) > 0 {
-		return nil, locate(problems, change)
+		return nil, locate(problems, resources)
 	}
 	return &Offline{service: s, st: st}, nil
 }
@@ -40,7 +39,7 @@ func (o *Offline) Simulate(ctx context.Context, r Simulation) Outcome {
 // Unsafe returns what the presets find dangerous in the resources, which an apply
 // would refuse.
 func (o *Offline) Unsafe() []Problem {
-	return unsafe(o.st.resources, func(Ref) bool { return true })
+	return unsafe(o.st, func(Ref) bool { return true })
 }
 
 // Rules returns the compiled rules.

@@ -177,9 +177,10 @@ func is(v any, want claimType) bool {
 // Rules are examined when they are applied. What was applied is not refused at a
 // start: a newer version of this service may know a danger that it did not know
 // then, and to stop would help nobody.
-func unsafe(resources map[Ref]Resource, touched func(Ref) bool) []Problem {
+func unsafe(st *state, touched func(Ref) bool) []Problem {
+	resources := st.resources
 	var out []Problem
-	for _, ref := range slices.SortedFunc(maps.Keys(resources), compareRefs) {
+	for _, ref := range st.order {
 		switch r := resources[ref]; {
 		case r.Issuer != nil && touched(ref):
 			out = append(out, r.Issuer.unsafe()...)
@@ -293,5 +294,5 @@ func (i *Issuer) unsafe() []Problem {
 // applied now: they were applied when this service knew less, or by a version that
 // did.
 func (s *Service) Unsafe() []Problem {
-	return unsafe(s.state.Load().resources, func(Ref) bool { return true })
+	return unsafe(s.state.Load(), func(Ref) bool { return true })
 }

@@ -27,9 +27,9 @@ const (
 
 // record completes the audit record of a decision and has it written.
 func (s *Service) record(ctx context.Context, d *decision, e *Error) error {
-	d.rec.Outcome = "allow"
+	d.rec.Outcome = outcomeAllow
 	if e != nil {
-		d.rec.Outcome, d.rec.Error, d.rec.Reason, d.rec.Issued = "deny", e.Code, e.Message, nil
+		d.rec.Outcome, d.rec.Error, d.rec.Reason, d.rec.Issued = outcomeDeny, e.Code, e.Message, nil
 		if cause := d.because(e); cause != nil {
 			d.rec.Reason += ": " + cause.Error()
 		}
@@ -261,6 +261,9 @@ func (r *Record) bound() {
 	}
 	if p := r.Proof; p != nil {
 		p.JKT, p.JTI = cut(p.JKT, maxText), cut(p.JTI, maxJTI)
+	}
+	if c := r.Change; c != nil {
+		c.bound()
 	}
 	if t := r.Issued; t != nil {
 		t.JKT, t.X5T = cut(t.JKT, maxText), cut(t.X5T, maxText)

@@ -2,15 +2,13 @@ package sts
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// Config is what a Service is made of. All members but the last four are required.
+// Config is what a Service is made of. All members up to Audit are required.
 type Config struct {
 	Issuer     string // our issuer identifier: the iss of every token
 	Store      Store
@@ -32,7 +30,11 @@ type Config struct {
 	// token endpoint with a TLS certificate, for the metadata.
 	CertificateMethods []AuthMethod
 	Limits             Limits
-	Now                func() time.Time // default time.Now
+	// MaxStaleness is for how long tokens are issued after the store has confirmed
+	// last that the resources here are those in force. 0: for ever, which is for a
+	// store that nobody else writes to.
+	MaxStaleness time.Duration
+	Now          func() time.Time // default time.Now
 }
 
 // Service issues tokens. Its methods can be called concurrently.
@@ -50,12 +52,17 @@ type Service struct {
 	now        func() time.Time
 
 	limits   *limits
+	refusals *refusals
 	throttle *throttle
 	usage    *usage
 
 	state   atomic.Pointer[state]
-	replace sync.Mutex // held while the state is replaced
+	replace sync.Mutex // held while the state or the shadow is replaced
+	shadow  *shadow
 	health  health
+
+	confirmed    atomic.Pointer[time.Time] // when the store said last that state is in force
+	maxStaleness time.Duration
 }
 
 // New returns a Service with the resources that are in the store. Resources that
@@ -64,11 +71,12 @@ func New(ctx context.Context, c Config) (*Service, error) {
 	s := &Service{
 		issuer: c.Issuer, store: c.Store, snapshots: c.Snapshots, keys: c.Keys, issuerKeys: c.IssuerKeys, clientKeys: c.ClientKeys, audit: c.Audit, replay: c.Replay,
 		nonces: newNonces(c.NonceKey), byTLS: c.CertificateMethods, now: c.Now,
+		shadow: newShadow(), maxStaleness: c.MaxStaleness,
 	}
 	if s.now == nil {
 		s.now = time.Now
 	}
-	s.limits = newLimits(c.Limits)
+	s.limits, s.refusals = newLimits(c.Limits), newRefusals()
 	s.throttle, s.usage = newThrottle(), &usage{store: c.Usage}
 	if err := s.reload(ctx); err != nil {
 		return nil, err
@@ -77,68 +85,6 @@ func New(ctx context.Context, c Config) (*Service, error) {
 		return nil, err
 	}
 	return s, nil
-}
-
-// failureCheck is how often Run looks whether the store and the audit log can
-// still work.
-const failureCheck = time.Second
-
-// Run keeps the Service at what is in the store until ctx ends, or returns why the
-// store or the audit log cannot work until the process starts anew.
-func (s *Service) Run(ctx context.Context) error {
-	// At the end what is not written yet, while the store still works.
-	defer s.saveUsage(context.WithoutCancel(ctx), true)
-	for {
-		s.saveUsage(ctx, false)
-		wait, cancel := context.WithTimeout(ctx, failureCheck)
-		err := s.store.Changed(wait, s.state.Load().revision)
-		over := wait.Err() != nil
-		cancel()
-		if err == nil {
-			err = s.reload(ctx)
-		}
-		if ctx.Err() != nil {
-			return nil
-		}
-		if failed := errors.Join(s.audit.Err(), s.store.Err(), s.replay.Err()); failed != nil {
-			return failed
-		}
-		if err != nil && !over {
-			s.health.failed(CapabilityAdmin, s.now(), DependencyStorage, err)
-			select {
-			case <-ctx.Done():
-				return nil
-			case <-time.After(time.Second):
-			}
-		}
-	}
-}
-
-// reload takes over what is in the store.
-func (s *Service) reload(ctx context.Context) error {
-	s.replace.Lock()
-	defer s.replace.Unlock()
-	list, revision, err := s.store.Load(ctx)
-	if err != nil {
-		return fmt.Errorf("loading resources: %w", err)
-	}
-	if st := s.state.Load(); st != nil && revision <= st.revision {
-		return nil
-	}
-	resources := make(map[Ref]Resource, len(list))
-	for _, r := range list {
-		resources[r.Ref()] = r
-	}
-	st, problems := s.newState(resources, revision)
-	if len(problems) > 0 {
-		var all error
-		for _, p := range problems {
-			all = errors.Join(all, fmt.Errorf("%s: %s: %s", p.Ref, p.Field, p.Message))
-		}
-		return fmt.Errorf("the stored resources at revision %d do not fit together: %w", revision, all)
-	}
-	s.install(st)
-	return nil
 }
 
 // install makes st the state; s.replace is held.

@@ -3,8 +3,6 @@ package sts
 import (
 	"crypto/sha256"
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 	"time"
 
@@ -32,7 +30,7 @@ type state struct {
 	quotas              map[string]*Audience // those with a quota, by identifier
 
 	// proven remembers tokens whose signature was verified, by the SHA-256 of
-	// their text. It goes with the state: another configuration verifies anew.
+	// their text. It goes with the Issuers: others verify anew.
 	proven *lru.Cache[[sha256.Size]byte, *proven]
 }
 
@@ -64,13 +62,15 @@ func compareRefs(a, b Ref) int {
 	return strings.Compare(a.Name, b.Name)
 }
 
-// newState compiles resources, or says everything that is wrong with them. The
-// Index of a problem is not set.
-func (s *Service) newState(resources map[Ref]Resource, revision int64) (*state, []Problem) {
+// newState compiles resources, or says everything that is wrong with them: then the
+// state has nothing but them. The Index of a problem is not set. What did not change since the state before, which
+// may be nil, is taken from it: see [difference].
+func (s *Service) newState(resources map[Ref]Resource, revision int64, before *state) (*state, []Problem) {
+	diff := before.difference(resources)
 	st := &state{
 		revision:  revision,
 		resources: resources,
-		order:     slices.SortedFunc(maps.Keys(resources), compareRefs),
+		order:     diff.order,
 		clients:   map[string]*client{},
 		issuers:   map[string]*Issuer{},
 		federated: map[string][]*client{},
@@ -79,7 +79,7 @@ func (s *Service) newState(resources map[Ref]Resource, revision int64) (*state, 
 		scopes:      map[string]bool{},
 		quotas:      map[string]*Audience{},
 	}
-	c := checker{service: s, resources: resources}
+	c := newChecker(s, resources)
 	world := policy.World{Issuers: map[string]string{}, SelfIssuer: s.issuer}
 	identifiers := map[string][]string{} // by Audience
 	for _, ref := range st.order {
@@ -103,17 +103,17 @@ func (s *Service) newState(resources map[Ref]Resource, revision int64) (*state, 
 			}
 			world.Audiences = append(world.Audiences, a)
 		case KindClient: // Audience sorts before Client
+			world.Clients = append(world.Clients, ref.Name)
+			if cl := diff.client(ref, r.Client); cl != nil {
+				st.addClient(cl)
+				continue
+			}
 			c.client(r.Client)
 			var is []string
 			for _, name := range r.Client.Audiences {
 				is = append(is, identifiers[name]...)
 			}
-			cl := newClient(r.Client, is)
-			st.clients[ref.Name] = cl
-			if f := r.Client.Federated; f != nil {
-				st.federated[f.Issuer] = append(st.federated[f.Issuer], cl)
-			}
-			world.Clients = append(world.Clients, ref.Name)
+			st.addClient(newClient(r.Client, is))
 		case KindIssuer:
 			i := r.Issuer.complete()
 			c.issuer(i, st.issuers[i.Issuer])
@@ -124,16 +124,29 @@ func (s *Service) newState(resources map[Ref]Resource, revision int64) (*state, 
 			world.Rules = append(world.Rules, *r.Rule)
 		}
 	}
-	set, problems := policy.Compile(world)
-	for _, p := range problems {
-		c.problem(Ref{Kind(p.Kind), p.Name}, p.Field, "%s", p.Message)
+	if st.rules = diff.rules(); st.rules == nil {
+		var problems []policy.Problem
+		st.rules, problems = policy.Compile(world)
+		for _, p := range problems {
+			c.problem(Ref{Kind(p.Kind), p.Name}, p.Field, "%s", p.Message)
+		}
 	}
 	if len(c.problems) > 0 {
-		return nil, c.problems
+		return st, c.problems
 	}
-	st.rules = set
-	st.proven, _ = lru.New[[sha256.Size]byte, *proven](provenTokens) // errs only for a size below 1
+	if diff.trust {
+		st.issuers, st.proven = before.issuers, before.proven
+	} else {
+		st.proven, _ = lru.New[[sha256.Size]byte, *proven](provenTokens) // errs only for a size below 1
+	}
 	return st, nil
+}
+
+func (st *state) addClient(cl *client) {
+	st.clients[cl.Name] = cl
+	if f := cl.Federated; f != nil {
+		st.federated[f.Issuer] = append(st.federated[f.Issuer], cl)
+	}
 }
 
 // issuerOf returns the Issuer that a token says to be of, by its iss. A JWT-SVID

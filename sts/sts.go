@@ -159,8 +159,8 @@ const (
 
 // Ref names a resource.
 type Ref struct {
-	Kind Kind
-	Name string
+	Kind Kind   `json:"kind"`
+	Name string `json:"name"`
 }
 
 // Client is a workload that authenticates with a credential of its own, in one
@@ -306,30 +306,52 @@ type Change struct {
 	// AnyETag.
 	Match  map[Ref]string
 	DryRun bool
+	By     Principal
+	Why    string // in the words of who makes it; may be empty
+
+	// Shadow has the change decide beside the resources in force instead of
+	// replacing them. It takes the place of the shadow revision that is there.
+	Shadow bool
 }
 
 // Changed says what a change did.
 type Changed struct {
-	Revision                  int64
+	Revision                  int64 // that is in force now
+	Shadow                    int64 // of a change of Change.Shadow: its number among the shadow revisions
 	Created, Updated, Deleted []Ref
 }
 
-// ErrConflict is what Store.Commit returns when another writer came first.
-var ErrConflict = errors.New("the resources were changed by someone else in between")
+// Errors of Store.
+var (
+	// ErrConflict says that another writer came first.
+	ErrConflict = errors.New("the resources were changed by someone else in between")
+	// ErrNoRevision says that a revision is not kept, or that none is in force.
+	ErrNoRevision = errors.New("there is no such revision")
+)
 
-// Store keeps the resources.
+// Store keeps the revisions of the resources.
 //
 // What a method acknowledged survives a crash. An error other than ErrConflict
 // may leave the write done or not done, never half done.
 type Store interface {
-	// Load returns all resources and the revision they have.
-	Load(ctx context.Context) ([]Resource, int64, error)
-	// Commit makes one change if the revision in the store is still base, and
-	// returns the new one. Else it returns an error that is ErrConflict.
-	Commit(ctx context.Context, base int64, put []Resource, del []Ref) (int64, error)
-	// Changed returns when the revision in the store is above after, or with the
-	// error of ctx.
-	Changed(ctx context.Context, after int64) error
+	// Load returns a revision with its resources, which belong to the store and must
+	// not be changed; the same ones each time as long as they are in force. Number 0
+	// stands for the revision of the line that is in force, which is the zero Contents
+	// for a live line that has none yet. Else one that is not there is ErrNoRevision.
+	Load(ctx context.Context, p Place) (Contents, error)
+	// Commit makes the next revision of a line, and puts it in force. The error is
+	// ErrConflict if what Commit says must be in force is not. A resource has at most
+	// MaxResourceSize as JSON, and belongs to the store from then on.
+	Commit(ctx context.Context, c Commit) (Revision, error)
+	// Discard takes the shadow revision of a number out of force, else ErrConflict.
+	Discard(ctx context.Context, number int64) error
+	// Revisions returns live revisions that are kept, the newest first, whose number
+	// is less than before; 0: all. There are at most limit.
+	Revisions(ctx context.Context, before int64, limit int) ([]Revision, error)
+	// Follow calls f, one call after the other, at the beginning, after each commit
+	// and about once a second, with what is in force. It returns when ctx ends, f
+	// returns an error or the store does not answer, with the reason.
+	Follow(ctx context.Context, f func(Heads) error) error
 	// Err returns why nothing can be written any more, as Audit's does.
 	Err() error
 }

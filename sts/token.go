@@ -25,7 +25,11 @@ type decision struct {
 	credential string           // which of the client's has authenticated it; see Client.credentials
 
 	proof *proof // nil: none
-	rec   Record // filled as the walk goes, so that a refusal records how far it came
+
+	// What the policy said, if it was asked: one of the two.
+	grant  policy.Grant
+	denial *policy.Denial
+	rec    Record // filled as the walk goes, so that a refusal records how far it came
 }
 
 // Token decides a request and returns the token, or an error that is an *Error.
@@ -40,6 +44,7 @@ func (s *Service) Token(ctx context.Context, req TokenRequest) (Token, error) {
 	d.asked = policy.Request{Now: d.now, SelfIssuer: s.issuer}
 	token, e := s.walk(ctx, d)
 	nonce := s.nextNonce(d)
+	s.shadow.offer(d)
 	// 8. Record. The caller cannot cancel this: the decision has been taken.
 	if err := s.record(ctx, d, e); err != nil {
 		s.health.failed(CapabilityIssue, s.now(), DependencyAudit, err)
@@ -94,6 +99,9 @@ func (s *Service) walk(ctx context.Context, d *decision) (Token, *Error) {
 	if e := d.check(); e != nil {
 		return Token{}, e
 	}
+	if e := s.stale(); e != nil {
+		return Token{}, e
+	}
 	// 2. Who asks.
 	if e := s.requester(ctx, d); e != nil {
 		return Token{}, e
@@ -110,18 +118,19 @@ func (s *Service) walk(ctx context.Context, d *decision) (Token, *Error) {
 		return Token{}, e
 	}
 	// 5. May they? Only the policy makes a Grant.
-	grant, err := d.st.rules.Decide(ctx, d.asked)
+	var err error
+	d.grant, err = d.st.rules.Decide(ctx, d.asked)
 	if e := ctx.Err(); e != nil {
 		return Token{}, gone(e) // rules whose expressions were interrupted did not match
 	}
 	if err != nil {
 		return Token{}, d.denied(err)
 	}
-	undo, e := s.limits.quota(d, grant)
+	undo, e := s.limits.quota(d, d.grant)
 	if e != nil {
 		return Token{}, e
 	}
-	token, e := s.issue(ctx, d, grant)
+	token, e := s.issue(ctx, d)
 	if e != nil {
 		undo()
 	}
@@ -129,7 +138,7 @@ func (s *Service) walk(ctx context.Context, d *decision) (Token, *Error) {
 }
 
 // issue takes the last steps, which leave something behind.
-func (s *Service) issue(ctx context.Context, d *decision, grant policy.Grant) (Token, *Error) {
+func (s *Service) issue(ctx context.Context, d *decision) (Token, *Error) {
 	// 6. Once only.
 	if e := s.useUp(ctx, d); e != nil {
 		return Token{}, e
@@ -138,7 +147,7 @@ func (s *Service) issue(ctx context.Context, d *decision, grant policy.Grant) (T
 		return Token{}, e
 	}
 	// 7. Sign what was granted.
-	return s.mint(ctx, d, grant)
+	return s.mint(ctx, d, d.grant)
 }
 
 // gone is the answer to a caller whose time is up.
@@ -223,6 +232,7 @@ func (d *decision) denied(err error) *Error {
 	if !ok {
 		return &Error{Code: ServerError, Message: "the request could not be decided", Err: err}
 	}
+	d.denial = denial
 	for _, r := range denial.Reasons {
 		d.rec.Reasons = append(d.rec.Reasons, RecordReason{Rule: r.Rule, Predicate: r.Predicate, Presented: r.Presented, Expected: r.Expected, Hint: r.Hint})
 	}

@@ -71,9 +71,9 @@ func operate(t *testing.T, n *node, keys int, kid string) {
 	var err error
 	switch keys {
 	case 0, 1:
-		_, err = n.service.RotateKey(t.Context(), sts.DefaultKeySet)
+		_, err = n.service.RotateKey(t.Context(), sts.Principal{}, sts.DefaultKeySet)
 	case 3:
-		_, err = n.service.RevokeKey(t.Context(), kid)
+		_, err = n.service.RevokeKey(t.Context(), sts.Principal{}, kid)
 	}
 	if err != nil {
 		t.Error(err)

@@ -62,10 +62,12 @@ func dangle(ts *testscript.TestScript, _ bool, args []string) {
 	kv, err := storage.OpenBolt(ts.MkAbs(args[0]), storage.BoltOptions{})
 	ts.Check(err)
 	store, ctx := storage.NewStore(kv), context.Background()
-	_, revision, err := store.Load(ctx)
+	live, err := store.Load(ctx, sts.Place{Line: sts.Live})
 	ts.Check(err)
 	rule := &policy.Rule{Name: "dangling", Requester: policy.Requester{Clients: []string{demo}}, Allow: policy.Allow{Audiences: []string{"nowhere"}}}
-	_, err = store.Commit(ctx, revision, []sts.Resource{{Rule: rule}}, nil)
+	_, err = store.Commit(ctx, sts.Commit{
+		Line: sts.Live, Expected: live.Number, From: sts.Place{Line: sts.Live, Number: live.Number}, Put: []sts.Resource{{Rule: rule}},
+	})
 	ts.Check(err)
 	ts.Check(kv.Close())
 }

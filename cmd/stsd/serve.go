@@ -21,6 +21,9 @@ import (
 	"github.com/workload-sts/sts/sts/server"
 )
 
+// keepRevisions is how many revisions of the resources are kept.
+const keepRevisions = 100
+
 // certificateCheck is how often certificate files are looked at.
 const certificateCheck = 10 * time.Second
 
@@ -91,6 +94,7 @@ func (ls listeners) close() (err error) {
 type node struct {
 	ring    *keys.Ring
 	replay  sts.Replay
+	store   *storage.Store
 	service *sts.Service
 	server  *server.Server
 	log     *slog.Logger
@@ -114,6 +118,7 @@ func open(ctx context.Context, c *stsv1.ServerConfig, createKeyFile bool, stderr
 
 // wire wires all that stands on a store.
 func (n *node) wire(ctx context.Context, c *stsv1.ServerConfig, store *storage.Store, createKeyFile bool) (err error) {
+	n.store = store
 	if n.ring, err = n.openKeys(ctx, c, store.KeyStates(), createKeyFile); err != nil {
 		return err
 	}
@@ -199,6 +204,10 @@ func (n *node) serve(ctx context.Context, ls listeners) error {
 	serving, served := context.WithCancel(context.WithoutCancel(ctx))
 	g.Go(func() error { return n.ring.Run(serving) })
 	g.Go(func() error { return n.service.Run(serving) })
+	g.Go(func() error {
+		n.store.Collect(serving, keepRevisions, func(err error) { n.log.Warn("storage", "error", err.Error()) })
+		return nil
+	})
 	g.Go(func() error {
 		defer served()
 		return n.server.Serve(ctx, ls.http, ls.grpc, ls.socket...)

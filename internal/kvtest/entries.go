@@ -103,7 +103,7 @@ func testTransactions(t *testing.T, s Store) {
 func testBounds(t *testing.T, s Store) {
 	kv := open(t, s)
 	long := strings.Repeat("k", 1<<10)
-	at := put(t, kv, long, strings.Repeat("v", storage.MaxTxnBytes-len(long)-10), "é", "non-ASCII")
+	at := put(t, kv, long, strings.Repeat("v", storage.MaxTxnBytes-len(long)-11), "é", "non-ASCII")
 	for name, op := range map[string]storage.Op{
 		"empty key":          {},
 		"long key":           {Key: long + "k"},

@@ -37,6 +37,7 @@ var allowed = map[string][]string{
 	"docs/generate":       {"sts/server", "sts", "keys", "storage", "gen/sts/v1"},
 	"internal/kvtest":     {"storage"}, // the contract of storage.KV, for each that meets it
 	"internal/layering":   {},
+	"internal/ststest":    {"sts"},                 // parts of the domain in memory
 	"internal/testserver": {},                      // runs servers of others for tests
 	"internal/vaulttest":  {"internal/testserver"}, // a Vault for the tests of several packages
 	"internal/etcdtest":   {"internal/testserver"}, // an etcd for the same

@@ -70,8 +70,17 @@ func (a *adminService) Apply(ctx context.Context, m *stsv1.ApplyRequest) (*stsv1
 	}, nil
 }
 
+// principalOf is who makes a call of the admin interface.
+func principalOf(ctx context.Context) sts.Principal {
+	if k, ok := callOf(ctx); ok && k.caller != nil {
+		return k.caller.principal
+	}
+	return sts.Principal{}
+}
+
 // apply makes a change for the caller.
 func (a *adminService) apply(ctx context.Context, c sts.Change) (sts.Changed, error) {
+	c.By = principalOf(ctx)
 	return a.service.Apply(ctx, c)
 }
 

@@ -116,6 +116,10 @@ func (c *chain) guarded(ctx context.Context, k *call, next func(context.Context)
 	}
 	defer leave()
 	if err := c.authorize(ctx, k); err != nil {
+		if k.caller != nil {
+			r := refuse(ctx, c.issuer, err)
+			c.service.RefusedAdmin(ctx, k.caller.principal, sts.Source{RequestID: k.requestID, Peer: peerOf(ctx)}, k.method, r.sts)
+		}
 		return err
 	}
 	if k.malformed != nil && !accessTo[k.method].decides {

@@ -29,6 +29,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	stsv1 "github.com/workload-sts/sts/gen/sts/v1"
+	"github.com/workload-sts/sts/internal/ststest"
 	"github.com/workload-sts/sts/jose"
 	"github.com/workload-sts/sts/policy"
 	"github.com/workload-sts/sts/sts"
@@ -37,46 +38,6 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const issuer = "https://sts.example.com"
-
-// memStore is a sts.Store in memory.
-type memStore struct {
-	mu        sync.Mutex
-	resources map[sts.Ref]sts.Resource
-	revision  int64
-}
-
-func (s *memStore) Load(context.Context) ([]sts.Resource, int64, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	var out []sts.Resource
-	for _, r := range s.resources {
-		out = append(out, r)
-	}
-	return out, s.revision, nil
-}
-
-func (s *memStore) Commit(_ context.Context, base int64, put []sts.Resource, del []sts.Ref) (int64, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if base != s.revision {
-		return 0, sts.ErrConflict
-	}
-	for _, r := range put {
-		s.resources[r.Ref()] = r
-	}
-	for _, r := range del {
-		delete(s.resources, r)
-	}
-	s.revision++
-	return s.revision, nil
-}
-
-func (s *memStore) Changed(ctx context.Context, _ int64) error {
-	<-ctx.Done()
-	return ctx.Err()
-}
-
-func (s *memStore) Err() error { return nil }
 
 // noIssuers is a sts.IssuerKeys of a world without other issuers.
 type noIssuers struct{}
@@ -214,12 +175,8 @@ func resources(tb testing.TB) []sts.Resource {
 // newService returns a Service over the doubles.
 func newService(tb testing.TB, f *fixture) *sts.Service {
 	tb.Helper()
-	store := &memStore{resources: map[sts.Ref]sts.Resource{}, revision: 1}
-	for _, r := range resources(tb) {
-		if r.Client == nil || !strings.HasPrefix(r.Client.Name, "odd") {
-			store.resources[r.Ref()] = r
-		}
-	}
+	all := slices.DeleteFunc(resources(tb), func(r sts.Resource) bool { return r.Client != nil && strings.HasPrefix(r.Client.Name, "odd") })
+	store := ststest.NewStore(all...)
 	f.backups = &memSnapshots{}
 	s, err := sts.New(tb.Context(), sts.Config{
 		Snapshots: f.backups,
