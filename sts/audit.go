@@ -152,4 +152,12 @@ func (c *RecordedChange) bound() {
 			refs.First = append(refs.First, Ref{Kind(cut(string(ref.Kind), maxKind)), cut(ref.Name, maxName)})
 		}
 	}
+	all := c.Fields
+	c.Fields = nil
+	for _, f := range all[:min(len(all), recordedFields)] {
+		c.Fields = append(c.Fields, RecordedField{
+			Ref: Ref{Kind(cut(string(f.Ref.Kind), maxKind)), cut(f.Ref.Name, maxName)}, Field: cut(f.Field, maxFieldValue),
+			Before: cut(f.Before, maxFieldValue), After: cut(f.After, maxFieldValue),
+		})
+	}
 }

@@ -18,7 +18,7 @@ type RecordedField struct {
 
 // Bounds of the fields of one record.
 const (
-	recordedFields = 50
+	recordedFields = 30
 	maxFieldValue  = 120 // bytes
 )
 
