@@ -31,9 +31,9 @@ func (b Binding) metBy(b2 Binding) bool {
 // Confirmation names the key that a token is bound to, as its claim cnf does [RFC
 // 7800 §3.1]; zero: to none.
 type Confirmation struct {
-	JKT   string // thumbprint of a key that DPoP proves [RFC 9449 §6.1]
-	X5T   string // thumbprint of a certificate, x5t#S256 [RFC 8705 §3.1]
-	Other bool   // bound in a way that this service cannot check
+	JKT   string `json:"jkt,omitempty"`      // thumbprint of a key that DPoP proves [RFC 9449 §6.1]
+	X5T   string `json:"x5t#S256,omitempty"` // thumbprint of a certificate, x5t#S256 [RFC 8705 §3.1]
+	Other bool   `json:"other,omitempty"`    // bound in a way that this service cannot check
 }
 
 // possession holds the tokens that are presented to the keys that the request

@@ -102,7 +102,7 @@ func foldName(name string) string {
 
 // reserved are claims that the token format defines, as foldName has them.
 var reserved = set(strings.Fields(`iss sub aud exp nbf iat jti client_id scope act may_act cnf txn azp auth_time
-	acr amr exchanges nonce at_hash c_hash s_hash sid events token_use typ`))
+	acr amr exchanges nonce at_hash c_hash s_hash sid events token_use typ lineage active token_type username`))
 
 func (c *compiler) allow(r *rule, bad func(field, format string, args ...any)) {
 	a := r.Allow

@@ -101,7 +101,7 @@ func (s *Set) tryAll(ctx context.Context, q *query) []tried {
 	s.candidates(q, func(r *rule) {
 		p := progress{at: matched}
 		r.match(ctx, q, &p)
-		all = append(all, tried{rule: r, at: p.at, last: p.last})
+		all = append(all, tried{rule: r, at: p.at, held: p.held, last: p.last})
 	})
 	slices.SortFunc(all, nearer)
 	for i := range all[:min(len(all), maxExplained)] {

@@ -26,7 +26,7 @@ func (s *Set) matching(ctx context.Context, q *query) ([]match, *Denial) {
 		if p.at == matched {
 			out = append(out, m)
 		} else if len(out) == 0 {
-			nearest = keepNearest(nearest, tried{rule: r, at: p.at, last: p.last})
+			nearest = keepNearest(nearest, tried{rule: r, at: p.at, held: p.held, last: p.last})
 		}
 	}
 	all := true
@@ -83,14 +83,15 @@ func (s *Set) refusal(ctx context.Context, q *query, nearest []tried) *Denial {
 type tried struct {
 	rule  *rule
 	at    stage
+	held  int
 	last  evaluated
 	trial trial
 }
 
-// nearer orders rules by how far they came, then by how many predicates do not
-// hold, then by name.
+// nearer orders rules by how far they came: by stage, then by predicates. Among
+// those that came as far it is by how many do not hold, then by name.
 func nearer(a, b tried) int {
-	return cmp.Or(cmp.Compare(b.at, a.at), cmp.Compare(a.trial.failed, b.trial.failed), strings.Compare(a.rule.Name, b.rule.Name))
+	return cmp.Or(cmp.Compare(b.at, a.at), cmp.Compare(b.held, a.held), cmp.Compare(a.trial.failed, b.trial.failed), strings.Compare(a.rule.Name, b.rule.Name))
 }
 
 // match holds a rule against a request; p says how far it comes. A rule that denies

@@ -169,29 +169,31 @@ type Audience struct {
 
 // Token is a verified token.
 type Token struct {
-	Issuer  string // name of the Issuer resource, or Self
-	Iss     string // claim iss
-	Subject string // claim sub
-	Claims  map[string]any
-	Expires time.Time
+	Issuer  string         `json:"issuer"` // name of the Issuer resource, or Self
+	Iss     string         `json:"iss"`
+	Subject string         `json:"sub"`
+	Claims  map[string]any `json:"claims,omitempty"`
+	Expires time.Time      `json:"exp"`
 
-	Act          *Actor
-	MayAct       *MayAct
-	Confirmation Confirmation // the key that it is bound to
+	Act          *Actor       `json:"act,omitempty"`
+	MayAct       *MayAct      `json:"may_act,omitempty"`
+	Confirmation Confirmation `json:"cnf,omitzero"` // the key that it is bound to
 
 	// Of tokens of this service.
-	Audiences []string
-	ClientID  string
-	Scopes    []string
-	Txn       string
-	Exchanges int // since its transaction began
+	Audiences []string `json:"aud,omitempty"`
+	ClientID  string   `json:"client_id,omitempty"`
+	Scopes    []string `json:"scopes,omitempty"`
+	Txn       string   `json:"txn,omitempty"`
+	Exchanges int      `json:"exchanges,omitempty"` // since its transaction began
 }
 
 // Actor is a party of an act chain, with those that acted before below it [RFC
 // 8693 §4.1].
 type Actor struct {
-	Iss, Subject, ClientID string
-	Act                    *Actor
+	Iss      string `json:"iss,omitempty"`
+	Subject  string `json:"sub"`
+	ClientID string `json:"client_id,omitempty"`
+	Act      *Actor `json:"act,omitempty"`
 }
 
 // depth is the number of actors.
@@ -206,7 +208,11 @@ func (a *Actor) depth() int {
 func (a *Actor) same(b *Actor) bool { return a.Iss == b.Iss && a.Subject == b.Subject }
 
 // MayAct is who may act for the subject of a token [RFC 8693 §4.4].
-type MayAct struct{ Iss, Subject, ClientID string }
+type MayAct struct {
+	Iss      string `json:"iss,omitempty"`
+	Subject  string `json:"sub,omitempty"`
+	ClientID string `json:"client_id,omitempty"`
+}
 
 // Client is an authenticated client.
 type Client struct {

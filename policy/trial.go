@@ -49,8 +49,9 @@ func (t *trial) test(holds bool, say func() Check) (stop bool) {
 // progress is how far a rule came with a request: the stage of the first
 // predicate that does not hold.
 type progress struct {
-	t  *trial
-	at stage
+	t    *trial
+	at   stage
+	held int // predicates that hold before the first that does not
 	// last is the expression that was evaluated last, and what came of it. One
 	// that was evaluated before is not evaluated again.
 	last evaluated
@@ -75,6 +76,8 @@ func (p *progress) evaluate(ctx context.Context, program cel.Program, q *query) 
 func (p *progress) test(at stage, holds bool, say func() Check) (stop bool) {
 	if !holds {
 		p.at = min(p.at, at)
+	} else if p.at == matched {
+		p.held++
 	}
 	return p.t.test(holds, say)
 }

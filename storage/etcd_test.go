@@ -37,6 +37,7 @@ func openEtcd(t testing.TB, o storage.EtcdOptions) *storage.Etcd {
 }
 
 func TestEtcd(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	c := etcdtest.Start(t, 1)
 	t.Run("contract", func(t *testing.T) {
 		kvtest.Test(t, func(t testing.TB) kvtest.Store {

@@ -12,7 +12,7 @@ import (
 
 // ErrRestored is why a cluster is refused that has lost what it had acknowledged,
 // or is not the one that it was.
-var ErrRestored = errors.New("the etcd cluster was restored from a backup or replaced, and what was revoked or used since then is not known; see docs/storage.md, then let it be used with `stsd storage confirm`")
+var ErrRestored = errors.New("the etcd cluster was restored from a backup or replaced, and what was revoked or used since then is not known; see docs/storage.md, then let it be used with `stsctl storage confirm`")
 
 // ErrDoubt is what an error of Txn is if the transaction may have been done, or may
 // still be. One that is not was certainly not done.
@@ -26,11 +26,11 @@ var etcdAdvice = []struct {
 }{
 	{rpctypes.ErrNoSpace, "etcd has raised the alarm NOSPACE and takes no writes: its database has reached its quota (--quota-backend-bytes); compact and defragment it, then disarm the alarm with `etcdctl alarm disarm`"},
 	{rpctypes.ErrCorrupt, "etcd has raised the alarm CORRUPT: its members differ; see its operator"},
-	{rpctypes.ErrPermissionDenied, "etcd denies the user %[1]q what it needs: grant its role readwrite on the prefix %[2]s, as docs/storage.md shows"},
+	{rpctypes.ErrPermissionDenied, "etcd denies %[1]s what it needs: grant its role readwrite on the prefix %[2]s, as docs/storage.md shows"},
 	{rpctypes.ErrUserEmpty, "etcd demands a login: set storage.etcd.username and password_file"},
-	{rpctypes.ErrAuthFailed, "etcd refuses the login of the user %[1]q: is the password in password_file the right one?"},
-	{rpctypes.ErrInvalidAuthToken, "etcd does not know the login of the user %[1]q any more; it is made anew"},
-	{rpctypes.ErrAuthOldRevision, "the users of etcd have changed, and the login of %[1]q is made anew"},
+	{rpctypes.ErrAuthFailed, "etcd refuses the login of %[1]s: is the password in password_file the right one?"},
+	{rpctypes.ErrInvalidAuthToken, "etcd does not know the login of %[1]s any more; it is made anew"},
+	{rpctypes.ErrAuthOldRevision, "the users of etcd have changed, and the login of %[1]s is made anew"},
 	{rpctypes.ErrRequestTooLarge, "etcd takes no transactions of this size: raise its --max-request-bytes to 1.5 MiB, its default, or more"},
 	{rpctypes.ErrTooManyOps, "etcd takes no transactions of so many operations: raise its --max-txn-ops to 128, its default, or more"},
 	{rpctypes.ErrTooManyRequests, "etcd is overloaded"},
@@ -51,7 +51,7 @@ func (e *Etcd) problem(caller context.Context, err error, wrote bool) error {
 	}
 	for _, a := range etcdAdvice {
 		if errors.Is(err, a.err) {
-			return &etcdError{fmt.Sprintf(a.what+"%.0[2]s%.0[1]s", e.options.Username, e.options.Prefix), err}
+			return &etcdError{fmt.Sprintf(a.what+"%.0[2]s%.0[1]s", e.user(), e.options.Prefix), err}
 		}
 	}
 	why := err
@@ -63,6 +63,14 @@ func (e *Etcd) problem(caller context.Context, err error, wrote bool) error {
 		return doubtful(wrote, &etcdError{fmt.Sprintf("etcd does not answer within %v (%v): is it up, and has it a leader?", e.options.RequestTimeout, why), err})
 	}
 	return doubtful(wrote, fmt.Errorf("asking etcd: %w", err))
+}
+
+// user names who this client is to etcd.
+func (e *Etcd) user() string {
+	if e.options.Username == "" {
+		return "the user that the client certificate names, or nobody,"
+	}
+	return fmt.Sprintf("the user %q", e.options.Username)
 }
 
 func doubtful(wrote bool, err error) error {

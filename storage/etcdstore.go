@@ -131,8 +131,8 @@ func (e *Etcd) make(ctx context.Context, h *pb.ResponseHeader) error {
 	return err
 }
 
-// write replaces the record if it has a revision.
-func (e *Etcd) write(ctx context.Context, revision int64, r *etcdRecord) (done bool, err error) {
+// write replaces the record if it has a revision, together with more.
+func (e *Etcd) write(ctx context.Context, revision int64, r *etcdRecord, more ...clientv3.Op) (done bool, err error) {
 	value, err := json.Marshal(r)
 	if err != nil {
 		return false, err
@@ -141,7 +141,7 @@ func (e *Etcd) write(ctx context.Context, revision int64, r *etcdRecord) (done b
 	defer cancel()
 	answer, err := e.client.Load().Txn(bounded).
 		If(clientv3.Compare(clientv3.ModRevision(e.recordKey()), "=", revision)).
-		Then(clientv3.OpPut(e.recordKey(), string(value))).Commit()
+		Then(append(more, clientv3.OpPut(e.recordKey(), string(value)))...).Commit()
 	if err != nil {
 		return false, e.problem(ctx, err, true)
 	}
@@ -244,8 +244,11 @@ func ConfirmEtcd(ctx context.Context, o EtcdOptions, now time.Time) (why string,
 	if why == "" {
 		return "", nil
 	}
-	next.Cluster, next.Restored, next.Confirmed = clusterID(r.Header), "", now.UTC().Truncate(time.Second)
-	switch done, err := e.write(ctx, next.revision, &next); {
+	next.Cluster, next.Restored, next.Confirmed = clusterID(r.Header), "", now.UTC().Truncate(time.Second).Add(time.Second)
+	// As after the restore of a file, so that tokens that were issued before do not
+	// count.
+	at := Op{Key: restoredKey, Value: restoredAt(now)}
+	switch done, err := e.write(ctx, next.revision, &next, clientv3.OpPut(e.data+at.Key, etcdValue(at))); {
 	case err != nil:
 		return "", err
 	case !done:

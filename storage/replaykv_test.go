@@ -137,6 +137,7 @@ func TestReplayKVClock(t *testing.T) {
 // TestReplayKVOnEtcd lets two nodes use the same things, kills etcd in between, and
 // pauses it.
 func TestReplayKVOnEtcd(t *testing.T) {
+	t.Parallel() // it waits most of the time
 	c := etcdtest.Start(t, 1)
 	o := etcdOptions(c)
 	o.RequestTimeout = time.Second

@@ -66,9 +66,13 @@ func markRestored(ctx context.Context, path string, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	_, _, err = kv.Txn(ctx, nil, []Op{{Key: restoredKey, Value: strconv.AppendInt(nil, now.Unix()+1, 10)}})
+	_, _, err = kv.Txn(ctx, nil, []Op{{Key: restoredKey, Value: restoredAt(now)}})
 	return errors.Join(err, kv.Close())
 }
+
+// restoredAt is what a store that was restored at a moment notes: the first full
+// second after it.
+func restoredAt(now time.Time) []byte { return strconv.AppendInt(nil, now.Unix()+1, 10) }
 
 // Restored returns the moment at which the store was last restored from a backup,
 // zero if never. What was issued, used or revoked before it may not be known.

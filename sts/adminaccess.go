@@ -83,6 +83,9 @@ func (s *Service) AuthorizeAdmin(ctx context.Context, u TokenUse) (Principal, Ac
 // used verifies a token that is used at the admin interface.
 func (s *Service) used(ctx context.Context, d *decision, u TokenUse) (*policy.Token, *Error) {
 	const field = "access token"
+	if e := s.stale(); e != nil {
+		return nil, e
+	}
 	t, e := s.present(ctx, d, field, d.req.Subject, &d.rec.Subject)
 	switch {
 	case e != nil && e.Code == InvalidRequest:

@@ -111,7 +111,7 @@ func TestApply(t *testing.T) {
 // and each sees those of the other.
 func TestTwoNodes(t *testing.T) {
 	f := newFixture(t)
-	other, err := sts.New(t.Context(), sts.Config{Issuer: selfIssuer, Store: f.store, Keys: f.keys, IssuerKeys: f.issuers, ClientKeys: f.clients, Replay: f.replay, Audit: f.audit})
+	other, err := sts.New(t.Context(), sts.Config{Issuer: selfIssuer, Store: f.store, Keys: f.keys, IssuerKeys: f.issuers, ClientKeys: f.clients, Replay: f.replay, Audit: f.audit, Revocations: f.revoked})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -175,7 +175,7 @@ func TestStoreFails(t *testing.T) {
 func TestStoredGarbage(t *testing.T) {
 	f := newFixture(t)
 	f.store.Delete(sts.Ref{Kind: sts.KindAudience, Name: "api"})
-	_, err := sts.New(t.Context(), sts.Config{Issuer: selfIssuer, Store: f.store, Keys: f.keys, IssuerKeys: f.issuers, ClientKeys: f.clients, Replay: f.replay, Audit: f.audit})
+	_, err := sts.New(t.Context(), sts.Config{Issuer: selfIssuer, Store: f.store, Keys: f.keys, IssuerKeys: f.issuers, ClientKeys: f.clients, Replay: f.replay, Audit: f.audit, Revocations: f.revoked})
 	if err == nil || !strings.Contains(err.Error(), "api") {
 		t.Errorf("%v", err)
 	}

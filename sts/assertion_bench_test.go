@@ -21,7 +21,7 @@ func BenchmarkAssertion(b *testing.B) {
 	}
 	defer replay.Close()
 	f.service, err = sts.New(b.Context(), sts.Config{
-		Issuer: selfIssuer, Store: f.store, Keys: f.keys, IssuerKeys: f.issuers, ClientKeys: f.clients, Replay: replay, Audit: f.audit, Now: func() time.Time { return f.now },
+		Issuer: selfIssuer, Store: f.store, Keys: f.keys, IssuerKeys: f.issuers, ClientKeys: f.clients, Replay: replay, Audit: f.audit, Revocations: f.revoked, Now: func() time.Time { return f.now },
 	})
 	if err != nil {
 		b.Fatal(err)

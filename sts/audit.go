@@ -4,7 +4,7 @@ import "time"
 
 // MaxRecordSize is the most bytes that a Record has as JSON, whatever is escaped
 // in it: what callers, issuers and operators chose is cut.
-const MaxRecordSize = 512 << 10
+const MaxRecordSize = 640 << 10
 
 // Event is what a record tells of.
 type Event string
@@ -58,6 +58,12 @@ type Record struct {
 	AskedAudiences []string  `json:"asked_audiences,omitempty"`
 	AskedScopes    []string  `json:"asked_scopes,omitempty"`
 	AskedType      TokenType `json:"asked_type,omitempty"`
+
+	// Facts are what the rules were asked about. They are there if rules were asked,
+	// and with those members that name what was asked for all that decided.
+	Facts *Facts `json:"facts,omitempty"`
+
+	Revocation *Revocation `json:"revocation,omitempty"` // that was made, or may have been; see Event
 
 	Issued *RecordToken `json:"issued,omitempty"` // present if and only if allowed
 

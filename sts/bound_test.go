@@ -12,7 +12,7 @@ import (
 func TestRecordBound(t *testing.T) {
 	for _, text := range []string{strings.Repeat("\x00", 100_000), strings.Repeat("\u2028", 30_000), strings.Repeat("\xff", 100_000), strings.Repeat("<", 255), "", "€"} {
 		var r Record
-		overfill(reflect.ValueOf(&r).Elem(), text)
+		overfill(reflect.ValueOf(&r).Elem(), text, 0)
 		r.bound()
 		line, err := json.Marshal(&r)
 		if err != nil || len(line) > MaxRecordSize {
@@ -22,22 +22,24 @@ func TestRecordBound(t *testing.T) {
 }
 
 // overfill sets every text, and 2,000 elements in every list.
-func overfill(v reflect.Value, text string) {
+func overfill(v reflect.Value, text string, depth int) {
 	switch v.Kind() {
 	case reflect.String:
 		v.SetString(text)
 	case reflect.Slice:
 		v.Set(reflect.MakeSlice(v.Type(), 2000, 2000))
 		for i := range v.Len() {
-			overfill(v.Index(i), text)
+			overfill(v.Index(i), text, depth)
 		}
 	case reflect.Pointer:
-		v.Set(reflect.New(v.Type().Elem()))
-		overfill(v.Elem(), text)
+		if depth < 8 { // an actor has one below it
+			v.Set(reflect.New(v.Type().Elem()))
+			overfill(v.Elem(), text, depth+1)
+		}
 	case reflect.Struct:
 		for i := range v.NumField() {
 			if v.Field(i).CanSet() && v.Field(i).Type().String() != "time.Time" {
-				overfill(v.Field(i), text)
+				overfill(v.Field(i), text, depth)
 			}
 		}
 	}

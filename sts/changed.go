@@ -18,7 +18,7 @@ type RecordedField struct {
 
 // Bounds of the fields of one record.
 const (
-	recordedFields = 30
+	recordedFields = 20
 	maxFieldValue  = 120 // bytes
 )
 

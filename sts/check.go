@@ -49,6 +49,12 @@ func (c *checker) common(ref Ref, description string) {
 	}
 }
 
+func (c *checker) disclosure(ref Ref, d Disclosure) {
+	if !d.known() {
+		c.problem(ref, "disclosure", "%q is not one of %s", d, disclosureNames)
+	}
+}
+
 func validName(s string) bool {
 	if s == "" || len(s) > maxName {
 		return false
@@ -75,6 +81,11 @@ func (c *checker) audience(a *Audience) {
 	for i, scope := range a.Scopes {
 		if len(scope) > maxIdentifier {
 			c.problem(ref, fmt.Sprintf("scopes[%d]", i), "longer than %d characters", maxIdentifier)
+		}
+	}
+	for i, name := range a.Introspectors {
+		if _, ok := c.resources[Ref{KindClient, name}]; !ok {
+			c.problem(ref, fmt.Sprintf("introspectors[%d]", i), "Client %q is not defined", name)
 		}
 	}
 	keys := c.service.keys
@@ -120,6 +131,7 @@ func (c *checker) client(cl *Client) {
 	ref := Ref{KindClient, cl.Name}
 	c.common(ref, cl.Description)
 	c.rate(ref, "rate", cl.Rate)
+	c.disclosure(ref, cl.Disclosure)
 	if len(cl.Labels) > maxLabels {
 		c.problem(ref, "labels", "more than %d labels", maxLabels)
 	}
@@ -160,6 +172,7 @@ var knownAlgorithms = []string{"ES256", "ES384", "ES512", "EdDSA", "RS256", "RS3
 func (c *checker) issuer(i, twin *Issuer) {
 	ref := Ref{KindIssuer, i.Name}
 	c.common(ref, i.Description)
+	c.disclosure(ref, i.Disclosure)
 	if strings.EqualFold(i.Name, policy.Self) || strings.Contains(i.Name, ":") {
 		c.problem(ref, "name", "an Issuer is not named %q, which means this service, and has no colon in its name", policy.Self)
 	}

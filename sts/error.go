@@ -15,6 +15,7 @@ const (
 	InvalidScope         Code = "invalid_scope"           // [RFC 6749 §5.2]
 	UnauthorizedClient   Code = "unauthorized_client"     // [RFC 6749 §5.2]
 	UnsupportedGrantType Code = "unsupported_grant_type"  // [RFC 6749 §5.2]
+	UnsupportedTokenType Code = "unsupported_token_type"  // [RFC 7009 §2.2.1]
 	InvalidTarget        Code = "invalid_target"          // [RFC 8693 §2.2.2]
 	InvalidDPoPProof     Code = "invalid_dpop_proof"      // [RFC 9449 §5]
 	UseDPoPNonce         Code = "use_dpop_nonce"          // [RFC 9449 §8]
@@ -35,18 +36,19 @@ const (
 
 // Codes lists every code, so that a wire can be tested to know them all.
 var Codes = []Code{
-	InvalidRequest, InvalidClient, InvalidScope, UnauthorizedClient, UnsupportedGrantType,
+	InvalidRequest, InvalidClient, InvalidScope, UnauthorizedClient, UnsupportedGrantType, UnsupportedTokenType,
 	InvalidTarget, InvalidDPoPProof, UseDPoPNonce, Unavailable, ServerError, Unauthenticated, InsufficientScope, InvalidResource, NotFound, Conflict, PreconditionFailed,
 	TooManyRequests,
 }
 
 // meanings say what each code tells a caller, and what to do.
 var meanings = map[Code]string{
-	InvalidRequest:       "A parameter is missing, repeated or malformed, or the subject or actor token is not acceptable: expired, not addressed to this service, of an unknown issuer, wrongly signed, or not allowed by a rule for this requester. The description says which; present a fresh token, or ask the operator with the decision id.",
+	InvalidRequest:       "A parameter is missing, repeated or malformed, or the subject or actor token is not acceptable: expired, not addressed to this service, of an unknown issuer, wrongly signed, revoked, or not allowed by a rule for this requester. The description says which; present a fresh token, or ask the operator with the decision id.",
 	InvalidClient:        "The client did not authenticate. An unknown client, a wrong secret and a disabled client get the same answer.",
 	InvalidScope:         "A scope is malformed, or wider than the rules or the subject token allow. Ask for less.",
-	UnauthorizedClient:   "The client authenticated, and no rule lets it get tokens in this way.",
+	UnauthorizedClient:   "The client authenticated, and no rule lets it get tokens in this way; or the token to be revoked was issued to another.",
 	UnsupportedGrantType: "The grant_type is none of those in the discovery document.",
+	UnsupportedTokenType: "The token is one of this service that cannot be revoked: a `jwt` or an ID token. Nothing here asks whether it counts.",
 	InvalidTarget:        "An audience or resource is not known, not allowed, or one must be named; or several were named that take tokens of different signing keys, so that it takes one token each.",
 	InvalidDPoPProof:     "The DPoP proof is not acceptable: malformed, for another URL or method, too old, used before, or of another key than the one that a presented token is bound to; or there is none where the client, the audience or a rule demands one. Make a new one for each request.",
 	UseDPoPNonce:         "The DPoP proof must carry a nonce of the service. Make another with the one in the DPoP-Nonce header (`dpop-nonce` metadata) of the answer, and use that of each answer for the next.",
@@ -75,6 +77,7 @@ type Error struct {
 	RetryAfter time.Duration // for Unavailable and TooManyRequests: when to come back
 	Limit      string        // for TooManyRequests: which limit
 	Problems   []Problem     // for InvalidResource: everything that is wrong
+	Detail     *Detail       // what else the caller may be told; nil: nothing
 	Err        error
 }
 

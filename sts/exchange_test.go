@@ -237,7 +237,7 @@ func TestIssuedTypes(t *testing.T) {
 		scheme, typ string
 		more        []string
 	}{
-		sts.AccessToken: {"Bearer", "at+jwt", []string{"client_id", "exchanges", "scope"}},
+		sts.AccessToken: {"Bearer", "at+jwt", []string{"client_id", "exchanges", "lineage", "scope"}},
 		sts.JWT:         {"N_A", "JWT", []string{"client_id", "scope"}},
 		sts.IDToken:     {"N_A", "JWT", []string{"azp"}},
 	} {

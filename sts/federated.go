@@ -41,6 +41,9 @@ func (s *Service) authenticateFederated(ctx context.Context, d *decision, issuer
 	case cred.Method == SPIFFEJWT && !strings.HasPrefix(token.Subject, "spiffe://"):
 		return nil, flawedAssertion(proven.claims, &flaw{"sub", "is not a JWT-SVID: its sub is not a SPIFFE ID", "a SPIFFE ID"})
 	}
+	if e := s.notRevoked(d, slotAssertion, proven, token, cred.Assertion); e != nil {
+		return nil, &Error{Code: InvalidClient, Message: "client authentication failed: " + e.Message, Err: e.Err}
+	}
 	// 2. Whose identity it is.
 	c, e := d.federatedClient(issuer, proven.claims)
 	if e != nil {

@@ -34,6 +34,7 @@ type fixture struct {
 	clients *memClients
 	replay  *memReplay
 	audit   *memAudit
+	revoked *memRevocations
 	now     time.Time
 	limits  sts.Limits // as of the next restart
 	secrets map[string]string
@@ -49,6 +50,7 @@ func newFixture(t testing.TB) *fixture {
 		replay: &memReplay{used: map[string]time.Time{}},
 		now:    time.Unix(1_800_000_000, 0), secrets: map[string]string{},
 	}
+	f.revoked = &memRevocations{f: f, m: map[sts.RevocationName]sts.Revocation{}}
 	f.restart(t, nil)
 	var resources []sts.Resource
 	for _, name := range []string{"web", "api"} {
@@ -90,7 +92,8 @@ func (f *fixture) restart(t testing.TB, nonceKey []byte) {
 	t.Helper()
 	var err error
 	f.service, err = sts.New(t.Context(), sts.Config{
-		Issuer: selfIssuer, Store: f.store, Keys: f.keys, IssuerKeys: f.issuers, ClientKeys: f.clients, Audit: f.audit, Replay: f.replay, NonceKey: nonceKey, Limits: f.limits,
+		Issuer: selfIssuer, Store: f.store, Keys: f.keys, IssuerKeys: f.issuers, ClientKeys: f.clients, Audit: f.audit, Replay: f.replay, NonceKey: nonceKey,
+		Revocations: f.revoked, MaxStaleness: maxStaleness, Limits: f.limits,
 		Now: func() time.Time { return f.now },
 	})
 	if err != nil {
@@ -386,3 +389,48 @@ func (m *memReplay) Use(_ context.Context, space sts.ReplaySpace, key string, si
 	m.used[key] = until
 	return true, nil
 }
+
+// memRevocations keeps revocations in memory, and heard from the store just now
+// but for lag.
+type memRevocations struct {
+	mu  sync.Mutex
+	f   *fixture
+	m   map[sts.RevocationName]sts.Revocation
+	lag time.Duration
+	err error // what Add and List return
+}
+
+func (m *memRevocations) Revoked(name sts.RevocationName, issued time.Time) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	r, ok := m.m[name]
+	return ok && (r.Before.IsZero() || !issued.Truncate(time.Second).After(r.Before))
+}
+
+func (m *memRevocations) Add(_ context.Context, r sts.Revocation) (sts.Revocation, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.err != nil {
+		return sts.Revocation{}, m.err
+	}
+	if old, ok := m.m[r.Name()]; ok && !r.Before.After(old.Before) {
+		return old, nil
+	}
+	m.m[r.Name()] = r
+	return r, nil
+}
+
+func (m *memRevocations) List(_ context.Context, kind sts.RevocationKind, _ *sts.Revocation, limit int) ([]sts.Revocation, bool, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var out []sts.Revocation
+	for _, r := range m.m {
+		if (kind == "" || r.Kind == kind) && len(out) < limit {
+			out = append(out, r)
+		}
+	}
+	return out, false, m.err
+}
+
+func (m *memRevocations) Count() int           { return len(m.m) }
+func (m *memRevocations) Confirmed() time.Time { return time.Now().Add(-m.lag) }

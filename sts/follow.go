@@ -113,11 +113,14 @@ func joined(problems []Problem) error {
 	return all
 }
 
-// Staleness is how long ago the store confirmed last that the resources here are
-// those in force: by the clock that always goes forward, or by the other one if
-// that says more, as after a machine has slept.
+// Staleness is how long ago the store confirmed last that the resources here, and
+// what is revoked, are what is in force: by the clock that always goes forward, or
+// by the other one if that says more, as after a machine has slept.
 func (s *Service) Staleness() time.Duration {
 	then, now := *s.confirmed.Load(), time.Now()
+	if revoked := s.revocations.Confirmed(); revoked.Before(then) {
+		then = revoked
+	}
 	return max(now.Sub(then), now.Round(0).Sub(then.Round(0)), 0)
 }
 
@@ -137,7 +140,7 @@ func (s *Service) stale() *Error {
 type staleError struct{ age, most time.Duration }
 
 func (e *staleError) Error() string {
-	return fmt.Sprintf("the storage has not confirmed the resources for %s, at most %s is allowed (storage.max_staleness)", e.age, e.most)
+	return fmt.Sprintf("the storage has not confirmed what is in force for %s, at most %s is allowed (storage.max_staleness)", e.age, e.most)
 }
 
 func (e *staleError) Dependency() string { return DependencyStorage }

@@ -319,7 +319,7 @@ func TestTokenLifetimeOfKeys(t *testing.T) {
 		t.Errorf("%+v", e)
 	}
 	restart := func() error {
-		_, err := sts.New(t.Context(), sts.Config{Issuer: selfIssuer, Store: f.store, Keys: f.keys, IssuerKeys: f.issuers, ClientKeys: f.clients, Replay: f.replay, Audit: f.audit})
+		_, err := sts.New(t.Context(), sts.Config{Issuer: selfIssuer, Store: f.store, Keys: f.keys, IssuerKeys: f.issuers, ClientKeys: f.clients, Replay: f.replay, Audit: f.audit, Revocations: f.revoked})
 		return err
 	}
 	if err := restart(); err == nil || !strings.Contains(err.Error(), `"long": max_ttl: is 20m0s`) || !strings.Contains(err.Error(), "15m0s") {

@@ -29,6 +29,9 @@ func (s *Service) mint(ctx context.Context, d *decision, g policy.Grant) (Token,
 	if !g.Valid() {
 		return Token{}, &Error{Code: ServerError, Message: "the request could not be decided", Err: reason("grant without a decision")}
 	}
+	if e := s.stillborn(d, g); e != nil {
+		return Token{}, e
+	}
 	issued := shortTypes[g.TokenType()]
 	expires := g.Expires().Truncate(time.Second)
 	txn := d.txn(g)
@@ -120,6 +123,9 @@ func (s *Service) claims(d *decision, g policy.Grant, issued TokenType, expires 
 	b = appendString(b, txn)
 	if n := g.Exchanges(); n > 0 && issued == AccessToken { // others cannot be exchanged
 		b = strconv.AppendInt(append(b, `,"exchanges":`...), int64(n), 10)
+	}
+	if issued == AccessToken { // nobody asks whether another was revoked
+		b = appendLineage(b, d.lineage)
 	}
 	b = appendConfirmation(b, g.Confirmation())
 	for _, name := range slices.Sorted(maps.Keys(g.Claims())) {

@@ -54,11 +54,20 @@ func (o *Offline) Resource(kind Kind, name string) (Resource, bool) {
 // GoodClaims are the claims of a token that nothing is wrong with, by what its
 // Issuer, or this service, demands: iss, aud, iat and exp.
 func (o *Offline) GoodClaims(issuer string, now time.Time, age, left time.Duration) map[string]any {
-	claims := map[string]any{"iss": o.service.issuer, "aud": o.service.issuer, "iat": now.Add(-age).Unix()}
+	return o.service.goodClaims(o.st, issuer, now, age, left)
+}
+
+// GoodClaims is that of an Offline, by the resources in force.
+func (s *Service) GoodClaims(issuer string, now time.Time, age, left time.Duration) map[string]any {
+	return s.goodClaims(s.state.Load(), issuer, now, age, left)
+}
+
+func (s *Service) goodClaims(st *state, issuer string, now time.Time, age, left time.Duration) map[string]any {
+	claims := map[string]any{"iss": s.issuer, "aud": s.issuer, "iat": now.Add(-age).Unix()}
 	most := defaultMaxLifetime
-	if i := o.st.resources[Ref{KindIssuer, issuer}].Issuer; i != nil {
+	if i := st.resources[Ref{KindIssuer, issuer}].Issuer; i != nil {
 		i = i.complete()
-		claims["iss"], claims["aud"], most = i.Issuer, o.service.audienceOf(i), i.maxLifetime()
+		claims["iss"], claims["aud"], most = i.Issuer, s.audienceOf(i), i.maxLifetime()
 	}
 	if left == 0 {
 		left = max(min(time.Hour, most-age), 0)

@@ -308,7 +308,7 @@ func TestReview(t *testing.T) {
 // remembered.
 func TestDistrust(t *testing.T) {
 	f := newFixture(t)
-	other, err := sts.New(t.Context(), sts.Config{Issuer: selfIssuer, Store: f.store, Keys: newMemKeys(t), IssuerKeys: f.issuers, ClientKeys: f.clients, Replay: f.replay, Audit: f.audit, Now: func() time.Time { return f.now }})
+	other, err := sts.New(t.Context(), sts.Config{Issuer: selfIssuer, Store: f.store, Keys: newMemKeys(t), IssuerKeys: f.issuers, ClientKeys: f.clients, Replay: f.replay, Audit: f.audit, Revocations: f.revoked, Now: func() time.Time { return f.now }})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -174,7 +174,7 @@ func TestUnsafeMoment(t *testing.T) {
 
 	// As an older version has left it.
 	f.store.Put(sts.Resource{Issuer: &i})
-	again, err := sts.New(t.Context(), sts.Config{Issuer: selfIssuer, Store: f.store, Keys: f.keys, IssuerKeys: f.issuers, ClientKeys: f.clients, Replay: f.replay, Audit: f.audit})
+	again, err := sts.New(t.Context(), sts.Config{Issuer: selfIssuer, Store: f.store, Keys: f.keys, IssuerKeys: f.issuers, ClientKeys: f.clients, Replay: f.replay, Audit: f.audit, Revocations: f.revoked})
 	if err != nil {
 		t.Fatalf("a rule that was accepted once stops the start: %v", err)
 	}

@@ -38,6 +38,9 @@ func (s *Service) possession(d *decision) *Error {
 		d.asked.Proven.X5T = thumbprint(d.req.Certificates[0])
 	}
 	if d.req.Proof == "" {
+		if d.rec.Event != EventToken {
+			return nil // nothing is issued that would have to be bound
+		}
 		return d.unproven()
 	}
 	p, e := s.verifyProof(d)

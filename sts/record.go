@@ -256,11 +256,20 @@ func (r *Record) bound() {
 			p.Act = cutList(p.Act)
 		}
 	}
+	if r.Facts.size() > maxFacts {
+		r.Facts = &Facts{Incomplete: factsLarge}
+	}
 	if a := r.Admin; a != nil {
 		a.Action, a.Target, a.By.Name, a.By.Method, a.By.Peer = cut(a.Action, maxText), cut(a.Target, maxText), cut(a.By.Name, maxText), cut(a.By.Method, maxText), cut(a.By.Peer, maxText)
 	}
 	if p := r.Proof; p != nil {
 		p.JKT, p.JTI = cut(p.JKT, maxText), cut(p.JTI, maxJTI)
+	}
+	if v := r.Revocation; v != nil {
+		c := *v // it is in force as it is
+		c.Kind = RevocationKind(cut(string(c.Kind), maxText))
+		c.Issuer, c.Value, c.By, c.Reason = cut(c.Issuer, maxText), cut(c.Value, maxReasonText), cut(c.By, maxText), cut(c.Reason, maxText)
+		r.Revocation = &c
 	}
 	if c := r.Change; c != nil {
 		c.bound()

@@ -345,3 +345,71 @@ func TestCancelledWhileDeciding(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 }
+
+// TestFacts records what decided, and nothing else of the token.
+func TestFacts(t *testing.T) {
+	f := newFixture(t)
+	req := f.exchange(t)
+	req.Subject.Token = f.foreign(t, "idp", nil, map[string]any{"email": "user-1@example.com", "level": 7})
+	if _, err := f.service.Token(t.Context(), req); err != nil {
+		t.Fatal(err)
+	}
+	rec := f.audit.last()
+	line, err := json.Marshal(rec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(string(line), "user-1@example.com") || strings.Contains(string(line), req.Subject.Token) {
+		t.Errorf("the record has what no rule reads: %s", line)
+	}
+	read, err := sts.ReadRecord(line)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := read.Facts.Subject; got == nil || got.Claims["sub"] != "user-1" || got.Issuer != "idp" || read.Facts.Incomplete != "" {
+		t.Errorf("facts %+v", read.Facts)
+	}
+}
+
+// TestExplainDecision finds a decision by its id, and what comes of it now.
+func TestExplainDecision(t *testing.T) {
+	f := newFixture(t)
+	req := f.exchange(t)
+	req.Subject.Token = f.foreign(t, "idp", nil, map[string]any{"sub": "User-1"})
+	_, err := f.service.Token(t.Context(), req)
+	e := &sts.Error{}
+	if !errors.As(err, &e) {
+		t.Fatal(err)
+	}
+	got, err := f.service.ExplainDecision(t.Context(), e.Decision)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Now.Unknown != "" || got.Now.Error == nil || got.Now.Error.Code != e.Code || got.Revision != got.Record.Revision {
+		t.Fatalf("explained as %+v", got.Now)
+	}
+	at := slices.IndexFunc(got.Now.Explanation.Rules, func(r policy.RuleTrial) bool { return r.Rule == "web-users" })
+	failed := got.Now.Explanation.Rules[at].Failed()
+	if len(failed) != 1 || failed[0].Predicate != "subject.claims.sub" || failed[0].Hint == "" {
+		t.Errorf("failed %+v", failed)
+	}
+	if _, err := f.service.ExplainDecision(t.Context(), "unknown"); err == nil || !strings.Contains(err.Error(), "this node does not know") {
+		t.Errorf("an unknown decision: %v", err)
+	}
+
+	// Another revision is another answer, and both are told apart.
+	f.apply(t, sts.Change{Put: []sts.Resource{rule("web-users", policy.Rule{
+		Requester: policy.Requester{Clients: []string{"web"}}, Subject: &policy.Party{Issuer: "idp", Claims: map[string]any{"sub": "User-1"}}, Allow: allow("api", "read"),
+	})}})
+	got, err = f.service.ExplainDecision(t.Context(), e.Decision)
+	if err != nil || got.Now.Error != nil || got.Revision == got.Record.Revision {
+		t.Errorf("after the change: %+v, %v", got.Now.Error, err)
+	}
+	// A claim that was not recorded cannot be told.
+	f.apply(t, sts.Change{Put: []sts.Resource{rule("web-users", policy.Rule{
+		Requester: policy.Requester{Clients: []string{"web"}}, Subject: &policy.Party{Issuer: "idp", Claims: map[string]any{"team": "x"}}, Allow: allow("api", "read"),
+	})}})
+	if got, _ = f.service.ExplainDecision(t.Context(), e.Decision); !strings.Contains(got.Now.Unknown, `"team"`) {
+		t.Errorf("unknown %q", got.Now.Unknown)
+	}
+}

@@ -161,7 +161,7 @@ func TestUsage(t *testing.T) {
 	start := func() (stop func()) {
 		var err error
 		f.service, err = sts.New(t.Context(), sts.Config{
-			Issuer: selfIssuer, Store: f.store, Keys: f.keys, IssuerKeys: f.issuers, ClientKeys: f.clients, Replay: f.replay, Audit: f.audit,
+			Issuer: selfIssuer, Store: f.store, Keys: f.keys, IssuerKeys: f.issuers, ClientKeys: f.clients, Replay: f.replay, Audit: f.audit, Revocations: f.revoked,
 			Usage: uses, Now: func() time.Time { return f.now },
 		})
 		if err != nil {

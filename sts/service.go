@@ -18,6 +18,8 @@ type Config struct {
 	Replay     Replay
 	Audit      Audit
 
+	Revocations Revocations
+
 	// Snapshots copies the store. nil: it cannot be copied here.
 	Snapshots Snapshots
 	// Usage keeps when credentials were used. nil: that is known until the process
@@ -26,12 +28,14 @@ type Config struct {
 	// NonceKey has DPoP proofs carry a nonce of this service [RFC 9449 §8]. Nodes
 	// with the same key accept each other's. Empty: no nonce is needed.
 	NonceKey []byte
+	// OmitFacts keeps claims of tokens out of records: see [Facts].
+	OmitFacts bool
 	// CertificateMethods are the methods by which clients can authenticate at the
 	// token endpoint with a TLS certificate, for the metadata.
 	CertificateMethods []AuthMethod
 	Limits             Limits
 	// MaxStaleness is for how long tokens are issued after the store has confirmed
-	// last that the resources here are those in force. 0: for ever, which is for a
+	// last that what is known here, the resources and what is revoked, is in force. 0: for ever, which is for a
 	// store that nobody else writes to.
 	MaxStaleness time.Duration
 	Now          func() time.Time // default time.Now
@@ -39,21 +43,24 @@ type Config struct {
 
 // Service issues tokens. Its methods can be called concurrently.
 type Service struct {
-	issuer     string
-	store      Store
-	snapshots  Snapshots
-	keys       SigningKeys
-	issuerKeys IssuerKeys
-	clientKeys ClientKeys
-	replay     Replay
-	audit      Audit
-	nonces     *nonces // nil: proofs need none
-	byTLS      []AuthMethod
-	now        func() time.Time
+	issuer      string
+	store       Store
+	snapshots   Snapshots
+	keys        SigningKeys
+	issuerKeys  IssuerKeys
+	clientKeys  ClientKeys
+	replay      Replay
+	audit       Audit
+	revocations Revocations
+	nonces      *nonces // nil: proofs need none
+	byTLS       []AuthMethod
+	now         func() time.Time
 
 	limits   *limits
 	refusals *refusals
 	throttle *throttle
+	recent   *recent
+	noFacts  bool
 	usage    *usage
 
 	state   atomic.Pointer[state]
@@ -70,13 +77,15 @@ type Service struct {
 func New(ctx context.Context, c Config) (*Service, error) {
 	s := &Service{
 		issuer: c.Issuer, store: c.Store, snapshots: c.Snapshots, keys: c.Keys, issuerKeys: c.IssuerKeys, clientKeys: c.ClientKeys, audit: c.Audit, replay: c.Replay,
-		nonces: newNonces(c.NonceKey), byTLS: c.CertificateMethods, now: c.Now,
+		revocations: c.Revocations,
+		nonces:      newNonces(c.NonceKey), byTLS: c.CertificateMethods, now: c.Now,
 		shadow: newShadow(), maxStaleness: c.MaxStaleness,
 	}
 	if s.now == nil {
 		s.now = time.Now
 	}
 	s.limits, s.refusals = newLimits(c.Limits), newRefusals()
+	s.recent, s.noFacts = newRecent(), c.OmitFacts
 	s.throttle, s.usage = newThrottle(), &usage{store: c.Usage}
 	if err := s.reload(ctx); err != nil {
 		return nil, err
@@ -111,7 +120,10 @@ type Metadata struct {
 	GrantTypes, AuthMethods, Algorithms []string
 	AuthAlgorithms                      []string // of client assertions
 	ProofAlgorithms                     []string // of DPoP proofs [RFC 9449 §5.1]
-	CertificateBound                    bool     // tokens can be bound to certificates [RFC 8705 §3.3]
+
+	IntrospectionEndpoint, RevocationEndpoint string   // [RFC 8414 §2]
+	RevocationAuthMethods                     []string // those of clients, and none of workloads
+	CertificateBound                          bool     // tokens can be bound to certificates [RFC 8705 §3.3]
 }
 
 func (s *Service) tokenEndpoint() string { return s.issuer + "/oauth2/token" }
@@ -122,8 +134,11 @@ func (s *Service) Metadata() Metadata {
 		Issuer:        s.issuer,
 		TokenEndpoint: s.tokenEndpoint(),
 		JWKSURI:       s.issuer + "/.well-known/jwks.json",
-		GrantTypes:    []string{string(ClientCredentials), string(TokenExchange)},
-		AuthMethods:   []string{string(SecretBasic), string(SecretPost), string(PrivateKeyJWT), string(SPIFFEJWT)},
+
+		IntrospectionEndpoint: s.issuer + "/oauth2/introspect", RevocationEndpoint: s.issuer + "/oauth2/revoke",
+
+		GrantTypes:  []string{string(ClientCredentials), string(TokenExchange)},
+		AuthMethods: []string{string(SecretBasic), string(SecretPost), string(PrivateKeyJWT), string(SPIFFEJWT)},
 
 		AuthAlgorithms:  slices.Clone(DefaultAlgorithms),
 		ProofAlgorithms: ProofAlgorithms, CertificateBound: len(s.byTLS) > 0,
@@ -131,6 +146,7 @@ func (s *Service) Metadata() Metadata {
 	for _, method := range s.byTLS {
 		m.AuthMethods = append(m.AuthMethods, string(method))
 	}
+	m.RevocationAuthMethods = append(slices.Clone(m.AuthMethods), "none")
 	for k := range s.keys.KeySet().All() {
 		if !slices.Contains(m.Algorithms, string(k.Algorithm)) {
 			m.Algorithms = append(m.Algorithms, string(k.Algorithm))

@@ -53,8 +53,13 @@ func (s *Service) simulate(ctx context.Context, st *state, r Simulation) Outcome
 		out.Error, out.Reasons = e, d.rec.Reasons
 		return out
 	}
-	explained := st.rules.Explain(ctx, d.asked)
-	out.Request, out.Explanation = &d.asked, &explained
+	return s.decided(ctx, d)
+}
+
+// decided asks the rules of a state, and has them say why.
+func (s *Service) decided(ctx context.Context, d *decision) Outcome {
+	explained := d.st.rules.Explain(ctx, d.asked)
+	out := Outcome{Revision: d.st.revision, Request: &d.asked, Explanation: &explained}
 	if explained.Denial != nil {
 		out.Error = d.denied(explained.Denial)
 		out.Reasons = d.rec.Reasons

@@ -28,6 +28,7 @@ type state struct {
 
 	identifiers, scopes map[string]bool      // of all Audiences
 	quotas              map[string]*Audience // those with a quota, by identifier
+	introspectors       map[string][]string  // clients, by identifier
 
 	// proven remembers tokens whose signature was verified, by the SHA-256 of
 	// their text. It goes with the Issuers: others verify anew.
@@ -78,6 +79,8 @@ func (s *Service) newState(resources map[Ref]Resource, revision int64, before *s
 		identifiers: map[string]bool{},
 		scopes:      map[string]bool{},
 		quotas:      map[string]*Audience{},
+
+		introspectors: map[string][]string{},
 	}
 	c := newChecker(s, resources)
 	world := policy.World{Issuers: map[string]string{}, SelfIssuer: s.issuer}
@@ -97,6 +100,7 @@ func (s *Service) newState(resources map[Ref]Resource, revision int64, before *s
 				if r.Audience.Quota != (Rate{}) {
 					st.quotas[id] = r.Audience
 				}
+				st.introspectors[id] = r.Audience.Introspectors
 			}
 			for _, scope := range a.Scopes {
 				st.scopes[scope] = true

@@ -127,6 +127,37 @@ type Source struct {
 	Peer      string // network address of the caller, without port
 }
 
+// IntrospectionRequest asks about a token [RFC 7662 §2.1].
+type IntrospectionRequest struct {
+	Caller TokenRequest // who asks: the members that authenticate, Source and Malformed
+	Token  string
+	Signed bool // the answer is a JWT [RFC 9701]
+}
+
+// Introspection is what is known about a token. Of one that is not active nothing
+// else is said.
+type Introspection struct {
+	Active bool
+	Claims map[string]any // of the token, and its token_type; must not be changed
+	JWT    string         // the answer, if it was asked for as a JWT
+
+	Decision string
+	Nonce    string // for the next DPoP proof; empty: none is needed
+}
+
+// RevokeTokenRequest asks to revoke a token, by whom it was issued to [RFC 7009
+// §2.1].
+type RevokeTokenRequest struct {
+	Caller TokenRequest // as of an IntrospectionRequest
+	Token  string
+}
+
+// Revoked is the answer to that.
+type Revoked struct {
+	Decision string
+	Nonce    string // for the next DPoP proof; empty: none is needed
+}
+
 // Token is an issued token.
 type Token struct {
 	Value     string
@@ -178,6 +209,7 @@ type Client struct {
 
 	PrivateKeyJWT *ClientKey         `json:"private_key_jwt,omitempty"`
 	Federated     *FederatedIdentity `json:"federated,omitempty"`
+	Disclosure    Disclosure         `json:"disclosure,omitempty"`
 }
 
 // ClientTLS says by which certificate a client is known; exactly one member is
@@ -264,6 +296,7 @@ type Issuer struct {
 	TokenFile           string        `json:"token_file,omitempty"` // of a token to fetch its keys with
 	SingleUse           bool          `json:"single_use,omitempty"` // a token is exchanged once
 	AllowOtherAudiences bool          `json:"allow_other_audiences,omitempty"`
+	Disclosure          Disclosure    `json:"disclosure,omitempty"`
 }
 
 // SPIFFEBundle is where the keys of a trust domain are: in one of File and URL.
@@ -292,6 +325,10 @@ type Audience struct {
 	Quota Rate `json:"quota,omitzero"` // of tokens for it; zero: none
 
 	Binding policy.Binding `json:"binding,omitempty"` // what its tokens must be bound to; empty: nothing
+
+	// Introspectors are clients that may introspect its tokens, besides those that
+	// are the Audience.
+	Introspectors []string `json:"introspectors,omitempty"`
 }
 
 // DefaultKeySet signs for an Audience that names no key set.
@@ -533,6 +570,64 @@ type Replay interface {
 	Use(ctx context.Context, space ReplaySpace, key string, since, until time.Time) (fresh bool, err error)
 	// Err returns why nothing can be remembered any more, as Audit's does.
 	Err() error
+}
+
+// RevocationKind says by what tokens are revoked.
+type RevocationKind string
+
+// The kinds of revocations. All but the first two, and that by key, are of tokens
+// that were issued until some moment.
+const (
+	RevokeToken   RevocationKind = "token"   // one token, and all that were exchanged from it
+	RevokeTxn     RevocationKind = "txn"     // a root transaction: every token of a chain of exchanges
+	RevokeSubject RevocationKind = "subject" // whose subject it is, or in which it acts
+	RevokeClient  RevocationKind = "client"  // that were issued to it, whose subject it is, or in which it acts
+	RevokeIssuer  RevocationKind = "issuer"  // of an Issuer, and ours whose subject or actors are of it
+	RevokeKey     RevocationKind = "key"     // that a key signed
+	RevokeAll     RevocationKind = "all"     // ours and those of every Issuer
+)
+
+// RevocationKinds lists the kinds.
+var RevocationKinds = []RevocationKind{RevokeToken, RevokeTxn, RevokeSubject, RevokeClient, RevokeIssuer, RevokeKey, RevokeAll}
+
+// Revocation makes tokens count no more. It is never taken back.
+type Revocation struct {
+	Kind   RevocationKind `json:"kind"`
+	Issuer string         `json:"issuer,omitempty"` // of a token or a key: the name of its Issuer, or self
+	// Value is a txn, the sub of our tokens, the name of a client or an Issuer, or a
+	// kid; of a token what identifies it, see identity.
+	Value   string    `json:"value,omitempty"`
+	Before  time.Time `json:"before,omitzero"`  // tokens issued until then, the full second; zero: whenever
+	Expires time.Time `json:"expires,omitzero"` // when no token that it blocks is alive any more; zero: never
+	Created time.Time `json:"created"`
+	By      string    `json:"by"`
+	Reason  string    `json:"reason,omitempty"`
+}
+
+// RevocationName is what a revocation is found by: the first half of the SHA-256
+// of its kind, issuer and value. Two revocations of one name are one.
+type RevocationName [16]byte
+
+// Revocations keeps what is revoked. Its methods can be called concurrently.
+type Revocations interface {
+	// Revoked tells whether a revocation of this name blocks tokens issued at a
+	// time; the zero time stands for one that is not known. It does not wait, and
+	// knows all that the store had at the moment that Confirmed returns.
+	Revoked(name RevocationName, issued time.Time) bool
+	// Add makes a revocation. When it returns without an error, it is durable, in
+	// force here, and known to others within a second if they hear from the store.
+	// If there is one of its name, the later Before and the later Expires count,
+	// and Add returns what is in force. After an error it may or may not be.
+	Add(ctx context.Context, r Revocation) (Revocation, error)
+	// List returns up to limit revocations of a kind, or of all kinds if it is
+	// empty, in the order of kind and name, that come after one; and whether there
+	// are more.
+	List(ctx context.Context, kind RevocationKind, after *Revocation, limit int) (page []Revocation, more bool, err error)
+	// Count is how many there are.
+	Count() int
+	// Confirmed is a moment, by the clock of this process, at which everything that
+	// the store had was known here.
+	Confirmed() time.Time
 }
 
 // Audit records decisions.

@@ -24,7 +24,8 @@ type decision struct {
 	assertion  *parsedAssertion // nil: the client authenticates otherwise
 	credential string           // which of the client's has authenticated it; see Client.credentials
 
-	proof *proof // nil: none
+	proof   *proof           // nil: none
+	lineage []RevocationName // of the tokens that are presented, with themselves
 
 	// What the policy said, if it was asked: one of the two.
 	grant  policy.Grant
@@ -37,11 +38,7 @@ type decision struct {
 // Whatever the outcome, it is in the audit record before Token returns. What
 // cannot be recorded does not happen.
 func (s *Service) Token(ctx context.Context, req TokenRequest) (Token, error) {
-	d := &decision{req: req, st: s.state.Load(), now: s.now(), ids: newIDs()}
-	d.rec = Record{
-		Event: EventToken, Time: d.now.UTC(), Decision: d.ids.decision, RequestID: req.Source.RequestID, Peer: req.Source.Peer, Revision: d.st.revision,
-	}
-	d.asked = policy.Request{Now: d.now, SelfIssuer: s.issuer}
+	d := s.begin(EventToken, req)
 	token, e := s.walk(ctx, d)
 	nonce := s.nextNonce(d)
 	s.shadow.offer(d)
@@ -53,6 +50,7 @@ func (s *Service) Token(ctx context.Context, req TokenRequest) (Token, error) {
 			Message: "the decision cannot be recorded now and so does not take effect; try again later",
 		}
 	}
+	s.recent.add(d.rec)
 	if e != nil {
 		e.Decision, e.Nonce = d.ids.decision, nonce
 		return Token{}, e
@@ -60,6 +58,16 @@ func (s *Service) Token(ctx context.Context, req TokenRequest) (Token, error) {
 	s.health.worked(CapabilityIssue)
 	token.Nonce = nonce
 	return token, nil
+}
+
+// begin begins the walk of a request.
+func (s *Service) begin(event Event, req TokenRequest) *decision {
+	d := &decision{req: req, st: s.state.Load(), now: s.now(), ids: newIDs()}
+	d.rec = Record{
+		Event: event, Time: d.now.UTC(), Decision: d.ids.decision, RequestID: req.Source.RequestID, Peer: req.Source.Peer, Revision: d.st.revision,
+	}
+	d.asked = policy.Request{Now: d.now, SelfIssuer: s.issuer}
+	return d
 }
 
 // nextNonce is for the next proof of who sends proofs.
@@ -117,6 +125,7 @@ func (s *Service) walk(ctx context.Context, d *decision) (Token, *Error) {
 	if e := d.hashed(); e != nil {
 		return Token{}, e
 	}
+	d.rec.Facts = s.factsOf(d)
 	// 5. May they? Only the policy makes a Grant.
 	var err error
 	d.grant, err = d.st.rules.Decide(ctx, d.asked)
@@ -236,7 +245,7 @@ func (d *decision) denied(err error) *Error {
 	for _, r := range denial.Reasons {
 		d.rec.Reasons = append(d.rec.Reasons, RecordReason{Rule: r.Rule, Predicate: r.Predicate, Presented: r.Presented, Expected: r.Expected, Hint: r.Hint})
 	}
-	return &Error{Code: denialCodes[denial.Code], Message: denial.Message, Err: denial}
+	return &Error{Code: denialCodes[denial.Code], Message: denial.Message, Err: denial, Detail: d.disclose(denial)}
 }
 
 var denialCodes = map[policy.Code]Code{

@@ -52,7 +52,7 @@ func errToken(field, message string, cause error) *Error {
 // passed [RFC 8725 §3].
 func (s *Service) prove(ctx context.Context, d *decision, field string, p Presented, party *RecordParty) (*proven, *Error) {
 	sum := sha256.Sum256([]byte(p.Token))
-	if seen, ok := d.st.proven.Get(sum); ok {
+	if seen, ok := d.st.proven.Get(sum); ok && (seen.issuer == nil || !d.ownOnly) {
 		if s.stillProven(ctx, d, seen, p.Token) {
 			party.Unverified, party.Issuer = false, seen.issuerName()
 			return seen, d.checkType(field, p.Type, seen)
@@ -68,10 +68,10 @@ func (s *Service) prove(ctx context.Context, d *decision, field string, p Presen
 		return nil, errToken(field, "the claims of the "+field+" are not a well-formed JSON object", err)
 	}
 	out := &proven{kid: jws.Header.KeyID, alg: jws.Header.Algorithm, typ: jws.Header.Type, claims: claims}
-	if claims["iss"] != s.issuer && d.ownOnly {
-		return nil, errToken(field, "the "+field+" is not of this service", nil)
-	}
 	if claims["iss"] != s.issuer {
+		if d.ownOnly {
+			return nil, errToken(field, "the "+field+" is not of this service", nil)
+		}
 		i, ok := d.st.issuerOf(claims)
 		if !ok {
 			return nil, d.untrusted(field, claims)
@@ -263,7 +263,11 @@ func (s *Service) present(ctx context.Context, d *decision, field string, p Pres
 	if e != nil {
 		return nil, e
 	}
-	return s.accept(d, field, pr, party)
+	t, e := s.accept(d, field, pr, party)
+	if e != nil {
+		return nil, e
+	}
+	return t, s.notRevoked(d, field, pr, t, p.Token)
 }
 
 // accept returns a token whose signature was verified as policy sees it.

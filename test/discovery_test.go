@@ -115,6 +115,31 @@ allow: {audiences: [demo], scopes: [demo.read]}
 			}
 		}
 	}
+	// The other endpoints know who asks by the same methods, and a workload revokes
+	// without any; none is announced that does not work.
+	for _, endpoint := range []string{"introspection", "revocation"} {
+		announced := list(endpoint + "_endpoint_auth_methods_supported")
+		if want := len(methods) + map[string]int{"revocation": 1}[endpoint]; len(announced) != want {
+			t.Errorf("%s: %v", endpoint, announced)
+		}
+		for method := range methods {
+			form := url.Values{"token": {"x"}}
+			if method != "client_secret_basic" {
+				methods[method](nil, form)
+			}
+			r := n.postTo(t, oidc.str(endpoint+"_endpoint"), form, func(r *http.Request) {
+				if method == "client_secret_basic" {
+					methods[method](r, nil)
+				}
+			})
+			if !slices.Contains(announced, method) || r.status != http.StatusOK {
+				t.Errorf("%s with %s: %d %s", endpoint, method, r.status, r.raw)
+			}
+		}
+	}
+	if got := list("introspection_signing_alg_values_supported"); len(got) != len(algorithms) || !algorithms[got[0]] {
+		t.Errorf("algorithms of introspection %v, keys %v", got, algorithms)
+	}
 	// Every algorithm of proofs is accepted, and another is not.
 	for _, alg := range append(list("dpop_signing_alg_values_supported"), "ES512") {
 		proof := proofOf(t, jose.Algorithm(alg), oidc.str("token_endpoint"))
@@ -132,12 +157,12 @@ allow: {audiences: [demo], scopes: [demo.read]}
 			t.Errorf("%s: %s", grant, r.raw)
 		}
 	}
-	for _, absent := range []string{"authorization_endpoint", "introspection_endpoint", "revocation_endpoint", "registration_endpoint", "userinfo_endpoint"} {
+	for _, absent := range []string{"authorization_endpoint", "registration_endpoint", "userinfo_endpoint"} {
 		if _, ok := oidc.body[absent]; ok {
 			t.Errorf("%s is announced", absent)
 		}
 	}
-	for _, path := range []string{"/oauth2/introspect", "/oauth2/revoke", "/oauth2/authorize", "/debug/pprof/", "/debug/vars"} {
+	for _, path := range []string{"/oauth2/register", "/oauth2/authorize", "/debug/pprof/", "/debug/vars"} {
 		res, err := http.Post(base+path, "application/x-www-form-urlencoded", strings.NewReader("token=x"))
 		if err != nil {
 			t.Fatal(err)

@@ -266,7 +266,12 @@ func (n *node) token(t *testing.T, form url.Values) reply {
 // post posts a form to the token endpoint.
 func (n *node) post(t *testing.T, form url.Values, edit func(*http.Request)) reply {
 	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, n.env["STS_HTTP"]+"/oauth2/token", strings.NewReader(form.Encode()))
+	return n.postTo(t, n.env["STS_HTTP"]+"/oauth2/token", form, edit)
+}
+
+func (n *node) postTo(t *testing.T, endpoint string, form url.Values, edit func(*http.Request)) reply {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, endpoint, strings.NewReader(form.Encode()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -294,7 +299,7 @@ func doBy(t *testing.T, client *http.Client, req *http.Request) reply {
 		t.Fatal(err)
 	}
 	r := reply{status: res.StatusCode, header: res.Header, raw: string(raw)}
-	if err := json.Unmarshal(raw, &r.body); err != nil {
+	if err := json.Unmarshal(raw, &r.body); err != nil && len(raw) > 0 {
 		t.Fatalf("%s %s: status %d, body %q is not JSON: %v", req.Method, req.URL, res.StatusCode, raw, err)
 	}
 	return r

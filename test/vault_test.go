@@ -20,6 +20,7 @@ type vaultNode struct {
 	vault  *vaulttest.Server
 	proxy  *testserver.Proxy
 	config string // file
+	files  string // the directory that the set-up script has made
 	secret string // of the client app
 }
 
@@ -34,32 +35,59 @@ const vaultSet = `{name: default, vault: {key: sts}}`
 // an audience and a rule.
 func startVault(t *testing.T, set, more string) *vaultNode {
 	t.Helper()
-	n := &vaultNode{vault: vaulttest.Start(t, vaulttest.WithDir(""))}
-	n.proxy = testserver.NewProxy(t, strings.TrimPrefix(n.vault.Addr, "http://"))
-	dir := t.TempDir()
-	env := append(os.Environ(), "VAULT_ADDR="+n.vault.Addr, "VAULT_TOKEN="+n.vault.RootToken)
-	if out, stderr, code := command(t, env, "", "sh", "../deploy/vault/setup.sh", filepath.Join(dir, "vault")); code != 0 {
+	v := newVault(t)
+	n := v.start(t, "", "{bolt_file: sts.db}", set, more)
+	n.addClient(t)
+	return n
+}
+
+// vaultSetUp is a Vault that operators have set up for servers.
+type vaultSetUp struct {
+	vault  *vaulttest.Server
+	proxy  *testserver.Proxy
+	files  string // the directory that the script has made
+	roleID string
+}
+
+func newVault(t *testing.T) *vaultSetUp {
+	t.Helper()
+	v := &vaultSetUp{vault: vaulttest.Start(t, vaulttest.WithDir("")), files: filepath.Join(t.TempDir(), "vault")}
+	v.proxy = testserver.NewProxy(t, strings.TrimPrefix(v.vault.Addr, "http://"))
+	env := append(os.Environ(), "VAULT_ADDR="+v.vault.Addr, "VAULT_TOKEN="+v.vault.RootToken)
+	if out, stderr, code := command(t, env, "", "sh", "../deploy/vault/setup.sh", v.files); code != 0 {
 		t.Fatalf("setup.sh ended with %d: %s%s", code, out, stderr)
 	}
-	roleID, err := os.ReadFile(filepath.Join(dir, "vault", "role-id"))
+	roleID, err := os.ReadFile(filepath.Join(v.files, "role-id"))
 	if err != nil {
 		t.Fatal(err)
 	}
+	v.roleID = strings.TrimSpace(string(roleID))
+	return v
+}
+
+// start starts a server of an issuer, which may have several.
+func (v *vaultSetUp) start(t *testing.T, issuer, storage, set, more string) *vaultNode {
+	t.Helper()
+	n := &vaultNode{vault: v.vault, proxy: v.proxy, files: v.files}
+	dir := t.TempDir()
 	httpAddr, grpcAddr := freeAddress(t), freeAddress(t)
+	if issuer == "" {
+		issuer = httpAddr
+	}
 	n.config = filepath.Join(dir, "stsd.yaml")
-	text := fmt.Sprintf(`issuer: http://%[1]s
+	text := fmt.Sprintf(`issuer: http://%[7]s
 http: {listen: "%[1]s"}
 grpc: {listen: "%[2]s"}
-storage: {bolt_file: sts.db}
+storage: %[8]s
 audit: {file: audit.jsonl}
-admin: {token_file: admin.token}
+admin: {token_file: admin.token, socket: {path: admin.sock}}
 keys:
   vault:
     addresses: ["http://%[3]s"]
-    login: {app_role: {role_id: %[4]s, secret_id_file: vault/secret-id}}
+    login: {app_role: {role_id: %[4]s, secret_id_file: %[9]s/secret-id}}
   sets:
     - %[5]s
-%[6]s`, httpAddr, grpcAddr, n.proxy.Addr, strings.TrimSpace(string(roleID)), set, more)
+%[6]s`, httpAddr, grpcAddr, v.proxy.Addr, v.roleID, set, more, issuer, storage, v.files)
 	if err := os.WriteFile(n.config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -67,10 +95,9 @@ keys:
 	n.node = start(t, "serve", "--config", n.config)
 	n.dir = dir
 	n.env = map[string]string{
-		"STS_ISSUER": "http://" + httpAddr, "STS_HTTP": "http://" + httpAddr, "STS_GRPC": grpcAddr,
+		"STS_ISSUER": "http://" + issuer, "STS_HTTP": "http://" + httpAddr, "STS_GRPC": grpcAddr,
 		"STS_ADMIN_TOKEN": token, "STS_ADMIN_SOCKET": filepath.Join(dir, "admin.sock"),
 	}
-	n.addClient(t)
 	return n
 }
 

@@ -163,7 +163,7 @@ func startFaultNode(t *testing.T) *faultNode {
 	return n
 }
 
-func (n *faultNode) secretIDFile() string { return filepath.Join(n.dir, "vault", "secret-id") }
+func (n *faultNode) secretIDFile() string { return filepath.Join(n.files, "secret-id") }
 
 func (n *faultNode) secretID(t *testing.T) string {
 	t.Helper()

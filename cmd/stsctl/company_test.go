@@ -103,7 +103,9 @@ func mutate(r policy.Rule) map[string]policy.Rule {
 		add("no binding", func(m *policy.Rule) { m.Require.Binding = "" })
 	}
 	for _, what := range []string{"subject", "actor"} {
-		party := func(m *policy.Rule) *policy.Party { return map[string]*policy.Party{"subject": m.Subject, "actor": m.Actor}[what] }
+		party := func(m *policy.Rule) *policy.Party {
+			return map[string]*policy.Party{"subject": m.Subject, "actor": m.Actor}[what]
+		}
 		p := party(&r)
 		if p == nil {
 			continue

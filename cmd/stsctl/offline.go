@@ -21,7 +21,7 @@ type offline struct {
 
 // offlineIssuer adds the flag for the issuer identifier of the service.
 func offlineIssuer(cmd *cobra.Command) *string {
-	return cmd.Flags().String("issuer", "https://sts.example.com", "issuer identifier of the service, as `URL`")
+	return cmd.Flags().String("self", "https://sts.example.com", "issuer identifier of the service that decides, a `URL`")
 }
 
 // loadOffline reads the resources and the test cases of files and directories.

@@ -68,7 +68,7 @@ secret is ever on a command line; see ` + "`stsctl help environment`" + `.`,
 		SilenceUsage:  true,
 	}
 	root.AddCommand(
-		newApply(c), newGet(c), newDelete(c),
+		newApply(c), newGet(c), newDelete(c), newExplain(c),
 		newToken(c), newExchange(c), newInspect(c),
 		newClient(c), newIssuer(c), newKeys(c), newPolicy(c), newSecret(c), newStorage(c), newVersion(c),
 		environmentTopic(), exitCodesTopic(),

@@ -19,7 +19,7 @@ server.
 
 backup asks the running server. The other commands work on files, and on etcd:
 stop the servers that use them first. A file that a server holds is refused.`,
-		newStorageBackup(c), newStorageRestore(c), newStorageVerify(c), newStorageCompact(c), newStorageMigrate(c))
+		newStorageBackup(c), newStorageRestore(c), newStorageVerify(c), newStorageCompact(c), newStorageMigrate(c), newStorageConfirm(c))
 }
 
 // oneFile says what to write instead of one argument.

@@ -94,6 +94,7 @@ func (ls listeners) close() (err error) {
 type node struct {
 	ring    *keys.Ring
 	replay  sts.Replay
+	revoked *storage.Revocations
 	store   *storage.Store
 	service *sts.Service
 	server  *server.Server
@@ -136,10 +137,13 @@ func (n *node) wire(ctx context.Context, c *stsv1.ServerConfig, store *storage.S
 			return err
 		}
 	}
+	if n.revoked, err = store.Revocations(ctx); err != nil {
+		return err
+	}
 	n.service, err = sts.New(ctx, sts.Config{
 		Issuer: c.Issuer, Store: store, Keys: signingKeys{n.ring}, IssuerKeys: issuerKeys{remote}, ClientKeys: clientKeys{clients},
-		Audit: audit, Replay: n.replay, Usage: store, Snapshots: store.Snapshots(), NonceKey: nonceKey,
-		CertificateMethods: certificateMethods(c.Http),
+		Audit: audit, Replay: n.replay, Revocations: n.revoked, Usage: store, Snapshots: store.Snapshots(), NonceKey: nonceKey,
+		OmitFacts: c.GetAudit().GetOmitFacts(), CertificateMethods: certificateMethods(c.Http),
 		Limits: sts.Limits{
 			Total: server.RateFromProto(c.Limits.Total), Source: server.RateFromProto(c.Limits.Source), Client: server.RateFromProto(c.Limits.Client),
 		},
@@ -203,6 +207,7 @@ func (n *node) serve(ctx context.Context, ls listeners) error {
 	// done.
 	serving, served := context.WithCancel(context.WithoutCancel(ctx))
 	g.Go(func() error { return n.ring.Run(serving) })
+	g.Go(func() error { return n.revoked.Run(serving) })
 	g.Go(func() error { return n.service.Run(serving) })
 	g.Go(func() error {
 		n.store.Collect(serving, keepRevisions, func(err error) { n.log.Warn("storage", "error", err.Error()) })

@@ -30,7 +30,7 @@ var allowed = map[string][]string{
 	"sts":                 {"jose", "policy"},
 	"storage":             {"sts", "policy", "jose"},
 	"sts/resource":        {"gen/sts/v1"},
-	"sts/server":          {"sts", "policy", "jose", "gen/sts/v1", "sts/resource"},
+	"sts/server":          {"sts/policytest", "sts", "policy", "jose", "gen/sts/v1", "sts/resource"},
 	"cmd/stsd":            {"sts/server", "sts/resource", "sts", "policy", "jose", "keys", "keys/vault", "storage", "gen/sts/v1"},
 	"sts/policytest":      {"sts", "policy", "sts/resource", "gen/sts/v1"},
 	"cmd/stsctl":          {"storage", "sts/policytest", "sts/server", "sts/resource", "sts", "policy", "jose", "gen/sts/v1"},

@@ -3,6 +3,7 @@ package policytest
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -47,14 +48,40 @@ func Run(ctx context.Context, o *sts.Offline, files []*File) []Result {
 // Place returns where the case is, as editors jump to it.
 func (c *Case) Place() string { return fmt.Sprintf("%s:%d:%d", c.file.Name, c.Line, c.Column) }
 
+// Good knows what a good token has; [sts.Offline] and [sts.Service] do.
+type Good interface {
+	GoodClaims(issuer string, now time.Time, age, left time.Duration) map[string]any
+}
+
 func (c *Case) request(o *sts.Offline) sts.Simulation {
-	r := c.test.GetRequest()
+	return c.file.simulation(o, c.test.GetRequest(), c.now)
+}
+
+// Simulation returns a request as the domain simulates it, or what is wrong with
+// it. Its time, if it has none, is now. Its tokens begin with nothing.
+func Simulation(o Good, r *stsv1.TestRequest, now time.Time) (sts.Simulation, error) {
+	f := &File{tests: &stsv1.PolicyTests{}}
+	c := &Case{Name: "request", file: f, test: &stsv1.PolicyTestCase{Request: r}}
+	var wrong error
+	c.check(func(path, format string, args ...any) {
+		wrong = errors.Join(wrong, fmt.Errorf("%s: %s", strings.TrimPrefix(path, "."), fmt.Sprintf(format, args...)))
+	})
+	if wrong != nil {
+		return sts.Simulation{}, wrong
+	}
+	if t := r.GetTime(); t != nil {
+		now = t.AsTime()
+	}
+	return f.simulation(o, r, now), nil
+}
+
+func (f *File) simulation(o Good, r *stsv1.TestRequest, now time.Time) sts.Simulation {
 	return sts.Simulation{
-		Client: r.GetClient(), Subject: c.token(o, r.GetSubject()), Actor: c.token(o, r.GetActor()),
+		Client: r.GetClient(), Subject: f.token(o, r.GetSubject(), now), Actor: f.token(o, r.GetActor(), now),
 		Audiences: r.GetAudience(), Resources: r.GetResource(), Scope: strings.Join(r.GetScope(), " "),
 		RequestedType: tokenTypes[r.GetRequestedTokenType()],
 		Proven:        policy.Confirmation{JKT: thumbprint(r.GetDpopKey()), X5T: thumbprint(r.GetCertificate())},
-		Now:           c.now,
+		Now:           now,
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/structpb"
@@ -72,11 +73,11 @@ func (f *File) whole(t *stsv1.TestToken) (*stsv1.TestToken, bool) {
 }
 
 // token returns a token as the domain simulates it.
-func (c *Case) token(o *sts.Offline, t *stsv1.TestToken) *sts.SimulatedToken {
+func (f *File) token(o Good, t *stsv1.TestToken, now time.Time) *sts.SimulatedToken {
 	if t == nil {
 		return nil
 	}
-	t, _ = c.file.whole(t) // Parse has seen that there is one
+	t, _ = f.whole(t) // that there is one has been checked
 	out := &sts.SimulatedToken{Issuer: t.GetIssuer(), Type: tokenTypes[t.GetType()]}
 	if out.Type == "" {
 		out.Type = sts.JWT
@@ -84,7 +85,7 @@ func (c *Case) token(o *sts.Offline, t *stsv1.TestToken) *sts.SimulatedToken {
 			out.Type = sts.AccessToken
 		}
 	}
-	out.Claims = o.GoodClaims(t.GetIssuer(), c.now, t.GetAge().AsDuration(), t.GetExpiresIn().AsDuration())
+	out.Claims = o.GoodClaims(t.GetIssuer(), now, t.GetAge().AsDuration(), t.GetExpiresIn().AsDuration())
 	maps.Copy(out.Claims, native(t.GetClaims()))
 	if t.GetIssuer() == policy.Self {
 		for name, value := range map[string]any{"txn": "simulated", "client_id": out.Claims["sub"]} {

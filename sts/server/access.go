@@ -34,6 +34,10 @@ var accessTo = map[string]access{
 	stsv1.TokenService_ExchangeToken_FullMethodName: {who: anyone, share: tokenShare, decides: true},
 	stsv1.TokenService_WatchToken_FullMethodName:    {who: anyone, share: noShare, decides: true},
 
+	// Resource servers depend on them, whatever else is asked for.
+	stsv1.TokenService_IntrospectToken_FullMethodName: {who: anyone, share: lookupShare, decides: true},
+	stsv1.TokenService_RevokeToken_FullMethodName:     {who: anyone, share: lookupShare, decides: true},
+
 	stsv1.DiscoveryService_GetProviderMetadata_FullMethodName: {who: anyone, share: noShare, quiet: true},
 	stsv1.DiscoveryService_GetJwks_FullMethodName:             {who: anyone, share: noShare, quiet: true},
 
@@ -51,9 +55,14 @@ var accessTo = map[string]access{
 	stsv1.AdminService_RotateKey_FullMethodName: {who: writers},
 	stsv1.AdminService_RevokeKey_FullMethodName: {who: writers},
 
+	stsv1.AdminService_Revoke_FullMethodName:          {who: writers},
+	stsv1.AdminService_ListRevocations_FullMethodName: {who: readers},
+
 	stsv1.AdminService_ListIssuerStatus_FullMethodName: {who: readers},
 
-	stsv1.AdminService_Backup_FullMethodName: {who: writers}, // since it has every secret
+	stsv1.AdminService_ExplainDecision_FullMethodName: {who: readers},
+	stsv1.AdminService_SimulateRequest_FullMethodName: {who: readers},
+	stsv1.AdminService_Backup_FullMethodName:          {who: writers}, // since it has every secret
 
 	healthpb.Health_Check_FullMethodName: {who: anyone, share: noShare, quiet: true},
 	healthpb.Health_List_FullMethodName:  {who: anyone, share: noShare, quiet: true},

@@ -43,6 +43,14 @@ func (d *discoveryService) GetProviderMetadata(context.Context, *stsv1.GetProvid
 		TlsClientCertificateBoundAccessTokens: m.CertificateBound,
 
 		TokenEndpointAuthSigningAlgValuesSupported: m.AuthAlgorithms,
+
+		IntrospectionEndpoint:                              m.IntrospectionEndpoint,
+		IntrospectionEndpointAuthMethodsSupported:          m.AuthMethods,
+		IntrospectionEndpointAuthSigningAlgValuesSupported: m.AuthAlgorithms,
+		IntrospectionSigningAlgValuesSupported:             m.Algorithms,
+		RevocationEndpoint:                                 m.RevocationEndpoint,
+		RevocationEndpointAuthMethodsSupported:             m.RevocationAuthMethods,
+		RevocationEndpointAuthSigningAlgValuesSupported:    m.AuthAlgorithms,
 	}, nil
 }
 
@@ -79,6 +87,14 @@ type metadataDocument struct {
 	Algorithms    []string `json:"id_token_signing_alg_values_supported"`
 	Proofs        []string `json:"dpop_signing_alg_values_supported"`
 	Bound         bool     `json:"tls_client_certificate_bound_access_tokens"`
+
+	Introspection        string   `json:"introspection_endpoint"`
+	IntrospectionMethods []string `json:"introspection_endpoint_auth_methods_supported"`
+	IntrospectionAlgs    []string `json:"introspection_endpoint_auth_signing_alg_values_supported"`
+	IntrospectionSigning []string `json:"introspection_signing_alg_values_supported"` // [RFC 9701 §7]
+	Revocation           string   `json:"revocation_endpoint"`
+	RevocationMethods    []string `json:"revocation_endpoint_auth_methods_supported"`
+	RevocationAlgs       []string `json:"revocation_endpoint_auth_signing_alg_values_supported"`
 }
 
 func encodeMetadata(m sts.Metadata) ([]byte, error) {
@@ -94,6 +110,9 @@ func encodeMetadata(m sts.Metadata) ([]byte, error) {
 		Algorithms:    m.Algorithms,
 		Proofs:        m.ProofAlgorithms,
 		Bound:         m.CertificateBound,
+
+		Introspection: m.IntrospectionEndpoint, IntrospectionMethods: m.AuthMethods, IntrospectionAlgs: m.AuthAlgorithms, IntrospectionSigning: m.Algorithms,
+		Revocation: m.RevocationEndpoint, RevocationMethods: m.RevocationAuthMethods, RevocationAlgs: m.AuthAlgorithms,
 	})
 }
 

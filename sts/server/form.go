@@ -30,6 +30,7 @@ var parameters = map[string]bool{
 	"audience": true, "resource": true, "requested_token_type": true,
 	"subject_token": true, "subject_token_type": true, "actor_token": true, "actor_token_type": true,
 	"client_assertion": true, "client_assertion_type": true,
+	"token": true, "token_type_hint": true,
 }
 
 // parseForm reads an application/x-www-form-urlencoded body, strictly: what is

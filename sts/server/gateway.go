@@ -125,6 +125,7 @@ func (j *jsonAPI) identify(r *http.Request, k *call) {
 var adminParameters = map[string][]string{
 	"GET /v1/resources":      {"kind", "page_size", "page_token"},
 	"GET /v1/issuers:status": {"page_size", "page_token"},
+	"GET /v1/revocations":    {"kind", "page_size", "page_token"},
 }
 
 // adminQuery refuses parameters that a list does not have, or has twice.
@@ -185,6 +186,10 @@ func (b *jsonBody) Decode(v any) error {
 	case **stsv1.Resource: // a body that is one field of the request
 		*m = &stsv1.Resource{}
 		b.unmarshal(data, *m)
+	case *stsv1.IntrospectTokenRequest:
+		b.call.malformed = decodeParameters(data, m)
+	case *stsv1.RevokeTokenRequest:
+		b.call.malformed = decodeParameters(data, m)
 	case proto.Message:
 		b.unmarshal(data, m)
 	}
@@ -310,6 +315,8 @@ func allowed(path string) string {
 	switch {
 	case path == "/v1/resources", path == "/v1/keys", path == "/v1/issuers:status":
 		return "GET"
+	case path == "/v1/revocations":
+		return "GET, POST"
 	case strings.HasPrefix(path, "/v1/clients/") && !strings.HasSuffix(path, ":rotateSecret"):
 		return "GET"
 	case strings.HasPrefix(path, "/v1/resources/"):

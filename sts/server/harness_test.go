@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -131,6 +132,7 @@ type fixture struct {
 	backups  *memSnapshots
 	server   *Server
 	audit    *memAudit
+	revoked  *memRevocations
 	keys     *testKeys
 	log      *syncBuffer
 	registry *prometheus.Registry
@@ -178,9 +180,10 @@ func newService(tb testing.TB, f *fixture) *sts.Service {
 	all := slices.DeleteFunc(resources(tb), func(r sts.Resource) bool { return r.Client != nil && strings.HasPrefix(r.Client.Name, "odd") })
 	store := ststest.NewStore(all...)
 	f.backups = &memSnapshots{}
+	f.revoked = &memRevocations{m: map[sts.RevocationName]sts.Revocation{}}
 	s, err := sts.New(tb.Context(), sts.Config{
 		Snapshots: f.backups,
-		Issuer:    issuer, Store: store, Keys: f.keys, IssuerKeys: noIssuers{}, ClientKeys: noClientKeys{}, Audit: f.audit, Replay: &memReplay{}, NonceKey: f.nonceKey,
+		Issuer:    issuer, Store: store, Keys: f.keys, IssuerKeys: noIssuers{}, ClientKeys: noClientKeys{}, Audit: f.audit, Replay: &memReplay{}, Revocations: f.revoked, NonceKey: f.nonceKey,
 	})
 	if err != nil {
 		tb.Fatal(err)
@@ -501,3 +504,46 @@ func (f *fixture) scrape(tb testing.TB) string {
 }
 
 var errBroken = errors.New("the disk is full")
+
+// memRevocations keeps revocations in memory.
+type memRevocations struct {
+	mu  sync.Mutex
+	m   map[sts.RevocationName]sts.Revocation
+	err error
+}
+
+func (m *memRevocations) Revoked(name sts.RevocationName, issued time.Time) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	r, ok := m.m[name]
+	return ok && (r.Before.IsZero() || !issued.After(r.Before))
+}
+
+func (m *memRevocations) Add(_ context.Context, r sts.Revocation) (sts.Revocation, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.err == nil {
+		m.m[r.Name()] = r
+	}
+	return r, m.err
+}
+
+func (m *memRevocations) List(_ context.Context, kind sts.RevocationKind, after *sts.Revocation, limit int) ([]sts.Revocation, bool, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	all := slices.SortedFunc(maps.Values(m.m), func(a, b sts.Revocation) int { return strings.Compare(a.Value, b.Value) })
+	var page []sts.Revocation
+	for _, r := range all {
+		switch {
+		case kind != "" && r.Kind != kind, after != nil && r.Value <= after.Value:
+		case len(page) == limit:
+			return page, true, m.err
+		default:
+			page = append(page, r)
+		}
+	}
+	return page, false, m.err
+}
+
+func (m *memRevocations) Count() int           { return len(m.m) }
+func (m *memRevocations) Confirmed() time.Time { return time.Now() }

@@ -17,9 +17,13 @@ type metrics struct {
 	limited  *prometheus.CounterVec
 	watches  prometheus.Gauge
 	build    *prometheus.GaugeVec
+
+	introspections *prometheus.CounterVec
+	revocations    prometheus.GaugeFunc
 }
 
-func newMetrics(version string) *metrics {
+// newMetrics may get no service, for what the metrics are called.
+func newMetrics(version string, service *sts.Service) *metrics {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "sts_requests_total",
@@ -42,6 +46,14 @@ func newMetrics(version string) *metrics {
 			Name: "sts_build_info",
 			Help: "Always 1; the labels say what is running.",
 		}, []string{"version", "goversion"}),
+		introspections: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sts_introspections_total",
+			Help: "Introspections that were answered, by whether the token was told to be active.",
+		}, []string{"active"}),
+		revocations: prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "sts_revocations",
+			Help: "Revocations whose tokens may still be alive, as this node knows them.",
+		}, func() float64 { return float64(service.RevocationCount()) }),
 	}
 	m.build.WithLabelValues(version, runtime.Version()).Set(1)
 	return m
@@ -62,14 +74,14 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 }
 
 func (m *metrics) all() []prometheus.Collector {
-	return []prometheus.Collector{m.requests, m.duration, m.limited, m.watches, m.build}
+	return []prometheus.Collector{m.requests, m.duration, m.limited, m.watches, m.build, m.introspections, m.revocations}
 }
 
 // Metrics describes the metrics that a Server has, for their reference.
 func Metrics() []*prometheus.Desc {
 	ch := make(chan *prometheus.Desc)
 	go func() {
-		newMetrics("").Describe(ch)
+		newMetrics("", nil).Describe(ch)
 		close(ch)
 	}()
 	var out []*prometheus.Desc

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -32,7 +33,7 @@ func (t *tokenEndpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		bad = f.check()
 	}
 	k.malformed = bad
-	ctx = metadata.NewOutgoingContext(ctx, metadata.MD{"authorization": r.Header["Authorization"], metadataProof: r.Header[headerProof]})
+	ctx = withCredentials(ctx, r)
 	var resp stsv1.TokenResponse
 	var err error
 	exchange := f.single["grant_type"] == string(sts.TokenExchange)
@@ -60,6 +61,11 @@ func (t *tokenEndpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, reply)
 }
 
+// withCredentials passes on the headers by which a caller authenticates.
+func withCredentials(ctx context.Context, r *http.Request) context.Context {
+	return metadata.NewOutgoingContext(ctx, metadata.MD{"authorization": r.Header["Authorization"], metadataProof: r.Header[headerProof]})
+}
+
 // tokenReply is the reply of RFC 6749 §5.1, and with issued_token_type that of
 // RFC 8693 §2.2.1.
 type tokenReply struct {
@@ -70,12 +76,12 @@ type tokenReply struct {
 	Scope           string `json:"scope,omitempty"`
 }
 
-// readForm reads the body of a token request. The form is never nil.
+// readForm reads the body of a request of OAuth. The form is never nil.
 func readForm(w http.ResponseWriter, r *http.Request) (*form, *refusal) {
 	none := &form{}
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", http.MethodPost)
-		bad := malformed("", "the token endpoint takes POST only")
+		bad := malformed("", "this endpoint takes POST only")
 		bad.http = http.StatusMethodNotAllowed
 		return none, bad
 	}
@@ -219,8 +225,16 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 	if err != nil {
 		panic(err) // strings and numbers always encode
 	}
+	writeBody(w, status, "application/json", body)
+}
+
+// writeBody answers with what nobody may cache. Without a media type there is no
+// body.
+func writeBody(w http.ResponseWriter, status int, mediaType string, body []byte) {
 	h := w.Header()
-	h.Set("Content-Type", "application/json")
+	if mediaType != "" {
+		h.Set("Content-Type", mediaType)
+	}
 	h.Set("Cache-Control", "no-store")
 	h.Set("Pragma", "no-cache")
 	h.Set("Content-Length", strconv.Itoa(len(body)))

@@ -24,25 +24,35 @@ type face int
 
 const (
 	overGRPC face = iota
-	overForm      // the token endpoint
+	overForm      // an endpoint of OAuth
 	overJSON      // a path under /v1/
 )
 
 // proofURLs are the URLs that DPoP proofs must be for. They come from the
 // configuration alone: what a request says of the host that it came to, anybody
 // can write.
-type proofURLs struct{ tokenEndpoint, issuer, grpc string }
+type proofURLs struct{ issuer, grpc string }
 
-// jsonPaths are the paths of methods under /v1/.
-var jsonPaths = map[string]string{
-	stsv1.TokenService_IssueToken_FullMethodName:    "/v1/token:issue",
-	stsv1.TokenService_ExchangeToken_FullMethodName: "/v1/token:exchange",
-}
+// formPaths and jsonPaths are the paths of methods.
+var (
+	formPaths = map[string]string{
+		stsv1.TokenService_IssueToken_FullMethodName:      "/oauth2/token",
+		stsv1.TokenService_ExchangeToken_FullMethodName:   "/oauth2/token",
+		stsv1.TokenService_IntrospectToken_FullMethodName: "/oauth2/introspect",
+		stsv1.TokenService_RevokeToken_FullMethodName:     "/oauth2/revoke",
+	}
+	jsonPaths = map[string]string{
+		stsv1.TokenService_IssueToken_FullMethodName:      "/v1/token:issue",
+		stsv1.TokenService_ExchangeToken_FullMethodName:   "/v1/token:exchange",
+		stsv1.TokenService_IntrospectToken_FullMethodName: "/v1/token:introspect",
+		stsv1.TokenService_RevokeToken_FullMethodName:     "/v1/token:revoke",
+	}
+)
 
 func (u proofURLs) of(k *call) string {
 	switch k.face {
 	case overForm:
-		return u.tokenEndpoint
+		return u.issuer + formPaths[k.method]
 	case overJSON:
 		return u.issuer + jsonPaths[k.method]
 	default:

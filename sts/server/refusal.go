@@ -30,6 +30,7 @@ var wire = map[sts.Code]struct {
 	sts.InvalidScope:         {codes.PermissionDenied, http.StatusBadRequest},
 	sts.UnauthorizedClient:   {codes.PermissionDenied, http.StatusBadRequest},
 	sts.UnsupportedGrantType: {codes.InvalidArgument, http.StatusBadRequest},
+	sts.UnsupportedTokenType: {codes.InvalidArgument, http.StatusBadRequest},
 	sts.InvalidTarget:        {codes.PermissionDenied, http.StatusBadRequest},
 	sts.InvalidDPoPProof:     {codes.InvalidArgument, http.StatusBadRequest},
 	sts.UseDPoPNonce:         {codes.InvalidArgument, http.StatusBadRequest},
@@ -118,10 +119,20 @@ func (r *refusal) httpStatus() int {
 // description is the sentence for the caller. It ends with the id of the
 // decision, by which the operator finds the reasons.
 func (r *refusal) description() string {
-	if r.sts.Decision == "" {
-		return describable(r.sts.Message)
+	message := r.sts.Message
+	if d := r.sts.Detail; d != nil {
+		message += "; " + d.Predicate + " does not hold"
+		if d.Expected != "" {
+			message += ": presented " + d.Presented + ", expected " + d.Expected
+		}
+		if d.Hint != "" {
+			message += "; " + d.Hint
+		}
 	}
-	return describable(r.sts.Message + " (decision " + r.sts.Decision + ")")
+	if r.sts.Decision != "" {
+		message += " (decision " + r.sts.Decision + ")"
+	}
+	return describable(message)
 }
 
 // GRPCStatus makes the status with its details as token.proto promises them.
@@ -138,6 +149,16 @@ func (r *refusal) details() []protoadapt.MessageV1 {
 	info := &errdetails.ErrorInfo{Reason: string(r.sts.Code), Domain: r.domain}
 	if r.sts.Decision != "" {
 		info.Metadata = map[string]string{"decision_id": r.sts.Decision}
+	}
+	if d := r.sts.Detail; d != nil {
+		if info.Metadata == nil {
+			info.Metadata = map[string]string{}
+		}
+		for name, value := range map[string]string{"predicate": d.Predicate, "presented": d.Presented, "expected": d.Expected, "hint": d.Hint} {
+			if value != "" {
+				info.Metadata[name] = strings.ToValidUTF8(value, "?")
+			}
+		}
 	}
 	out := []protoadapt.MessageV1{info}
 	if v := r.violations(); len(v) > 0 {

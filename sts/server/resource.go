@@ -56,6 +56,7 @@ func (c *converter) client(m *stsv1.Client) *sts.Client {
 		Audiences:   m.GetAudiences(),
 		DPoPBound:   m.GetDpopBoundAccessTokens(),
 		Rate:        c.rate("rate", m.GetRate()),
+		Disclosure:  sts.Disclosure(m.GetDisclosure()),
 	}
 	for i, s := range m.GetSecrets() {
 		out.Secrets = append(out.Secrets, sts.ClientSecret{
@@ -96,6 +97,7 @@ func (c *converter) issuer(m *stsv1.Issuer) *sts.Issuer {
 		TokenFile:           m.GetTokenFile(),
 		SingleUse:           m.GetSingleUse(),
 		AllowOtherAudiences: m.GetAllowOtherAudiences(),
+		Disclosure:          sts.Disclosure(m.GetDisclosure()),
 	}
 }
 
@@ -109,6 +111,8 @@ func (c *converter) audience(m *stsv1.Audience) *sts.Audience {
 		KeySet:      m.GetKeySet(),
 		Binding:     policy.Binding(m.GetBinding()),
 		Quota:       c.rate("quota", m.GetQuota()),
+
+		Introspectors: m.GetIntrospectors(),
 	}
 }
 
@@ -213,6 +217,8 @@ func ToProto(r sts.Resource) *stsv1.Resource {
 			KeySet:      r.Audience.KeySet,
 			Binding:     string(r.Audience.Binding),
 			Quota:       rateToProto(r.Audience.Quota),
+
+			Introspectors: r.Audience.Introspectors,
 		}}}
 	case r.Rule != nil:
 		return &stsv1.Resource{Kind: &stsv1.Resource_Rule{Rule: ruleToProto(r.Rule)}}
@@ -231,6 +237,7 @@ func clientToProto(c *sts.Client) *stsv1.Client {
 
 		DpopBoundAccessTokens: c.DPoPBound,
 		Rate:                  rateToProto(c.Rate),
+		Disclosure:            string(c.Disclosure),
 	}
 	for _, s := range c.Secrets {
 		m := &stsv1.ClientSecret{Hash: s.Hash}
@@ -272,6 +279,7 @@ func issuerToProto(i *sts.Issuer) *stsv1.Issuer {
 		TokenFile:           i.TokenFile,
 		SingleUse:           i.SingleUse,
 		AllowOtherAudiences: i.AllowOtherAudiences,
+		Disclosure:          string(i.Disclosure),
 	}
 }
 

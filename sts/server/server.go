@@ -78,12 +78,12 @@ func New(c Config) (*Server, error) {
 	c.MaxRequests = cmp.Or(c.MaxRequests, 1000)
 	c.MaxWatches = cmp.Or(c.MaxWatches, 10_000)
 	metadata := c.Service.Metadata()
-	m := newMetrics(c.Version)
+	m := newMetrics(c.Version, c.Service)
 	if err := c.Registry.Register(m); err != nil {
 		return nil, fmt.Errorf("registering metrics: %w", err)
 	}
 	s := &Server{grace: c.ShutdownGrace, maxConnections: c.MaxConnections, firstRequest: firstRequestTimeout, stopping: make(chan struct{})}
-	proofs := proofURLs{metadata.TokenEndpoint, metadata.Issuer, cmp.Or(c.GRPCURL, metadata.Issuer)}
+	proofs := proofURLs{metadata.Issuer, cmp.Or(c.GRPCURL, metadata.Issuer)}
 	ch := &chain{service: c.Service, issuer: metadata.Issuer, log: c.Logger, metrics: m, timeout: c.RequestTimeout, clients: c.GRPCClients,
 		gates: newGates(c.MaxRequests),
 		admin: &admins{AdminConfig: c.Admin, service: c.Service, proofs: proofs},
@@ -152,8 +152,11 @@ func newHTTPFace(c Config, ch *chain, conn grpc.ClientConnInterface, ready *read
 		clients: c.HTTPClients,
 		paths: map[string]http.Handler{
 			"/oauth2/token":                           &tokenEndpoint{conn: conn},
+			"/oauth2/introspect":                      &introspectionEndpoint{conn: conn},
+			"/oauth2/revoke":                          &revocationEndpoint{conn: conn},
 			"/v1/resources":                           api,
 			"/v1/resources:apply":                     api,
+			"/v1/revocations":                         api,
 			"/.well-known/openid-configuration":       metadata,
 			"/.well-known/oauth-authorization-server": metadata,
 			"/.well-known/jwks.json":                  keySet,

@@ -46,30 +46,43 @@ func (t *tokenService) ExchangeToken(ctx context.Context, m *stsv1.ExchangeToken
 // that it is decided and recorded like any other.
 func (t *tokenService) token(ctx context.Context, req sts.TokenRequest, bad *refusal) (sts.Token, error) {
 	k, _ := callOf(ctx)
-	if k.malformed != nil {
-		bad = k.malformed
-	}
 	if k.grant == "" {
 		k.grant = grantLabel(req.Grant)
 	}
+	bad = t.complete(ctx, &req, bad)
+	token, err := t.service.Token(ctx, req)
+	if err != nil {
+		return sts.Token{}, refusedAs(err, &req, bad)
+	}
+	k.decision, k.nonce = token.Decision, token.Nonce
+	return token, nil
+}
+
+// complete puts into a request what proves its caller's keys, and where it came
+// from. One that the wire refuses, which is returned, has nothing but the refusal.
+func (t *tokenService) complete(ctx context.Context, req *sts.TokenRequest, bad *refusal) *refusal {
+	k, _ := callOf(ctx)
+	if k.malformed != nil {
+		bad = k.malformed
+	}
 	if bad == nil {
-		bad = t.proofs.prove(ctx, k, &req)
+		bad = t.proofs.prove(ctx, k, req)
 	}
 	if bad != nil {
 		// The domain completes its error, so it gets one of its own.
 		e := *bad.sts
-		req = sts.TokenRequest{Grant: req.Grant, Malformed: &e}
+		*req = sts.TokenRequest{Grant: req.Grant, Malformed: &e}
 	}
 	req.Source = sts.Source{RequestID: k.requestID, Peer: peerOf(ctx)}
-	token, err := t.service.Token(ctx, req)
-	if err == nil {
-		k.decision, k.nonce = token.Decision, token.Nonce
-		return token, nil
-	}
+	return bad
+}
+
+// refusedAs keeps the numbers of a refusal by the wire.
+func refusedAs(err error, req *sts.TokenRequest, bad *refusal) error {
 	if bad != nil && err == error(req.Malformed) {
-		return sts.Token{}, &refusal{sts: req.Malformed, grpc: bad.grpc, http: bad.http}
+		return &refusal{sts: req.Malformed, grpc: bad.grpc, http: bad.http}
 	}
-	return sts.Token{}, err
+	return err
 }
 
 func issueRequest(ctx context.Context, m *stsv1.IssueTokenRequest) (sts.TokenRequest, *refusal) {

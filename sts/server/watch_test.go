@@ -42,7 +42,7 @@ func watching(t *testing.T, jitter float64, audience string) (f *fixture, tokens
 	f = &fixture{audit: &memAudit{}, keys: newTestKeys(t), log: &syncBuffer{}, secret: secretOf("web")}
 	f.service = newService(t, f)
 	f.registry = prometheus.NewRegistry()
-	m := newMetrics("")
+	m := newMetrics("", f.service)
 	if err := f.registry.Register(m); err != nil {
 		t.Fatal(err)
 	}

@@ -1965,6 +1965,404 @@ func (x *IssuerKey) GetAlgorithm() string {
 	return ""
 }
 
+// RevokeRequest says which tokens count no more.
+type RevokeRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What they are known by:
+	//
+	// `token`: one token by its `jti`, and all that were exchanged from it.
+	//
+	// `txn`: a root transaction, every token of a chain of exchanges.
+	//
+	// `subject`: its `sub` in the tokens of this service, which is ISSUER:SUB for one
+	// of an Issuer; also tokens in which it acts.
+	//
+	// `client`: a client, by name: tokens that were issued to it, whose subject it
+	// is, or in which it acts.
+	//
+	// `issuer`: an Issuer, by name: its tokens, and those of this service whose
+	// subject or actors are of it.
+	//
+	// `key`: a key id. One of this service leaves the key set as well, as by
+	// RevokeKey.
+	//
+	// `all`: everything, of this service and of all Issuers.
+	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	// By the kind. Empty for `all`, and beside `token`.
+	Value string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	// Of a token or a key: the name of its Issuer. Default `self`, this service.
+	Issuer string `protobuf:"bytes,3,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	// Instead of the `jti`: the token itself, of this service or of an Issuer. It
+	// must count at this moment.
+	Token string `protobuf:"bytes,4,opt,name=token,proto3" json:"token,omitempty"`
+	// Revoke what was issued until then, the whole second; at most a minute from now.
+	// Default: now. Not for `token`, `txn` and `key`, which are revoked whole. Of
+	// tokens without `iat` it counts as if they had been issued before.
+	Before *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=before,proto3" json:"before,omitempty"`
+	// Keep the revocation at least so long. Default: until nothing that it blocks can
+	// be alive.
+	Until *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=until,proto3" json:"until,omitempty"`
+	// Why, for whoever finds the revocation later. Required.
+	Reason        string `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeRequest) Reset() {
+	*x = RevokeRequest{}
+	mi := &file_sts_v1_admin_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeRequest) ProtoMessage() {}
+
+func (x *RevokeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeRequest.ProtoReflect.Descriptor instead.
+func (*RevokeRequest) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *RevokeRequest) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *RevokeRequest) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+func (x *RevokeRequest) GetIssuer() string {
+	if x != nil {
+		return x.Issuer
+	}
+	return ""
+}
+
+func (x *RevokeRequest) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *RevokeRequest) GetBefore() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Before
+	}
+	return nil
+}
+
+func (x *RevokeRequest) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
+func (x *RevokeRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// RevokeResponse carries what is in force.
+type RevokeResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The revocation. If there was one like it before, the later of their moments
+	// count.
+	Revocation    *Revocation `protobuf:"bytes,1,opt,name=revocation,proto3" json:"revocation,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeResponse) Reset() {
+	*x = RevokeResponse{}
+	mi := &file_sts_v1_admin_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeResponse) ProtoMessage() {}
+
+func (x *RevokeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeResponse.ProtoReflect.Descriptor instead.
+func (*RevokeResponse) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *RevokeResponse) GetRevocation() *Revocation {
+	if x != nil {
+		return x.Revocation
+	}
+	return nil
+}
+
+// Revocation makes tokens count no more.
+type Revocation struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// See RevokeRequest.
+	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	// See RevokeRequest; of a token `jti` or `sha256`, a space, and what it is known
+	// by.
+	Value string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	// Name of the Issuer of a token or a key, or `self`.
+	Issuer string `protobuf:"bytes,3,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	// Tokens issued until then; missing: whenever they were issued.
+	Before *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=before,proto3" json:"before,omitempty"`
+	// When nothing that it blocks is alive any more; missing: never.
+	Expires *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=expires,proto3" json:"expires,omitempty"`
+	// When it was made.
+	Created *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=created,proto3" json:"created,omitempty"`
+	// Who made it.
+	By string `protobuf:"bytes,7,opt,name=by,proto3" json:"by,omitempty"`
+	// Why.
+	Reason        string `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Revocation) Reset() {
+	*x = Revocation{}
+	mi := &file_sts_v1_admin_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Revocation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Revocation) ProtoMessage() {}
+
+func (x *Revocation) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Revocation.ProtoReflect.Descriptor instead.
+func (*Revocation) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *Revocation) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Revocation) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+func (x *Revocation) GetIssuer() string {
+	if x != nil {
+		return x.Issuer
+	}
+	return ""
+}
+
+func (x *Revocation) GetBefore() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Before
+	}
+	return nil
+}
+
+func (x *Revocation) GetExpires() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Expires
+	}
+	return nil
+}
+
+func (x *Revocation) GetCreated() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Created
+	}
+	return nil
+}
+
+func (x *Revocation) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *Revocation) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// ListRevocationsRequest selects a page.
+type ListRevocationsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// See RevokeRequest; empty for all.
+	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	// How many to return, 1 to 1,000. Default 100.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// `next_page_token` of the page before.
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRevocationsRequest) Reset() {
+	*x = ListRevocationsRequest{}
+	mi := &file_sts_v1_admin_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRevocationsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRevocationsRequest) ProtoMessage() {}
+
+func (x *ListRevocationsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRevocationsRequest.ProtoReflect.Descriptor instead.
+func (*ListRevocationsRequest) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *ListRevocationsRequest) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *ListRevocationsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListRevocationsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ListRevocationsResponse is a page.
+type ListRevocationsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The revocations.
+	Revocations []*Revocation `protobuf:"bytes,1,rep,name=revocations,proto3" json:"revocations,omitempty"`
+	// Names the next page; empty on the last one.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRevocationsResponse) Reset() {
+	*x = ListRevocationsResponse{}
+	mi := &file_sts_v1_admin_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRevocationsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRevocationsResponse) ProtoMessage() {}
+
+func (x *ListRevocationsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRevocationsResponse.ProtoReflect.Descriptor instead.
+func (*ListRevocationsResponse) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *ListRevocationsResponse) GetRevocations() []*Revocation {
+	if x != nil {
+		return x.Revocations
+	}
+	return nil
+}
+
+func (x *ListRevocationsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
 // BackupRequest asks for a copy of the store.
 type BackupRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1974,7 +2372,7 @@ type BackupRequest struct {
 
 func (x *BackupRequest) Reset() {
 	*x = BackupRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[29]
+	mi := &file_sts_v1_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1986,7 +2384,7 @@ func (x *BackupRequest) String() string {
 func (*BackupRequest) ProtoMessage() {}
 
 func (x *BackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[29]
+	mi := &file_sts_v1_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1999,7 +2397,7 @@ func (x *BackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupRequest.ProtoReflect.Descriptor instead.
 func (*BackupRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{29}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{34}
 }
 
 // BackupResponse is the next part of a copy, or its end.
@@ -2015,7 +2413,7 @@ type BackupResponse struct {
 
 func (x *BackupResponse) Reset() {
 	*x = BackupResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[30]
+	mi := &file_sts_v1_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2027,7 +2425,7 @@ func (x *BackupResponse) String() string {
 func (*BackupResponse) ProtoMessage() {}
 
 func (x *BackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[30]
+	mi := &file_sts_v1_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2040,7 +2438,7 @@ func (x *BackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupResponse.ProtoReflect.Descriptor instead.
 func (*BackupResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{30}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *BackupResponse) GetData() []byte {
@@ -2072,7 +2470,7 @@ type BackupEnd struct {
 
 func (x *BackupEnd) Reset() {
 	*x = BackupEnd{}
-	mi := &file_sts_v1_admin_proto_msgTypes[31]
+	mi := &file_sts_v1_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2084,7 +2482,7 @@ func (x *BackupEnd) String() string {
 func (*BackupEnd) ProtoMessage() {}
 
 func (x *BackupEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[31]
+	mi := &file_sts_v1_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2097,7 +2495,7 @@ func (x *BackupEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupEnd.ProtoReflect.Descriptor instead.
 func (*BackupEnd) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{31}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *BackupEnd) GetSize() int64 {
@@ -2125,7 +2523,7 @@ var File_sts_v1_admin_proto protoreflect.FileDescriptor
 
 const file_sts_v1_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x12sts/v1/admin.proto\x12\x06sts.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16sts/v1/resources.proto\"\xde\x01\n" +
+	"\x12sts/v1/admin.proto\x12\x06sts.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14sts/v1/explain.proto\x1a\x16sts/v1/resources.proto\"\xde\x01\n" +
 	"\fApplyRequest\x12.\n" +
 	"\tresources\x18\x01 \x03(\v2\x10.sts.v1.ResourceR\tresources\x12+\n" +
 	"\x06delete\x18\x02 \x03(\v2\x13.sts.v1.ResourceRefR\x06delete\x12\x17\n" +
@@ -2252,7 +2650,37 @@ const file_sts_v1_admin_proto_rawDesc = "" +
 	"\aproblem\x18\b \x01(\tR\aproblem\";\n" +
 	"\tIssuerKey\x12\x10\n" +
 	"\x03kid\x18\x01 \x01(\tR\x03kid\x12\x1c\n" +
-	"\talgorithm\x18\x02 \x01(\tR\talgorithm\"\x0f\n" +
+	"\talgorithm\x18\x02 \x01(\tR\talgorithm\"\xea\x01\n" +
+	"\rRevokeRequest\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\x12\x16\n" +
+	"\x06issuer\x18\x03 \x01(\tR\x06issuer\x12\x19\n" +
+	"\x05token\x18\x04 \x01(\tB\x03\x80\x01\x01R\x05token\x122\n" +
+	"\x06before\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x06before\x120\n" +
+	"\x05until\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12\x16\n" +
+	"\x06reason\x18\a \x01(\tR\x06reason\"D\n" +
+	"\x0eRevokeResponse\x122\n" +
+	"\n" +
+	"revocation\x18\x01 \x01(\v2\x12.sts.v1.RevocationR\n" +
+	"revocation\"\x96\x02\n" +
+	"\n" +
+	"Revocation\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\x12\x16\n" +
+	"\x06issuer\x18\x03 \x01(\tR\x06issuer\x122\n" +
+	"\x06before\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x06before\x124\n" +
+	"\aexpires\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x124\n" +
+	"\acreated\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x12\x0e\n" +
+	"\x02by\x18\a \x01(\tR\x02by\x12\x16\n" +
+	"\x06reason\x18\b \x01(\tR\x06reason\"h\n" +
+	"\x16ListRevocationsRequest\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1b\n" +
+	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\"w\n" +
+	"\x17ListRevocationsResponse\x124\n" +
+	"\vrevocations\x18\x01 \x03(\v2\x12.sts.v1.RevocationR\vrevocations\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x0f\n" +
 	"\rBackupRequest\"I\n" +
 	"\x0eBackupResponse\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\x12#\n" +
@@ -2260,8 +2688,7 @@ const file_sts_v1_admin_proto_rawDesc = "" +
 	"\tBackupEnd\x12\x12\n" +
 	"\x04size\x18\x01 \x01(\x03R\x04size\x12\x16\n" +
 	"\x06sha256\x18\x02 \x01(\fR\x06sha256\x12\x1a\n" +
-	"\brevision\x18\x03 \x01(\x03R\brevision2\xa9\n" +
-	"\n" +
+	"\brevision\x18\x03 \x01(\x03R\brevision2\xd7\r\n" +
 	"\fAdminService\x12T\n" +
 	"\x05Apply\x12\x14.sts.v1.ApplyRequest\x1a\x15.sts.v1.ApplyResponse\"\x1e\x82\xd3\xe4\x93\x02\x18:\x01*\"\x13/v1/resources:apply\x12:\n" +
 	"\tApplyMany\x12\x14.sts.v1.ApplyRequest\x1a\x15.sts.v1.ApplyResponse(\x01\x12n\n" +
@@ -2274,7 +2701,11 @@ const file_sts_v1_admin_proto_rawDesc = "" +
 	"\bListKeys\x12\x17.sts.v1.ListKeysRequest\x1a\x18.sts.v1.ListKeysResponse\"\x10\x82\xd3\xe4\x93\x02\n" +
 	"\x12\b/v1/keys\x12b\n" +
 	"\tRotateKey\x12\x18.sts.v1.RotateKeyRequest\x1a\x19.sts.v1.RotateKeyResponse\" \x82\xd3\xe4\x93\x02\x1a:\x01*\"\x15/v1/keys/{set}:rotate\x12\\\n" +
-	"\tRevokeKey\x12\x18.sts.v1.RevokeKeyRequest\x1a\x19.sts.v1.RevokeKeyResponse\"\x1a\x82\xd3\xe4\x93\x02\x14:\x01*\"\x0f/v1/keys:revoke\x129\n" +
+	"\tRevokeKey\x12\x18.sts.v1.RevokeKeyRequest\x1a\x19.sts.v1.RevokeKeyResponse\"\x1a\x82\xd3\xe4\x93\x02\x14:\x01*\"\x0f/v1/keys:revoke\x12v\n" +
+	"\x0fExplainDecision\x12\x1e.sts.v1.ExplainDecisionRequest\x1a\x1f.sts.v1.ExplainDecisionResponse\"\"\x82\xd3\xe4\x93\x02\x1c\x12\x1a/v1/decisions/{id}:explain\x12r\n" +
+	"\x0fSimulateRequest\x12\x1e.sts.v1.SimulateRequestRequest\x1a\x1f.sts.v1.SimulateRequestResponse\"\x1e\x82\xd3\xe4\x93\x02\x18:\x01*\"\x13/v1/policy:simulate\x12S\n" +
+	"\x06Revoke\x12\x15.sts.v1.RevokeRequest\x1a\x16.sts.v1.RevokeResponse\"\x1a\x82\xd3\xe4\x93\x02\x14:\x01*\"\x0f/v1/revocations\x12k\n" +
+	"\x0fListRevocations\x12\x1e.sts.v1.ListRevocationsRequest\x1a\x1f.sts.v1.ListRevocationsResponse\"\x17\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/revocations\x129\n" +
 	"\x06Backup\x12\x15.sts.v1.BackupRequest\x1a\x16.sts.v1.BackupResponse0\x01\x12q\n" +
 	"\x10ListIssuerStatus\x12\x1f.sts.v1.ListIssuerStatusRequest\x1a .sts.v1.ListIssuerStatusResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/issuers:statusB.Z,github.com/workload-sts/sts/gen/sts/v1;stsv1b\x06proto3"
 
@@ -2290,7 +2721,7 @@ func file_sts_v1_admin_proto_rawDescGZIP() []byte {
 	return file_sts_v1_admin_proto_rawDescData
 }
 
-var file_sts_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_sts_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
 var file_sts_v1_admin_proto_goTypes = []any{
 	(*ApplyRequest)(nil),               // 0: sts.v1.ApplyRequest
 	(*ResourceMatch)(nil),              // 1: sts.v1.ResourceMatch
@@ -2321,79 +2752,103 @@ var file_sts_v1_admin_proto_goTypes = []any{
 	(*ListIssuerStatusResponse)(nil),   // 26: sts.v1.ListIssuerStatusResponse
 	(*IssuerStatus)(nil),               // 27: sts.v1.IssuerStatus
 	(*IssuerKey)(nil),                  // 28: sts.v1.IssuerKey
-	(*BackupRequest)(nil),              // 29: sts.v1.BackupRequest
-	(*BackupResponse)(nil),             // 30: sts.v1.BackupResponse
-	(*BackupEnd)(nil),                  // 31: sts.v1.BackupEnd
-	(*Resource)(nil),                   // 32: sts.v1.Resource
-	(*durationpb.Duration)(nil),        // 33: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),      // 34: google.protobuf.Timestamp
+	(*RevokeRequest)(nil),              // 29: sts.v1.RevokeRequest
+	(*RevokeResponse)(nil),             // 30: sts.v1.RevokeResponse
+	(*Revocation)(nil),                 // 31: sts.v1.Revocation
+	(*ListRevocationsRequest)(nil),     // 32: sts.v1.ListRevocationsRequest
+	(*ListRevocationsResponse)(nil),    // 33: sts.v1.ListRevocationsResponse
+	(*BackupRequest)(nil),              // 34: sts.v1.BackupRequest
+	(*BackupResponse)(nil),             // 35: sts.v1.BackupResponse
+	(*BackupEnd)(nil),                  // 36: sts.v1.BackupEnd
+	(*Resource)(nil),                   // 37: sts.v1.Resource
+	(*durationpb.Duration)(nil),        // 38: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),      // 39: google.protobuf.Timestamp
+	(*ExplainDecisionRequest)(nil),     // 40: sts.v1.ExplainDecisionRequest
+	(*SimulateRequestRequest)(nil),     // 41: sts.v1.SimulateRequestRequest
+	(*ExplainDecisionResponse)(nil),    // 42: sts.v1.ExplainDecisionResponse
+	(*SimulateRequestResponse)(nil),    // 43: sts.v1.SimulateRequestResponse
 }
 var file_sts_v1_admin_proto_depIdxs = []int32{
-	32, // 0: sts.v1.ApplyRequest.resources:type_name -> sts.v1.Resource
+	37, // 0: sts.v1.ApplyRequest.resources:type_name -> sts.v1.Resource
 	4,  // 1: sts.v1.ApplyRequest.delete:type_name -> sts.v1.ResourceRef
 	1,  // 2: sts.v1.ApplyRequest.match:type_name -> sts.v1.ResourceMatch
-	32, // 3: sts.v1.PutResourceRequest.resource:type_name -> sts.v1.Resource
-	32, // 4: sts.v1.PutResourceResponse.resource:type_name -> sts.v1.Resource
+	37, // 3: sts.v1.PutResourceRequest.resource:type_name -> sts.v1.Resource
+	37, // 4: sts.v1.PutResourceResponse.resource:type_name -> sts.v1.Resource
 	4,  // 5: sts.v1.ApplyResponse.created:type_name -> sts.v1.ResourceRef
 	4,  // 6: sts.v1.ApplyResponse.updated:type_name -> sts.v1.ResourceRef
 	4,  // 7: sts.v1.ApplyResponse.deleted:type_name -> sts.v1.ResourceRef
-	32, // 8: sts.v1.GetResourceResponse.resource:type_name -> sts.v1.Resource
-	32, // 9: sts.v1.ListResourcesResponse.resources:type_name -> sts.v1.Resource
-	33, // 10: sts.v1.RotateClientSecretRequest.overlap:type_name -> google.protobuf.Duration
-	34, // 11: sts.v1.RotateClientSecretResponse.previous_not_after:type_name -> google.protobuf.Timestamp
+	37, // 8: sts.v1.GetResourceResponse.resource:type_name -> sts.v1.Resource
+	37, // 9: sts.v1.ListResourcesResponse.resources:type_name -> sts.v1.Resource
+	38, // 10: sts.v1.RotateClientSecretRequest.overlap:type_name -> google.protobuf.Duration
+	39, // 11: sts.v1.RotateClientSecretResponse.previous_not_after:type_name -> google.protobuf.Timestamp
 	16, // 12: sts.v1.GetClientStatusResponse.credentials:type_name -> sts.v1.CredentialStatus
-	34, // 13: sts.v1.CredentialStatus.not_after:type_name -> google.protobuf.Timestamp
-	34, // 14: sts.v1.CredentialStatus.last_used:type_name -> google.protobuf.Timestamp
+	39, // 13: sts.v1.CredentialStatus.not_after:type_name -> google.protobuf.Timestamp
+	39, // 14: sts.v1.CredentialStatus.last_used:type_name -> google.protobuf.Timestamp
 	19, // 15: sts.v1.ListKeysResponse.key_sets:type_name -> sts.v1.KeySetStatus
 	20, // 16: sts.v1.KeySetStatus.keys:type_name -> sts.v1.KeyStatus
-	34, // 17: sts.v1.KeySetStatus.rotation_due:type_name -> google.protobuf.Timestamp
-	34, // 18: sts.v1.KeyStatus.published:type_name -> google.protobuf.Timestamp
-	34, // 19: sts.v1.KeyStatus.signs:type_name -> google.protobuf.Timestamp
-	34, // 20: sts.v1.KeyStatus.ends:type_name -> google.protobuf.Timestamp
-	34, // 21: sts.v1.KeyStatus.revoked:type_name -> google.protobuf.Timestamp
-	34, // 22: sts.v1.KeyStatus.last_fetch:type_name -> google.protobuf.Timestamp
+	39, // 17: sts.v1.KeySetStatus.rotation_due:type_name -> google.protobuf.Timestamp
+	39, // 18: sts.v1.KeyStatus.published:type_name -> google.protobuf.Timestamp
+	39, // 19: sts.v1.KeyStatus.signs:type_name -> google.protobuf.Timestamp
+	39, // 20: sts.v1.KeyStatus.ends:type_name -> google.protobuf.Timestamp
+	39, // 21: sts.v1.KeyStatus.revoked:type_name -> google.protobuf.Timestamp
+	39, // 22: sts.v1.KeyStatus.last_fetch:type_name -> google.protobuf.Timestamp
 	20, // 23: sts.v1.RotateKeyResponse.key:type_name -> sts.v1.KeyStatus
 	20, // 24: sts.v1.RevokeKeyResponse.revoked:type_name -> sts.v1.KeyStatus
 	20, // 25: sts.v1.RevokeKeyResponse.successor:type_name -> sts.v1.KeyStatus
-	34, // 26: sts.v1.RevokeKeyResponse.accepted_until:type_name -> google.protobuf.Timestamp
+	39, // 26: sts.v1.RevokeKeyResponse.accepted_until:type_name -> google.protobuf.Timestamp
 	27, // 27: sts.v1.ListIssuerStatusResponse.issuers:type_name -> sts.v1.IssuerStatus
 	28, // 28: sts.v1.IssuerStatus.keys:type_name -> sts.v1.IssuerKey
-	34, // 29: sts.v1.IssuerStatus.fetched:type_name -> google.protobuf.Timestamp
-	34, // 30: sts.v1.IssuerStatus.asked:type_name -> google.protobuf.Timestamp
-	34, // 31: sts.v1.IssuerStatus.refresh:type_name -> google.protobuf.Timestamp
-	34, // 32: sts.v1.IssuerStatus.stale:type_name -> google.protobuf.Timestamp
-	31, // 33: sts.v1.BackupResponse.end:type_name -> sts.v1.BackupEnd
-	0,  // 34: sts.v1.AdminService.Apply:input_type -> sts.v1.ApplyRequest
-	0,  // 35: sts.v1.AdminService.ApplyMany:input_type -> sts.v1.ApplyRequest
-	6,  // 36: sts.v1.AdminService.GetResource:input_type -> sts.v1.GetResourceRequest
-	8,  // 37: sts.v1.AdminService.ListResources:input_type -> sts.v1.ListResourcesRequest
-	2,  // 38: sts.v1.AdminService.PutResource:input_type -> sts.v1.PutResourceRequest
-	10, // 39: sts.v1.AdminService.DeleteResource:input_type -> sts.v1.DeleteResourceRequest
-	12, // 40: sts.v1.AdminService.RotateClientSecret:input_type -> sts.v1.RotateClientSecretRequest
-	14, // 41: sts.v1.AdminService.GetClientStatus:input_type -> sts.v1.GetClientStatusRequest
-	17, // 42: sts.v1.AdminService.ListKeys:input_type -> sts.v1.ListKeysRequest
-	21, // 43: sts.v1.AdminService.RotateKey:input_type -> sts.v1.RotateKeyRequest
-	23, // 44: sts.v1.AdminService.RevokeKey:input_type -> sts.v1.RevokeKeyRequest
-	29, // 45: sts.v1.AdminService.Backup:input_type -> sts.v1.BackupRequest
-	25, // 46: sts.v1.AdminService.ListIssuerStatus:input_type -> sts.v1.ListIssuerStatusRequest
-	5,  // 47: sts.v1.AdminService.Apply:output_type -> sts.v1.ApplyResponse
-	5,  // 48: sts.v1.AdminService.ApplyMany:output_type -> sts.v1.ApplyResponse
-	7,  // 49: sts.v1.AdminService.GetResource:output_type -> sts.v1.GetResourceResponse
-	9,  // 50: sts.v1.AdminService.ListResources:output_type -> sts.v1.ListResourcesResponse
-	3,  // 51: sts.v1.AdminService.PutResource:output_type -> sts.v1.PutResourceResponse
-	11, // 52: sts.v1.AdminService.DeleteResource:output_type -> sts.v1.DeleteResourceResponse
-	13, // 53: sts.v1.AdminService.RotateClientSecret:output_type -> sts.v1.RotateClientSecretResponse
-	15, // 54: sts.v1.AdminService.GetClientStatus:output_type -> sts.v1.GetClientStatusResponse
-	18, // 55: sts.v1.AdminService.ListKeys:output_type -> sts.v1.ListKeysResponse
-	22, // 56: sts.v1.AdminService.RotateKey:output_type -> sts.v1.RotateKeyResponse
-	24, // 57: sts.v1.AdminService.RevokeKey:output_type -> sts.v1.RevokeKeyResponse
-	30, // 58: sts.v1.AdminService.Backup:output_type -> sts.v1.BackupResponse
-	26, // 59: sts.v1.AdminService.ListIssuerStatus:output_type -> sts.v1.ListIssuerStatusResponse
-	47, // [47:60] is the sub-list for method output_type
-	34, // [34:47] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	39, // 29: sts.v1.IssuerStatus.fetched:type_name -> google.protobuf.Timestamp
+	39, // 30: sts.v1.IssuerStatus.asked:type_name -> google.protobuf.Timestamp
+	39, // 31: sts.v1.IssuerStatus.refresh:type_name -> google.protobuf.Timestamp
+	39, // 32: sts.v1.IssuerStatus.stale:type_name -> google.protobuf.Timestamp
+	39, // 33: sts.v1.RevokeRequest.before:type_name -> google.protobuf.Timestamp
+	39, // 34: sts.v1.RevokeRequest.until:type_name -> google.protobuf.Timestamp
+	31, // 35: sts.v1.RevokeResponse.revocation:type_name -> sts.v1.Revocation
+	39, // 36: sts.v1.Revocation.before:type_name -> google.protobuf.Timestamp
+	39, // 37: sts.v1.Revocation.expires:type_name -> google.protobuf.Timestamp
+	39, // 38: sts.v1.Revocation.created:type_name -> google.protobuf.Timestamp
+	31, // 39: sts.v1.ListRevocationsResponse.revocations:type_name -> sts.v1.Revocation
+	36, // 40: sts.v1.BackupResponse.end:type_name -> sts.v1.BackupEnd
+	0,  // 41: sts.v1.AdminService.Apply:input_type -> sts.v1.ApplyRequest
+	0,  // 42: sts.v1.AdminService.ApplyMany:input_type -> sts.v1.ApplyRequest
+	6,  // 43: sts.v1.AdminService.GetResource:input_type -> sts.v1.GetResourceRequest
+	8,  // 44: sts.v1.AdminService.ListResources:input_type -> sts.v1.ListResourcesRequest
+	2,  // 45: sts.v1.AdminService.PutResource:input_type -> sts.v1.PutResourceRequest
+	10, // 46: sts.v1.AdminService.DeleteResource:input_type -> sts.v1.DeleteResourceRequest
+	12, // 47: sts.v1.AdminService.RotateClientSecret:input_type -> sts.v1.RotateClientSecretRequest
+	14, // 48: sts.v1.AdminService.GetClientStatus:input_type -> sts.v1.GetClientStatusRequest
+	17, // 49: sts.v1.AdminService.ListKeys:input_type -> sts.v1.ListKeysRequest
+	21, // 50: sts.v1.AdminService.RotateKey:input_type -> sts.v1.RotateKeyRequest
+	23, // 51: sts.v1.AdminService.RevokeKey:input_type -> sts.v1.RevokeKeyRequest
+	40, // 52: sts.v1.AdminService.ExplainDecision:input_type -> sts.v1.ExplainDecisionRequest
+	41, // 53: sts.v1.AdminService.SimulateRequest:input_type -> sts.v1.SimulateRequestRequest
+	29, // 54: sts.v1.AdminService.Revoke:input_type -> sts.v1.RevokeRequest
+	32, // 55: sts.v1.AdminService.ListRevocations:input_type -> sts.v1.ListRevocationsRequest
+	34, // 56: sts.v1.AdminService.Backup:input_type -> sts.v1.BackupRequest
+	25, // 57: sts.v1.AdminService.ListIssuerStatus:input_type -> sts.v1.ListIssuerStatusRequest
+	5,  // 58: sts.v1.AdminService.Apply:output_type -> sts.v1.ApplyResponse
+	5,  // 59: sts.v1.AdminService.ApplyMany:output_type -> sts.v1.ApplyResponse
+	7,  // 60: sts.v1.AdminService.GetResource:output_type -> sts.v1.GetResourceResponse
+	9,  // 61: sts.v1.AdminService.ListResources:output_type -> sts.v1.ListResourcesResponse
+	3,  // 62: sts.v1.AdminService.PutResource:output_type -> sts.v1.PutResourceResponse
+	11, // 63: sts.v1.AdminService.DeleteResource:output_type -> sts.v1.DeleteResourceResponse
+	13, // 64: sts.v1.AdminService.RotateClientSecret:output_type -> sts.v1.RotateClientSecretResponse
+	15, // 65: sts.v1.AdminService.GetClientStatus:output_type -> sts.v1.GetClientStatusResponse
+	18, // 66: sts.v1.AdminService.ListKeys:output_type -> sts.v1.ListKeysResponse
+	22, // 67: sts.v1.AdminService.RotateKey:output_type -> sts.v1.RotateKeyResponse
+	24, // 68: sts.v1.AdminService.RevokeKey:output_type -> sts.v1.RevokeKeyResponse
+	42, // 69: sts.v1.AdminService.ExplainDecision:output_type -> sts.v1.ExplainDecisionResponse
+	43, // 70: sts.v1.AdminService.SimulateRequest:output_type -> sts.v1.SimulateRequestResponse
+	30, // 71: sts.v1.AdminService.Revoke:output_type -> sts.v1.RevokeResponse
+	33, // 72: sts.v1.AdminService.ListRevocations:output_type -> sts.v1.ListRevocationsResponse
+	35, // 73: sts.v1.AdminService.Backup:output_type -> sts.v1.BackupResponse
+	26, // 74: sts.v1.AdminService.ListIssuerStatus:output_type -> sts.v1.ListIssuerStatusResponse
+	58, // [58:75] is the sub-list for method output_type
+	41, // [41:58] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_sts_v1_admin_proto_init() }
@@ -2401,6 +2856,7 @@ func file_sts_v1_admin_proto_init() {
 	if File_sts_v1_admin_proto != nil {
 		return
 	}
+	file_sts_v1_explain_proto_init()
 	file_sts_v1_resources_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -2408,7 +2864,7 @@ func file_sts_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sts_v1_admin_proto_rawDesc), len(file_sts_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   32,
+			NumMessages:   37,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -30,6 +30,10 @@ const (
 	AdminService_ListKeys_FullMethodName           = "/sts.v1.AdminService/ListKeys"
 	AdminService_RotateKey_FullMethodName          = "/sts.v1.AdminService/RotateKey"
 	AdminService_RevokeKey_FullMethodName          = "/sts.v1.AdminService/RevokeKey"
+	AdminService_ExplainDecision_FullMethodName    = "/sts.v1.AdminService/ExplainDecision"
+	AdminService_SimulateRequest_FullMethodName    = "/sts.v1.AdminService/SimulateRequest"
+	AdminService_Revoke_FullMethodName             = "/sts.v1.AdminService/Revoke"
+	AdminService_ListRevocations_FullMethodName    = "/sts.v1.AdminService/ListRevocations"
 	AdminService_Backup_FullMethodName             = "/sts.v1.AdminService/Backup"
 	AdminService_ListIssuerStatus_FullMethodName   = "/sts.v1.AdminService/ListIssuerStatus"
 )
@@ -104,6 +108,22 @@ type AdminServiceClient interface {
 	// Verifiers elsewhere accept the revoked key until they fetch the key set anew;
 	// `accepted_until` says by when they must have, if they do as they are told.
 	RevokeKey(ctx context.Context, in *RevokeKeyRequest, opts ...grpc.CallOption) (*RevokeKeyResponse, error)
+	// ExplainDecision says why a decision was taken, by its id: for every rule for the
+	// requester, the nearest first, which predicates hold and which do not. This node
+	// remembers its latest decisions; others are NOT_FOUND, and in the audit log.
+	ExplainDecision(ctx context.Context, in *ExplainDecisionRequest, opts ...grpc.CallOption) (*ExplainDecisionResponse, error)
+	// SimulateRequest says what would come of a request by the revision in force, and
+	// why. No token is made and nothing is recorded as a decision.
+	SimulateRequest(ctx context.Context, in *SimulateRequestRequest, opts ...grpc.CallOption) (*SimulateRequestResponse, error)
+	// Revoke makes tokens count no more: in exchange, in introspection, and at this
+	// service's own interfaces. It is never taken back; workloads get new tokens. When
+	// it has answered, that is durable and in force at this node, and at others
+	// within a second, or they answer nothing. After UNAVAILABLE it may or may not be
+	// in force; try again.
+	Revoke(ctx context.Context, in *RevokeRequest, opts ...grpc.CallOption) (*RevokeResponse, error)
+	// ListRevocations returns the revocations whose tokens may still be alive, by
+	// kind and in no order that means something.
+	ListRevocations(ctx context.Context, in *ListRevocationsRequest, opts ...grpc.CallOption) (*ListRevocationsResponse, error)
 	// Backup streams a copy of the store as it was at one moment, for stores in a
 	// file (`storage.bolt_file`): the bytes of the file in order, and at the end how
 	// many there were and their SHA-256. What has no end is no backup. `stsctl storage
@@ -242,6 +262,46 @@ func (c *adminServiceClient) RevokeKey(ctx context.Context, in *RevokeKeyRequest
 	return out, nil
 }
 
+func (c *adminServiceClient) ExplainDecision(ctx context.Context, in *ExplainDecisionRequest, opts ...grpc.CallOption) (*ExplainDecisionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ExplainDecisionResponse)
+	err := c.cc.Invoke(ctx, AdminService_ExplainDecision_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) SimulateRequest(ctx context.Context, in *SimulateRequestRequest, opts ...grpc.CallOption) (*SimulateRequestResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(SimulateRequestResponse)
+	err := c.cc.Invoke(ctx, AdminService_SimulateRequest_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) Revoke(ctx context.Context, in *RevokeRequest, opts ...grpc.CallOption) (*RevokeResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RevokeResponse)
+	err := c.cc.Invoke(ctx, AdminService_Revoke_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) ListRevocations(ctx context.Context, in *ListRevocationsRequest, opts ...grpc.CallOption) (*ListRevocationsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListRevocationsResponse)
+	err := c.cc.Invoke(ctx, AdminService_ListRevocations_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *adminServiceClient) Backup(ctx context.Context, in *BackupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BackupResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &AdminService_ServiceDesc.Streams[1], AdminService_Backup_FullMethodName, cOpts...)
@@ -341,6 +401,22 @@ type AdminServiceServer interface {
 	// Verifiers elsewhere accept the revoked key until they fetch the key set anew;
 	// `accepted_until` says by when they must have, if they do as they are told.
 	RevokeKey(context.Context, *RevokeKeyRequest) (*RevokeKeyResponse, error)
+	// ExplainDecision says why a decision was taken, by its id: for every rule for the
+	// requester, the nearest first, which predicates hold and which do not. This node
+	// remembers its latest decisions; others are NOT_FOUND, and in the audit log.
+	ExplainDecision(context.Context, *ExplainDecisionRequest) (*ExplainDecisionResponse, error)
+	// SimulateRequest says what would come of a request by the revision in force, and
+	// why. No token is made and nothing is recorded as a decision.
+	SimulateRequest(context.Context, *SimulateRequestRequest) (*SimulateRequestResponse, error)
+	// Revoke makes tokens count no more: in exchange, in introspection, and at this
+	// service's own interfaces. It is never taken back; workloads get new tokens. When
+	// it has answered, that is durable and in force at this node, and at others
+	// within a second, or they answer nothing. After UNAVAILABLE it may or may not be
+	// in force; try again.
+	Revoke(context.Context, *RevokeRequest) (*RevokeResponse, error)
+	// ListRevocations returns the revocations whose tokens may still be alive, by
+	// kind and in no order that means something.
+	ListRevocations(context.Context, *ListRevocationsRequest) (*ListRevocationsResponse, error)
 	// Backup streams a copy of the store as it was at one moment, for stores in a
 	// file (`storage.bolt_file`): the bytes of the file in order, and at the end how
 	// many there were and their SHA-256. What has no end is no backup. `stsctl storage
@@ -398,6 +474,18 @@ func (UnimplementedAdminServiceServer) RotateKey(context.Context, *RotateKeyRequ
 }
 func (UnimplementedAdminServiceServer) RevokeKey(context.Context, *RevokeKeyRequest) (*RevokeKeyResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method RevokeKey not implemented")
+}
+func (UnimplementedAdminServiceServer) ExplainDecision(context.Context, *ExplainDecisionRequest) (*ExplainDecisionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ExplainDecision not implemented")
+}
+func (UnimplementedAdminServiceServer) SimulateRequest(context.Context, *SimulateRequestRequest) (*SimulateRequestResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method SimulateRequest not implemented")
+}
+func (UnimplementedAdminServiceServer) Revoke(context.Context, *RevokeRequest) (*RevokeResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Revoke not implemented")
+}
+func (UnimplementedAdminServiceServer) ListRevocations(context.Context, *ListRevocationsRequest) (*ListRevocationsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListRevocations not implemented")
 }
 func (UnimplementedAdminServiceServer) Backup(*BackupRequest, grpc.ServerStreamingServer[BackupResponse]) error {
 	return status.Error(codes.Unimplemented, "method Backup not implemented")
@@ -613,6 +701,78 @@ func _AdminService_RevokeKey_Handler(srv interface{}, ctx context.Context, dec f
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AdminService_ExplainDecision_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ExplainDecisionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).ExplainDecision(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_ExplainDecision_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).ExplainDecision(ctx, req.(*ExplainDecisionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_SimulateRequest_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(SimulateRequestRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).SimulateRequest(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_SimulateRequest_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).SimulateRequest(ctx, req.(*SimulateRequestRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_Revoke_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RevokeRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).Revoke(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_Revoke_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).Revoke(ctx, req.(*RevokeRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_ListRevocations_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListRevocationsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).ListRevocations(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_ListRevocations_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).ListRevocations(ctx, req.(*ListRevocationsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _AdminService_Backup_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(BackupRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -688,6 +848,22 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "RevokeKey",
 			Handler:    _AdminService_RevokeKey_Handler,
+		},
+		{
+			MethodName: "ExplainDecision",
+			Handler:    _AdminService_ExplainDecision_Handler,
+		},
+		{
+			MethodName: "SimulateRequest",
+			Handler:    _AdminService_SimulateRequest_Handler,
+		},
+		{
+			MethodName: "Revoke",
+			Handler:    _AdminService_Revoke_Handler,
+		},
+		{
+			MethodName: "ListRevocations",
+			Handler:    _AdminService_ListRevocations_Handler,
 		},
 		{
 			MethodName: "ListIssuerStatus",

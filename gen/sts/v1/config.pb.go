@@ -1969,7 +1969,12 @@ type AuditConfig struct {
 	// Where copies of all records go, beside the file. A sink that is slow or down
 	// holds up nothing: what it does not take is dropped, counted and recorded. At
 	// most 8.
-	Sinks         []*AuditSinkConfig `protobuf:"bytes,5,rep,name=sinks,proto3" json:"sinks,omitempty"`
+	Sinks []*AuditSinkConfig `protobuf:"bytes,5,rep,name=sinks,proto3" json:"sinks,omitempty"`
+	// Leave claims of tokens out of the records. Else the record of a decision has the
+	// claims that a rule could read, and no others, so that the decision can be
+	// explained later and tried with other rules: `stsctl explain` and `stsctl policy
+	// replay` cannot tell without. Claims are about people.
+	OmitFacts     bool `protobuf:"varint,6,opt,name=omit_facts,json=omitFacts,proto3" json:"omit_facts,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2037,6 +2042,13 @@ func (x *AuditConfig) GetSinks() []*AuditSinkConfig {
 		return x.Sinks
 	}
 	return nil
+}
+
+func (x *AuditConfig) GetOmitFacts() bool {
+	if x != nil {
+		return x.OmitFacts
+	}
+	return false
 }
 
 // AuditRotationConfig says when a file of the audit log is followed by the next.
@@ -2778,7 +2790,7 @@ const file_sts_v1_config_proto_rawDesc = "" +
 	"\fjwks_max_age\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\n" +
 	"jwksMaxAge\x128\n" +
 	"\n" +
-	"clock_skew\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\tclockSkew\"\xea\x01\n" +
+	"clock_skew\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\tclockSkew\"\x89\x02\n" +
 	"\vAuditConfig\x12\x12\n" +
 	"\x04file\x18\x01 \x01(\tR\x04file\x12\x1e\n" +
 	"\n" +
@@ -2786,7 +2798,9 @@ const file_sts_v1_config_proto_rawDesc = "" +
 	"durability\x127\n" +
 	"\brotation\x18\x03 \x01(\v2\x1b.sts.v1.AuditRotationConfigR\brotation\x12?\n" +
 	"\vcheckpoints\x18\x04 \x01(\v2\x1d.sts.v1.AuditCheckpointConfigR\vcheckpoints\x12-\n" +
-	"\x05sinks\x18\x05 \x03(\v2\x17.sts.v1.AuditSinkConfigR\x05sinks\"\x8a\x01\n" +
+	"\x05sinks\x18\x05 \x03(\v2\x17.sts.v1.AuditSinkConfigR\x05sinks\x12\x1d\n" +
+	"\n" +
+	"omit_facts\x18\x06 \x01(\bR\tomitFacts\"\x8a\x01\n" +
 	"\x13AuditRotationConfig\x12 \n" +
 	"\fmax_size_mib\x18\x01 \x01(\x05R\n" +
 	"maxSizeMib\x122\n" +

@@ -85,8 +85,23 @@ type GetProviderMetadataResponse struct {
 	TlsClientCertificateBoundAccessTokens bool `protobuf:"varint,21,opt,name=tls_client_certificate_bound_access_tokens,json=tlsClientCertificateBoundAccessTokens,proto3" json:"tls_client_certificate_bound_access_tokens,omitempty"`
 	// Signature algorithms of client assertions [RFC 8414 section 2].
 	TokenEndpointAuthSigningAlgValuesSupported []string `protobuf:"bytes,22,rep,name=token_endpoint_auth_signing_alg_values_supported,json=tokenEndpointAuthSigningAlgValuesSupported,proto3" json:"token_endpoint_auth_signing_alg_values_supported,omitempty"`
-	unknownFields                              protoimpl.UnknownFields
-	sizeCache                                  protoimpl.SizeCache
+	// URL of the introspection endpoint [RFC 7662].
+	IntrospectionEndpoint string `protobuf:"bytes,23,opt,name=introspection_endpoint,json=introspectionEndpoint,proto3" json:"introspection_endpoint,omitempty"`
+	// How clients authenticate there.
+	IntrospectionEndpointAuthMethodsSupported []string `protobuf:"bytes,24,rep,name=introspection_endpoint_auth_methods_supported,json=introspectionEndpointAuthMethodsSupported,proto3" json:"introspection_endpoint_auth_methods_supported,omitempty"`
+	// Signature algorithms of client assertions there.
+	IntrospectionEndpointAuthSigningAlgValuesSupported []string `protobuf:"bytes,25,rep,name=introspection_endpoint_auth_signing_alg_values_supported,json=introspectionEndpointAuthSigningAlgValuesSupported,proto3" json:"introspection_endpoint_auth_signing_alg_values_supported,omitempty"`
+	// Signature algorithms of responses that are JWTs [RFC 9701 section 7].
+	IntrospectionSigningAlgValuesSupported []string `protobuf:"bytes,26,rep,name=introspection_signing_alg_values_supported,json=introspectionSigningAlgValuesSupported,proto3" json:"introspection_signing_alg_values_supported,omitempty"`
+	// URL of the revocation endpoint [RFC 7009].
+	RevocationEndpoint string `protobuf:"bytes,27,opt,name=revocation_endpoint,json=revocationEndpoint,proto3" json:"revocation_endpoint,omitempty"`
+	// How clients authenticate there. A workload that got its token without a client
+	// needs none of them.
+	RevocationEndpointAuthMethodsSupported []string `protobuf:"bytes,28,rep,name=revocation_endpoint_auth_methods_supported,json=revocationEndpointAuthMethodsSupported,proto3" json:"revocation_endpoint_auth_methods_supported,omitempty"`
+	// Signature algorithms of client assertions there.
+	RevocationEndpointAuthSigningAlgValuesSupported []string `protobuf:"bytes,29,rep,name=revocation_endpoint_auth_signing_alg_values_supported,json=revocationEndpointAuthSigningAlgValuesSupported,proto3" json:"revocation_endpoint_auth_signing_alg_values_supported,omitempty"`
+	unknownFields                                   protoimpl.UnknownFields
+	sizeCache                                       protoimpl.SizeCache
 }
 
 func (x *GetProviderMetadataResponse) Reset() {
@@ -192,6 +207,55 @@ func (x *GetProviderMetadataResponse) GetTlsClientCertificateBoundAccessTokens()
 func (x *GetProviderMetadataResponse) GetTokenEndpointAuthSigningAlgValuesSupported() []string {
 	if x != nil {
 		return x.TokenEndpointAuthSigningAlgValuesSupported
+	}
+	return nil
+}
+
+func (x *GetProviderMetadataResponse) GetIntrospectionEndpoint() string {
+	if x != nil {
+		return x.IntrospectionEndpoint
+	}
+	return ""
+}
+
+func (x *GetProviderMetadataResponse) GetIntrospectionEndpointAuthMethodsSupported() []string {
+	if x != nil {
+		return x.IntrospectionEndpointAuthMethodsSupported
+	}
+	return nil
+}
+
+func (x *GetProviderMetadataResponse) GetIntrospectionEndpointAuthSigningAlgValuesSupported() []string {
+	if x != nil {
+		return x.IntrospectionEndpointAuthSigningAlgValuesSupported
+	}
+	return nil
+}
+
+func (x *GetProviderMetadataResponse) GetIntrospectionSigningAlgValuesSupported() []string {
+	if x != nil {
+		return x.IntrospectionSigningAlgValuesSupported
+	}
+	return nil
+}
+
+func (x *GetProviderMetadataResponse) GetRevocationEndpoint() string {
+	if x != nil {
+		return x.RevocationEndpoint
+	}
+	return ""
+}
+
+func (x *GetProviderMetadataResponse) GetRevocationEndpointAuthMethodsSupported() []string {
+	if x != nil {
+		return x.RevocationEndpointAuthMethodsSupported
+	}
+	return nil
+}
+
+func (x *GetProviderMetadataResponse) GetRevocationEndpointAuthSigningAlgValuesSupported() []string {
+	if x != nil {
+		return x.RevocationEndpointAuthSigningAlgValuesSupported
 	}
 	return nil
 }
@@ -411,7 +475,8 @@ var File_sts_v1_discovery_proto protoreflect.FileDescriptor
 const file_sts_v1_discovery_proto_rawDesc = "" +
 	"\n" +
 	"\x16sts/v1/discovery.proto\x12\x06sts.v1\"\x1c\n" +
-	"\x1aGetProviderMetadataRequest\"\xcb\x05\n" +
+	"\x1aGetProviderMetadataRequest\"\xb3\n" +
+	"\n" +
 	"\x1bGetProviderMetadataResponse\x12\x16\n" +
 	"\x06issuer\x18\x01 \x01(\tR\x06issuer\x12%\n" +
 	"\x0etoken_endpoint\x18\x02 \x01(\tR\rtokenEndpoint\x12\x19\n" +
@@ -423,7 +488,14 @@ const file_sts_v1_discovery_proto_rawDesc = "" +
 	"%id_token_signing_alg_values_supported\x18\b \x03(\tR idTokenSigningAlgValuesSupported\x12H\n" +
 	"!dpop_signing_alg_values_supported\x18\x14 \x03(\tR\x1ddpopSigningAlgValuesSupported\x12Y\n" +
 	"*tls_client_certificate_bound_access_tokens\x18\x15 \x01(\bR%tlsClientCertificateBoundAccessTokens\x12d\n" +
-	"0token_endpoint_auth_signing_alg_values_supported\x18\x16 \x03(\tR*tokenEndpointAuthSigningAlgValuesSupported\"\x10\n" +
+	"0token_endpoint_auth_signing_alg_values_supported\x18\x16 \x03(\tR*tokenEndpointAuthSigningAlgValuesSupported\x125\n" +
+	"\x16introspection_endpoint\x18\x17 \x01(\tR\x15introspectionEndpoint\x12`\n" +
+	"-introspection_endpoint_auth_methods_supported\x18\x18 \x03(\tR)introspectionEndpointAuthMethodsSupported\x12t\n" +
+	"8introspection_endpoint_auth_signing_alg_values_supported\x18\x19 \x03(\tR2introspectionEndpointAuthSigningAlgValuesSupported\x12Z\n" +
+	"*introspection_signing_alg_values_supported\x18\x1a \x03(\tR&introspectionSigningAlgValuesSupported\x12/\n" +
+	"\x13revocation_endpoint\x18\x1b \x01(\tR\x12revocationEndpoint\x12Z\n" +
+	"*revocation_endpoint_auth_methods_supported\x18\x1c \x03(\tR&revocationEndpointAuthMethodsSupported\x12n\n" +
+	"5revocation_endpoint_auth_signing_alg_values_supported\x18\x1d \x03(\tR/revocationEndpointAuthSigningAlgValuesSupported\"\x10\n" +
 	"\x0eGetJwksRequest\"Z\n" +
 	"\x0fGetJwksResponse\x12\x1f\n" +
 	"\x04keys\x18\x01 \x03(\v2\v.sts.v1.JwkR\x04keys\x12&\n" +

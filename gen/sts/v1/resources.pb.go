@@ -180,7 +180,13 @@ type Client struct {
 	Federated *FederatedIdentity `protobuf:"bytes,22,opt,name=federated,proto3" json:"federated,omitempty"`
 	// How many token requests of this client a node takes, instead of
 	// `limits.client` of the configuration.
-	Rate          *Rate `protobuf:"bytes,30,opt,name=rate,proto3" json:"rate,omitempty"`
+	Rate *Rate `protobuf:"bytes,30,opt,name=rate,proto3" json:"rate,omitempty"`
+	// How much it is told of why rules refuse it, beside the safe sentence and the id
+	// of the decision: none, claim-names (the predicate of the nearest rule that does
+	// not hold) or full (also what was presented and what is expected, with a hint).
+	// With tokens of Issuers in the request, the least of all is what counts. Default
+	// none: what a rule expects helps those who want to get around it.
+	Disclosure    string `protobuf:"bytes,40,opt,name=disclosure,proto3" json:"disclosure,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -290,6 +296,13 @@ func (x *Client) GetRate() *Rate {
 		return x.Rate
 	}
 	return nil
+}
+
+func (x *Client) GetDisclosure() string {
+	if x != nil {
+		return x.Disclosure
+	}
+	return ""
 }
 
 // Rate is how often something may happen on one node. A node does not know what the
@@ -993,8 +1006,11 @@ type Issuer struct {
 	// Accept tokens of a trust domain that are addressed to others as well. Default:
 	// refused, because each of those could present the token here.
 	AllowOtherAudiences bool `protobuf:"varint,25,opt,name=allow_other_audiences,json=allowOtherAudiences,proto3" json:"allow_other_audiences,omitempty"`
-	unknownFields       protoimpl.UnknownFields
-	sizeCache           protoimpl.SizeCache
+	// How much those who present its tokens are told of why rules refuse them: none,
+	// claim-names or full, as for a Client. Default none.
+	Disclosure    string `protobuf:"bytes,40,opt,name=disclosure,proto3" json:"disclosure,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Issuer) Reset() {
@@ -1202,6 +1218,13 @@ func (x *Issuer) GetAllowOtherAudiences() bool {
 	return false
 }
 
+func (x *Issuer) GetDisclosure() string {
+	if x != nil {
+		return x.Disclosure
+	}
+	return ""
+}
+
 // SpiffeBundle is where the keys of a SPIFFE trust domain are: in one of `file` and
 // `url`. Keys for X.509-SVIDs in it are left alone, its refresh hint is followed
 // between one minute and one hour, and a bundle with a lower sequence number than
@@ -1369,7 +1392,10 @@ type Audience struct {
 	// if it is exchanged for one that is bound.
 	Binding string `protobuf:"bytes,7,opt,name=binding,proto3" json:"binding,omitempty"`
 	// How many tokens for it a node issues. Default: no limit.
-	Quota         *Rate `protobuf:"bytes,30,opt,name=quota,proto3" json:"quota,omitempty"`
+	Quota *Rate `protobuf:"bytes,30,opt,name=quota,proto3" json:"quota,omitempty"`
+	// Clients that may introspect its tokens, besides those that are this Audience
+	// (`audiences` of a Client): gateways, for example.
+	Introspectors []string `protobuf:"bytes,8,rep,name=introspectors,proto3" json:"introspectors,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1456,6 +1482,13 @@ func (x *Audience) GetBinding() string {
 func (x *Audience) GetQuota() *Rate {
 	if x != nil {
 		return x.Quota
+	}
+	return nil
+}
+
+func (x *Audience) GetIntrospectors() []string {
+	if x != nil {
+		return x.Introspectors
 	}
 	return nil
 }
@@ -2242,7 +2275,7 @@ const file_sts_v1_resources_proto_rawDesc = "" +
 	"\x06issuer\x18\x02 \x01(\v2\x0e.sts.v1.IssuerH\x00R\x06issuer\x12.\n" +
 	"\baudience\x18\x03 \x01(\v2\x10.sts.v1.AudienceH\x00R\baudience\x12\"\n" +
 	"\x04rule\x18\x04 \x01(\v2\f.sts.v1.RuleH\x00R\x04ruleB\x06\n" +
-	"\x04kind\"\x8f\x04\n" +
+	"\x04kind\"\xaf\x04\n" +
 	"\x06Client\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\x12\x1a\n" +
@@ -2255,7 +2288,10 @@ const file_sts_v1_resources_proto_rawDesc = "" +
 	"\x18dpop_bound_access_tokens\x18\x14 \x01(\bR\x15dpopBoundAccessTokens\x12=\n" +
 	"\x0fprivate_key_jwt\x18\x15 \x01(\v2\x15.sts.v1.PrivateKeyJwtR\rprivateKeyJwt\x127\n" +
 	"\tfederated\x18\x16 \x01(\v2\x19.sts.v1.FederatedIdentityR\tfederated\x12 \n" +
-	"\x04rate\x18\x1e \x01(\v2\f.sts.v1.RateR\x04rate\x1a9\n" +
+	"\x04rate\x18\x1e \x01(\v2\f.sts.v1.RateR\x04rate\x12\x1e\n" +
+	"\n" +
+	"disclosure\x18( \x01(\tR\n" +
+	"disclosure\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"e\n" +
@@ -2302,7 +2338,7 @@ const file_sts_v1_resources_proto_rawDesc = "" +
 	"\x04jwks\x18\x01 \x01(\tR\x04jwks\"[\n" +
 	"\fClientSecret\x12\x12\n" +
 	"\x04hash\x18\x01 \x01(\tR\x04hash\x127\n" +
-	"\tnot_after\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfter\"\x99\a\n" +
+	"\tnot_after\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfter\"\xb9\a\n" +
 	"\x06Issuer\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\x12\x16\n" +
@@ -2335,7 +2371,10 @@ const file_sts_v1_resources_proto_rawDesc = "" +
 	"token_file\x18\x17 \x01(\tR\ttokenFile\x12\x1d\n" +
 	"\n" +
 	"single_use\x18\x18 \x01(\bR\tsingleUse\x122\n" +
-	"\x15allow_other_audiences\x18\x19 \x01(\bR\x13allowOtherAudiences\"W\n" +
+	"\x15allow_other_audiences\x18\x19 \x01(\bR\x13allowOtherAudiences\x12\x1e\n" +
+	"\n" +
+	"disclosure\x18( \x01(\tR\n" +
+	"disclosure\"W\n" +
 	"\fSpiffeBundle\x12!\n" +
 	"\ftrust_domain\x18\x01 \x01(\tR\vtrustDomain\x12\x12\n" +
 	"\x04file\x18\x02 \x01(\tR\x04file\x12\x10\n" +
@@ -2345,7 +2384,7 @@ const file_sts_v1_resources_proto_rawDesc = "" +
 	"api_server\x18\x01 \x01(\tR\tapiServer\x12\x17\n" +
 	"\aca_file\x18\x02 \x01(\tR\x06caFile\x12\x1d\n" +
 	"\n" +
-	"token_file\x18\x03 \x01(\tR\ttokenFile\"\x85\x02\n" +
+	"token_file\x18\x03 \x01(\tR\ttokenFile\"\xab\x02\n" +
 	"\bAudience\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\x12 \n" +
@@ -2354,7 +2393,8 @@ const file_sts_v1_resources_proto_rawDesc = "" +
 	"\amax_ttl\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x06maxTtl\x12\x17\n" +
 	"\akey_set\x18\x06 \x01(\tR\x06keySet\x12\x18\n" +
 	"\abinding\x18\a \x01(\tR\abinding\x12\"\n" +
-	"\x05quota\x18\x1e \x01(\v2\f.sts.v1.RateR\x05quota\"\x8c\x03\n" +
+	"\x05quota\x18\x1e \x01(\v2\f.sts.v1.RateR\x05quota\x12$\n" +
+	"\rintrospectors\x18\b \x03(\tR\rintrospectors\"\x8c\x03\n" +
 	"\x04Rule\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\x12/\n" +

@@ -10,6 +10,7 @@ import (
 	_ "google.golang.org/genproto/googleapis/api/annotations"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	structpb "google.golang.org/protobuf/types/known/structpb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -21,6 +22,423 @@ const (
 	// Verify that runtime/protoimpl is sufficiently up-to-date.
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
+
+// IntrospectTokenRequest asks about a token.
+type IntrospectTokenRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The token.
+	Token string `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	// What the token is. It changes nothing: access tokens are all that is looked
+	// for.
+	TokenTypeHint string `protobuf:"bytes,2,opt,name=token_type_hint,json=tokenTypeHint,proto3" json:"token_type_hint,omitempty"`
+	// Identifies the client, when it does not authenticate by metadata.
+	ClientId string `protobuf:"bytes,3,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	// The client's secret, when it does not authenticate by metadata.
+	ClientSecret string `protobuf:"bytes,4,opt,name=client_secret,json=clientSecret,proto3" json:"client_secret,omitempty"`
+	// A JWT that authenticates the client; see IssueTokenRequest.
+	ClientAssertion string `protobuf:"bytes,20,opt,name=client_assertion,json=clientAssertion,proto3" json:"client_assertion,omitempty"`
+	// What the assertion is; see IssueTokenRequest.
+	ClientAssertionType string `protobuf:"bytes,21,opt,name=client_assertion_type,json=clientAssertionType,proto3" json:"client_assertion_type,omitempty"`
+	// `jwt` asks for the answer as a JWT [RFC 9701], in `jwt` of the response. At the
+	// introspection endpoint, the header `Accept:
+	// application/token-introspection+jwt` does.
+	Format        string `protobuf:"bytes,22,opt,name=format,proto3" json:"format,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IntrospectTokenRequest) Reset() {
+	*x = IntrospectTokenRequest{}
+	mi := &file_sts_v1_token_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IntrospectTokenRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IntrospectTokenRequest) ProtoMessage() {}
+
+func (x *IntrospectTokenRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_token_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IntrospectTokenRequest.ProtoReflect.Descriptor instead.
+func (*IntrospectTokenRequest) Descriptor() ([]byte, []int) {
+	return file_sts_v1_token_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *IntrospectTokenRequest) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *IntrospectTokenRequest) GetTokenTypeHint() string {
+	if x != nil {
+		return x.TokenTypeHint
+	}
+	return ""
+}
+
+func (x *IntrospectTokenRequest) GetClientId() string {
+	if x != nil {
+		return x.ClientId
+	}
+	return ""
+}
+
+func (x *IntrospectTokenRequest) GetClientSecret() string {
+	if x != nil {
+		return x.ClientSecret
+	}
+	return ""
+}
+
+func (x *IntrospectTokenRequest) GetClientAssertion() string {
+	if x != nil {
+		return x.ClientAssertion
+	}
+	return ""
+}
+
+func (x *IntrospectTokenRequest) GetClientAssertionType() string {
+	if x != nil {
+		return x.ClientAssertionType
+	}
+	return ""
+}
+
+func (x *IntrospectTokenRequest) GetFormat() string {
+	if x != nil {
+		return x.Format
+	}
+	return ""
+}
+
+// IntrospectTokenResponse is the response of RFC 7662 section 2.2. Of a token
+// that is not active it has nothing but that.
+type IntrospectTokenResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Whether the token counts.
+	Active *bool `protobuf:"varint,1,opt,name=active,proto3,oneof" json:"active,omitempty"`
+	// Scopes of the token, delimited by spaces.
+	Scope string `protobuf:"bytes,2,opt,name=scope,proto3" json:"scope,omitempty"`
+	// Whom the token was issued to.
+	ClientId string `protobuf:"bytes,3,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	// How it is used: `Bearer`, or `DPoP` if it is bound to the key of a proof.
+	TokenType string `protobuf:"bytes,4,opt,name=token_type,json=tokenType,proto3" json:"token_type,omitempty"`
+	// When it expires, in seconds since 1970.
+	Exp uint32 `protobuf:"varint,5,opt,name=exp,proto3" json:"exp,omitempty"`
+	// When it was issued, in seconds since 1970.
+	Iat uint32 `protobuf:"varint,6,opt,name=iat,proto3" json:"iat,omitempty"`
+	// Its subject.
+	Sub string `protobuf:"bytes,7,opt,name=sub,proto3" json:"sub,omitempty"`
+	// What it is addressed to.
+	Aud []string `protobuf:"bytes,8,rep,name=aud,proto3" json:"aud,omitempty"`
+	// The issuer identifier of this service.
+	Iss string `protobuf:"bytes,9,opt,name=iss,proto3" json:"iss,omitempty"`
+	// Its id.
+	Jti string `protobuf:"bytes,10,opt,name=jti,proto3" json:"jti,omitempty"`
+	// The root transaction, which all tokens of a chain of exchanges share.
+	Txn string `protobuf:"bytes,11,opt,name=txn,proto3" json:"txn,omitempty"`
+	// Who acts for the subject [RFC 8693 section 4.1].
+	Act *structpb.Struct `protobuf:"bytes,12,opt,name=act,proto3" json:"act,omitempty"`
+	// Who may act for the subject [RFC 8693 section 4.4].
+	MayAct *structpb.Struct `protobuf:"bytes,13,opt,name=may_act,json=mayAct,proto3" json:"may_act,omitempty"`
+	// The key that it is bound to [RFC 7800 section 3.1].
+	Cnf *structpb.Struct `protobuf:"bytes,14,opt,name=cnf,proto3" json:"cnf,omitempty"`
+	// Extra claims, set by rules. At the introspection endpoint they are members of
+	// the response.
+	Claims *structpb.Struct `protobuf:"bytes,15,opt,name=claims,proto3" json:"claims,omitempty"`
+	// The whole response as a JWT for the caller, if it was asked for; then nothing
+	// else is here.
+	Jwt           string `protobuf:"bytes,16,opt,name=jwt,proto3" json:"jwt,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *IntrospectTokenResponse) Reset() {
+	*x = IntrospectTokenResponse{}
+	mi := &file_sts_v1_token_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *IntrospectTokenResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*IntrospectTokenResponse) ProtoMessage() {}
+
+func (x *IntrospectTokenResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_token_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use IntrospectTokenResponse.ProtoReflect.Descriptor instead.
+func (*IntrospectTokenResponse) Descriptor() ([]byte, []int) {
+	return file_sts_v1_token_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *IntrospectTokenResponse) GetActive() bool {
+	if x != nil && x.Active != nil {
+		return *x.Active
+	}
+	return false
+}
+
+func (x *IntrospectTokenResponse) GetScope() string {
+	if x != nil {
+		return x.Scope
+	}
+	return ""
+}
+
+func (x *IntrospectTokenResponse) GetClientId() string {
+	if x != nil {
+		return x.ClientId
+	}
+	return ""
+}
+
+func (x *IntrospectTokenResponse) GetTokenType() string {
+	if x != nil {
+		return x.TokenType
+	}
+	return ""
+}
+
+func (x *IntrospectTokenResponse) GetExp() uint32 {
+	if x != nil {
+		return x.Exp
+	}
+	return 0
+}
+
+func (x *IntrospectTokenResponse) GetIat() uint32 {
+	if x != nil {
+		return x.Iat
+	}
+	return 0
+}
+
+func (x *IntrospectTokenResponse) GetSub() string {
+	if x != nil {
+		return x.Sub
+	}
+	return ""
+}
+
+func (x *IntrospectTokenResponse) GetAud() []string {
+	if x != nil {
+		return x.Aud
+	}
+	return nil
+}
+
+func (x *IntrospectTokenResponse) GetIss() string {
+	if x != nil {
+		return x.Iss
+	}
+	return ""
+}
+
+func (x *IntrospectTokenResponse) GetJti() string {
+	if x != nil {
+		return x.Jti
+	}
+	return ""
+}
+
+func (x *IntrospectTokenResponse) GetTxn() string {
+	if x != nil {
+		return x.Txn
+	}
+	return ""
+}
+
+func (x *IntrospectTokenResponse) GetAct() *structpb.Struct {
+	if x != nil {
+		return x.Act
+	}
+	return nil
+}
+
+func (x *IntrospectTokenResponse) GetMayAct() *structpb.Struct {
+	if x != nil {
+		return x.MayAct
+	}
+	return nil
+}
+
+func (x *IntrospectTokenResponse) GetCnf() *structpb.Struct {
+	if x != nil {
+		return x.Cnf
+	}
+	return nil
+}
+
+func (x *IntrospectTokenResponse) GetClaims() *structpb.Struct {
+	if x != nil {
+		return x.Claims
+	}
+	return nil
+}
+
+func (x *IntrospectTokenResponse) GetJwt() string {
+	if x != nil {
+		return x.Jwt
+	}
+	return ""
+}
+
+// RevokeTokenRequest names a token.
+type RevokeTokenRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The token.
+	Token string `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"`
+	// What the token is. It changes nothing: access tokens are all that is looked
+	// for.
+	TokenTypeHint string `protobuf:"bytes,2,opt,name=token_type_hint,json=tokenTypeHint,proto3" json:"token_type_hint,omitempty"`
+	// Identifies the client, when it does not authenticate by metadata. Empty when
+	// the token was issued to a workload itself.
+	ClientId string `protobuf:"bytes,3,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	// The client's secret, when it does not authenticate by metadata.
+	ClientSecret string `protobuf:"bytes,4,opt,name=client_secret,json=clientSecret,proto3" json:"client_secret,omitempty"`
+	// A JWT that authenticates the client; see IssueTokenRequest.
+	ClientAssertion string `protobuf:"bytes,20,opt,name=client_assertion,json=clientAssertion,proto3" json:"client_assertion,omitempty"`
+	// What the assertion is; see IssueTokenRequest.
+	ClientAssertionType string `protobuf:"bytes,21,opt,name=client_assertion_type,json=clientAssertionType,proto3" json:"client_assertion_type,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
+}
+
+func (x *RevokeTokenRequest) Reset() {
+	*x = RevokeTokenRequest{}
+	mi := &file_sts_v1_token_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeTokenRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeTokenRequest) ProtoMessage() {}
+
+func (x *RevokeTokenRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_token_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeTokenRequest.ProtoReflect.Descriptor instead.
+func (*RevokeTokenRequest) Descriptor() ([]byte, []int) {
+	return file_sts_v1_token_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *RevokeTokenRequest) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
+}
+
+func (x *RevokeTokenRequest) GetTokenTypeHint() string {
+	if x != nil {
+		return x.TokenTypeHint
+	}
+	return ""
+}
+
+func (x *RevokeTokenRequest) GetClientId() string {
+	if x != nil {
+		return x.ClientId
+	}
+	return ""
+}
+
+func (x *RevokeTokenRequest) GetClientSecret() string {
+	if x != nil {
+		return x.ClientSecret
+	}
+	return ""
+}
+
+func (x *RevokeTokenRequest) GetClientAssertion() string {
+	if x != nil {
+		return x.ClientAssertion
+	}
+	return ""
+}
+
+func (x *RevokeTokenRequest) GetClientAssertionType() string {
+	if x != nil {
+		return x.ClientAssertionType
+	}
+	return ""
+}
+
+// RevokeTokenResponse says nothing more than that it is done.
+type RevokeTokenResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeTokenResponse) Reset() {
+	*x = RevokeTokenResponse{}
+	mi := &file_sts_v1_token_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeTokenResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeTokenResponse) ProtoMessage() {}
+
+func (x *RevokeTokenResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_token_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeTokenResponse.ProtoReflect.Descriptor instead.
+func (*RevokeTokenResponse) Descriptor() ([]byte, []int) {
+	return file_sts_v1_token_proto_rawDescGZIP(), []int{3}
+}
 
 // IssueTokenRequest asks for a token for the client itself.
 type IssueTokenRequest struct {
@@ -54,7 +472,7 @@ type IssueTokenRequest struct {
 
 func (x *IssueTokenRequest) Reset() {
 	*x = IssueTokenRequest{}
-	mi := &file_sts_v1_token_proto_msgTypes[0]
+	mi := &file_sts_v1_token_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -66,7 +484,7 @@ func (x *IssueTokenRequest) String() string {
 func (*IssueTokenRequest) ProtoMessage() {}
 
 func (x *IssueTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_token_proto_msgTypes[0]
+	mi := &file_sts_v1_token_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -79,7 +497,7 @@ func (x *IssueTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssueTokenRequest.ProtoReflect.Descriptor instead.
 func (*IssueTokenRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_token_proto_rawDescGZIP(), []int{0}
+	return file_sts_v1_token_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *IssueTokenRequest) GetGrantType() string {
@@ -182,7 +600,7 @@ type ExchangeTokenRequest struct {
 
 func (x *ExchangeTokenRequest) Reset() {
 	*x = ExchangeTokenRequest{}
-	mi := &file_sts_v1_token_proto_msgTypes[1]
+	mi := &file_sts_v1_token_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -194,7 +612,7 @@ func (x *ExchangeTokenRequest) String() string {
 func (*ExchangeTokenRequest) ProtoMessage() {}
 
 func (x *ExchangeTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_token_proto_msgTypes[1]
+	mi := &file_sts_v1_token_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -207,7 +625,7 @@ func (x *ExchangeTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExchangeTokenRequest.ProtoReflect.Descriptor instead.
 func (*ExchangeTokenRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_token_proto_rawDescGZIP(), []int{1}
+	return file_sts_v1_token_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ExchangeTokenRequest) GetGrantType() string {
@@ -323,7 +741,7 @@ type TokenResponse struct {
 
 func (x *TokenResponse) Reset() {
 	*x = TokenResponse{}
-	mi := &file_sts_v1_token_proto_msgTypes[2]
+	mi := &file_sts_v1_token_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -335,7 +753,7 @@ func (x *TokenResponse) String() string {
 func (*TokenResponse) ProtoMessage() {}
 
 func (x *TokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_token_proto_msgTypes[2]
+	mi := &file_sts_v1_token_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -348,7 +766,7 @@ func (x *TokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenResponse.ProtoReflect.Descriptor instead.
 func (*TokenResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_token_proto_rawDescGZIP(), []int{2}
+	return file_sts_v1_token_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *TokenResponse) GetAccessToken() string {
@@ -402,7 +820,7 @@ type WatchTokenRequest struct {
 
 func (x *WatchTokenRequest) Reset() {
 	*x = WatchTokenRequest{}
-	mi := &file_sts_v1_token_proto_msgTypes[3]
+	mi := &file_sts_v1_token_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -414,7 +832,7 @@ func (x *WatchTokenRequest) String() string {
 func (*WatchTokenRequest) ProtoMessage() {}
 
 func (x *WatchTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_token_proto_msgTypes[3]
+	mi := &file_sts_v1_token_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -427,7 +845,7 @@ func (x *WatchTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchTokenRequest.ProtoReflect.Descriptor instead.
 func (*WatchTokenRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_token_proto_rawDescGZIP(), []int{3}
+	return file_sts_v1_token_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *WatchTokenRequest) GetRequest() isWatchTokenRequest_Request {
@@ -477,7 +895,43 @@ var File_sts_v1_token_proto protoreflect.FileDescriptor
 
 const file_sts_v1_token_proto_rawDesc = "" +
 	"\n" +
-	"\x12sts/v1/token.proto\x12\x06sts.v1\x1a\x1cgoogle/api/annotations.proto\"\xab\x02\n" +
+	"\x12sts/v1/token.proto\x12\x06sts.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1cgoogle/protobuf/struct.proto\"\x9e\x02\n" +
+	"\x16IntrospectTokenRequest\x12\x19\n" +
+	"\x05token\x18\x01 \x01(\tB\x03\x80\x01\x01R\x05token\x12&\n" +
+	"\x0ftoken_type_hint\x18\x02 \x01(\tR\rtokenTypeHint\x12\x1b\n" +
+	"\tclient_id\x18\x03 \x01(\tR\bclientId\x12(\n" +
+	"\rclient_secret\x18\x04 \x01(\tB\x03\x80\x01\x01R\fclientSecret\x12.\n" +
+	"\x10client_assertion\x18\x14 \x01(\tB\x03\x80\x01\x01R\x0fclientAssertion\x122\n" +
+	"\x15client_assertion_type\x18\x15 \x01(\tR\x13clientAssertionType\x12\x16\n" +
+	"\x06format\x18\x16 \x01(\tR\x06format\"\xdc\x03\n" +
+	"\x17IntrospectTokenResponse\x12\x1b\n" +
+	"\x06active\x18\x01 \x01(\bH\x00R\x06active\x88\x01\x01\x12\x14\n" +
+	"\x05scope\x18\x02 \x01(\tR\x05scope\x12\x1b\n" +
+	"\tclient_id\x18\x03 \x01(\tR\bclientId\x12\x1d\n" +
+	"\n" +
+	"token_type\x18\x04 \x01(\tR\ttokenType\x12\x10\n" +
+	"\x03exp\x18\x05 \x01(\rR\x03exp\x12\x10\n" +
+	"\x03iat\x18\x06 \x01(\rR\x03iat\x12\x10\n" +
+	"\x03sub\x18\a \x01(\tR\x03sub\x12\x10\n" +
+	"\x03aud\x18\b \x03(\tR\x03aud\x12\x10\n" +
+	"\x03iss\x18\t \x01(\tR\x03iss\x12\x10\n" +
+	"\x03jti\x18\n" +
+	" \x01(\tR\x03jti\x12\x10\n" +
+	"\x03txn\x18\v \x01(\tR\x03txn\x12)\n" +
+	"\x03act\x18\f \x01(\v2\x17.google.protobuf.StructR\x03act\x120\n" +
+	"\amay_act\x18\r \x01(\v2\x17.google.protobuf.StructR\x06mayAct\x12)\n" +
+	"\x03cnf\x18\x0e \x01(\v2\x17.google.protobuf.StructR\x03cnf\x12/\n" +
+	"\x06claims\x18\x0f \x01(\v2\x17.google.protobuf.StructR\x06claims\x12\x10\n" +
+	"\x03jwt\x18\x10 \x01(\tR\x03jwtB\t\n" +
+	"\a_active\"\x82\x02\n" +
+	"\x12RevokeTokenRequest\x12\x19\n" +
+	"\x05token\x18\x01 \x01(\tB\x03\x80\x01\x01R\x05token\x12&\n" +
+	"\x0ftoken_type_hint\x18\x02 \x01(\tR\rtokenTypeHint\x12\x1b\n" +
+	"\tclient_id\x18\x03 \x01(\tR\bclientId\x12(\n" +
+	"\rclient_secret\x18\x04 \x01(\tB\x03\x80\x01\x01R\fclientSecret\x12.\n" +
+	"\x10client_assertion\x18\x14 \x01(\tB\x03\x80\x01\x01R\x0fclientAssertion\x122\n" +
+	"\x15client_assertion_type\x18\x15 \x01(\tR\x13clientAssertionType\"\x15\n" +
+	"\x13RevokeTokenResponse\"\xab\x02\n" +
 	"\x11IssueTokenRequest\x12\x1d\n" +
 	"\n" +
 	"grant_type\x18\x01 \x01(\tR\tgrantType\x12\x1b\n" +
@@ -516,13 +970,15 @@ const file_sts_v1_token_proto_rawDesc = "" +
 	"\x11WatchTokenRequest\x121\n" +
 	"\x05issue\x18\x01 \x01(\v2\x19.sts.v1.IssueTokenRequestH\x00R\x05issue\x12:\n" +
 	"\bexchange\x18\x02 \x01(\v2\x1c.sts.v1.ExchangeTokenRequestH\x00R\bexchangeB\t\n" +
-	"\arequest2\x91\x02\n" +
+	"\arequest2\xeb\x03\n" +
 	"\fTokenService\x12Z\n" +
 	"\n" +
 	"IssueToken\x12\x19.sts.v1.IssueTokenRequest\x1a\x15.sts.v1.TokenResponse\"\x1a\x82\xd3\xe4\x93\x02\x14:\x01*\"\x0f/v1/token:issue\x12c\n" +
 	"\rExchangeToken\x12\x1c.sts.v1.ExchangeTokenRequest\x1a\x15.sts.v1.TokenResponse\"\x1d\x82\xd3\xe4\x93\x02\x17:\x01*\"\x12/v1/token:exchange\x12@\n" +
 	"\n" +
-	"WatchToken\x12\x19.sts.v1.WatchTokenRequest\x1a\x15.sts.v1.TokenResponse0\x01B.Z,github.com/workload-sts/sts/gen/sts/v1;stsv1b\x06proto3"
+	"WatchToken\x12\x19.sts.v1.WatchTokenRequest\x1a\x15.sts.v1.TokenResponse0\x01\x12s\n" +
+	"\x0fIntrospectToken\x12\x1e.sts.v1.IntrospectTokenRequest\x1a\x1f.sts.v1.IntrospectTokenResponse\"\x1f\x82\xd3\xe4\x93\x02\x19:\x01*\"\x14/v1/token:introspect\x12c\n" +
+	"\vRevokeToken\x12\x1a.sts.v1.RevokeTokenRequest\x1a\x1b.sts.v1.RevokeTokenResponse\"\x1b\x82\xd3\xe4\x93\x02\x15:\x01*\"\x10/v1/token:revokeB.Z,github.com/workload-sts/sts/gen/sts/v1;stsv1b\x06proto3"
 
 var (
 	file_sts_v1_token_proto_rawDescOnce sync.Once
@@ -536,27 +992,40 @@ func file_sts_v1_token_proto_rawDescGZIP() []byte {
 	return file_sts_v1_token_proto_rawDescData
 }
 
-var file_sts_v1_token_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_sts_v1_token_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
 var file_sts_v1_token_proto_goTypes = []any{
-	(*IssueTokenRequest)(nil),    // 0: sts.v1.IssueTokenRequest
-	(*ExchangeTokenRequest)(nil), // 1: sts.v1.ExchangeTokenRequest
-	(*TokenResponse)(nil),        // 2: sts.v1.TokenResponse
-	(*WatchTokenRequest)(nil),    // 3: sts.v1.WatchTokenRequest
+	(*IntrospectTokenRequest)(nil),  // 0: sts.v1.IntrospectTokenRequest
+	(*IntrospectTokenResponse)(nil), // 1: sts.v1.IntrospectTokenResponse
+	(*RevokeTokenRequest)(nil),      // 2: sts.v1.RevokeTokenRequest
+	(*RevokeTokenResponse)(nil),     // 3: sts.v1.RevokeTokenResponse
+	(*IssueTokenRequest)(nil),       // 4: sts.v1.IssueTokenRequest
+	(*ExchangeTokenRequest)(nil),    // 5: sts.v1.ExchangeTokenRequest
+	(*TokenResponse)(nil),           // 6: sts.v1.TokenResponse
+	(*WatchTokenRequest)(nil),       // 7: sts.v1.WatchTokenRequest
+	(*structpb.Struct)(nil),         // 8: google.protobuf.Struct
 }
 var file_sts_v1_token_proto_depIdxs = []int32{
-	0, // 0: sts.v1.WatchTokenRequest.issue:type_name -> sts.v1.IssueTokenRequest
-	1, // 1: sts.v1.WatchTokenRequest.exchange:type_name -> sts.v1.ExchangeTokenRequest
-	0, // 2: sts.v1.TokenService.IssueToken:input_type -> sts.v1.IssueTokenRequest
-	1, // 3: sts.v1.TokenService.ExchangeToken:input_type -> sts.v1.ExchangeTokenRequest
-	3, // 4: sts.v1.TokenService.WatchToken:input_type -> sts.v1.WatchTokenRequest
-	2, // 5: sts.v1.TokenService.IssueToken:output_type -> sts.v1.TokenResponse
-	2, // 6: sts.v1.TokenService.ExchangeToken:output_type -> sts.v1.TokenResponse
-	2, // 7: sts.v1.TokenService.WatchToken:output_type -> sts.v1.TokenResponse
-	5, // [5:8] is the sub-list for method output_type
-	2, // [2:5] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	8,  // 0: sts.v1.IntrospectTokenResponse.act:type_name -> google.protobuf.Struct
+	8,  // 1: sts.v1.IntrospectTokenResponse.may_act:type_name -> google.protobuf.Struct
+	8,  // 2: sts.v1.IntrospectTokenResponse.cnf:type_name -> google.protobuf.Struct
+	8,  // 3: sts.v1.IntrospectTokenResponse.claims:type_name -> google.protobuf.Struct
+	4,  // 4: sts.v1.WatchTokenRequest.issue:type_name -> sts.v1.IssueTokenRequest
+	5,  // 5: sts.v1.WatchTokenRequest.exchange:type_name -> sts.v1.ExchangeTokenRequest
+	4,  // 6: sts.v1.TokenService.IssueToken:input_type -> sts.v1.IssueTokenRequest
+	5,  // 7: sts.v1.TokenService.ExchangeToken:input_type -> sts.v1.ExchangeTokenRequest
+	7,  // 8: sts.v1.TokenService.WatchToken:input_type -> sts.v1.WatchTokenRequest
+	0,  // 9: sts.v1.TokenService.IntrospectToken:input_type -> sts.v1.IntrospectTokenRequest
+	2,  // 10: sts.v1.TokenService.RevokeToken:input_type -> sts.v1.RevokeTokenRequest
+	6,  // 11: sts.v1.TokenService.IssueToken:output_type -> sts.v1.TokenResponse
+	6,  // 12: sts.v1.TokenService.ExchangeToken:output_type -> sts.v1.TokenResponse
+	6,  // 13: sts.v1.TokenService.WatchToken:output_type -> sts.v1.TokenResponse
+	1,  // 14: sts.v1.TokenService.IntrospectToken:output_type -> sts.v1.IntrospectTokenResponse
+	3,  // 15: sts.v1.TokenService.RevokeToken:output_type -> sts.v1.RevokeTokenResponse
+	11, // [11:16] is the sub-list for method output_type
+	6,  // [6:11] is the sub-list for method input_type
+	6,  // [6:6] is the sub-list for extension type_name
+	6,  // [6:6] is the sub-list for extension extendee
+	0,  // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_sts_v1_token_proto_init() }
@@ -564,7 +1033,8 @@ func file_sts_v1_token_proto_init() {
 	if File_sts_v1_token_proto != nil {
 		return
 	}
-	file_sts_v1_token_proto_msgTypes[3].OneofWrappers = []any{
+	file_sts_v1_token_proto_msgTypes[1].OneofWrappers = []any{}
+	file_sts_v1_token_proto_msgTypes[7].OneofWrappers = []any{
 		(*WatchTokenRequest_Issue)(nil),
 		(*WatchTokenRequest_Exchange)(nil),
 	}
@@ -574,7 +1044,7 @@ func file_sts_v1_token_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sts_v1_token_proto_rawDesc), len(file_sts_v1_token_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   4,
+			NumMessages:   8,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -19,9 +19,11 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	TokenService_IssueToken_FullMethodName    = "/sts.v1.TokenService/IssueToken"
-	TokenService_ExchangeToken_FullMethodName = "/sts.v1.TokenService/ExchangeToken"
-	TokenService_WatchToken_FullMethodName    = "/sts.v1.TokenService/WatchToken"
+	TokenService_IssueToken_FullMethodName      = "/sts.v1.TokenService/IssueToken"
+	TokenService_ExchangeToken_FullMethodName   = "/sts.v1.TokenService/ExchangeToken"
+	TokenService_WatchToken_FullMethodName      = "/sts.v1.TokenService/WatchToken"
+	TokenService_IntrospectToken_FullMethodName = "/sts.v1.TokenService/IntrospectToken"
+	TokenService_RevokeToken_FullMethodName     = "/sts.v1.TokenService/RevokeToken"
 )
 
 // TokenServiceClient is the client API for TokenService service.
@@ -45,7 +47,9 @@ const (
 // /sts.v1.TokenService/IssueToken. If proofs need a nonce, each answer has the
 // next one as `dpop-nonce` metadata.
 //
-// Every refusal is a gRPC status whose details carry a google.rpc.ErrorInfo:
+// Every refusal is a gRPC status whose details carry a google.rpc.ErrorInfo, whose
+// metadata also has predicate, presented, expected and hint where `disclosure` of
+// the Client and the Issuers lets the caller know why rules refuse it:
 // its reason is the OAuth error code (invalid_request, invalid_client,
 // invalid_target, ...), its domain is the issuer identifier of this service, and its
 // metadata holds the decision id under `decision_id`. A malformed member is
@@ -77,6 +81,28 @@ type TokenServiceClient interface {
 	// Client assertions are refused here: each token needs an authentication, and
 	// an assertion stands for one.
 	WatchToken(ctx context.Context, in *WatchTokenRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[TokenResponse], error)
+	// IntrospectToken tells whether an access token of this service counts at this
+	// moment [RFC 7662]: it is ours, has not expired and has not been revoked.
+	//
+	// The caller authenticates as at the token endpoint. To a client that is an
+	// Audience of the token, or one that an Audience of it names in `introspectors`,
+	// an active token is told with its claims. To everybody else, and of everything
+	// that is no such token, the answer is that it is not active, and nothing else.
+	//
+	// A token that is bound to a key has `cnf`: it is for the caller to see that
+	// whoever presents it proves to have the key.
+	IntrospectToken(ctx context.Context, in *IntrospectTokenRequest, opts ...grpc.CallOption) (*IntrospectTokenResponse, error)
+	// RevokeToken makes an access token of this service count no more, and all
+	// tokens that were exchanged from it [RFC 7009]. When it has answered, that is
+	// durable and in force at this node, and at others within a second.
+	//
+	// The client that the token was issued to asks for it. A token that was issued
+	// to a workload itself is revoked by whoever presents it, without a client, and
+	// with proof of its key if it is bound to one. One of another client is
+	// PERMISSION_DENIED (unauthorized_client); what is no token that counts is no
+	// error, and nothing happens. After UNAVAILABLE the token may or may not be
+	// revoked; try again.
+	RevokeToken(ctx context.Context, in *RevokeTokenRequest, opts ...grpc.CallOption) (*RevokeTokenResponse, error)
 }
 
 type tokenServiceClient struct {
@@ -126,6 +152,26 @@ func (c *tokenServiceClient) WatchToken(ctx context.Context, in *WatchTokenReque
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type TokenService_WatchTokenClient = grpc.ServerStreamingClient[TokenResponse]
 
+func (c *tokenServiceClient) IntrospectToken(ctx context.Context, in *IntrospectTokenRequest, opts ...grpc.CallOption) (*IntrospectTokenResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(IntrospectTokenResponse)
+	err := c.cc.Invoke(ctx, TokenService_IntrospectToken_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *tokenServiceClient) RevokeToken(ctx context.Context, in *RevokeTokenRequest, opts ...grpc.CallOption) (*RevokeTokenResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(RevokeTokenResponse)
+	err := c.cc.Invoke(ctx, TokenService_RevokeToken_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // TokenServiceServer is the server API for TokenService service.
 // All implementations must embed UnimplementedTokenServiceServer
 // for forward compatibility.
@@ -147,7 +193,9 @@ type TokenService_WatchTokenClient = grpc.ServerStreamingClient[TokenResponse]
 // /sts.v1.TokenService/IssueToken. If proofs need a nonce, each answer has the
 // next one as `dpop-nonce` metadata.
 //
-// Every refusal is a gRPC status whose details carry a google.rpc.ErrorInfo:
+// Every refusal is a gRPC status whose details carry a google.rpc.ErrorInfo, whose
+// metadata also has predicate, presented, expected and hint where `disclosure` of
+// the Client and the Issuers lets the caller know why rules refuse it:
 // its reason is the OAuth error code (invalid_request, invalid_client,
 // invalid_target, ...), its domain is the issuer identifier of this service, and its
 // metadata holds the decision id under `decision_id`. A malformed member is
@@ -179,6 +227,28 @@ type TokenServiceServer interface {
 	// Client assertions are refused here: each token needs an authentication, and
 	// an assertion stands for one.
 	WatchToken(*WatchTokenRequest, grpc.ServerStreamingServer[TokenResponse]) error
+	// IntrospectToken tells whether an access token of this service counts at this
+	// moment [RFC 7662]: it is ours, has not expired and has not been revoked.
+	//
+	// The caller authenticates as at the token endpoint. To a client that is an
+	// Audience of the token, or one that an Audience of it names in `introspectors`,
+	// an active token is told with its claims. To everybody else, and of everything
+	// that is no such token, the answer is that it is not active, and nothing else.
+	//
+	// A token that is bound to a key has `cnf`: it is for the caller to see that
+	// whoever presents it proves to have the key.
+	IntrospectToken(context.Context, *IntrospectTokenRequest) (*IntrospectTokenResponse, error)
+	// RevokeToken makes an access token of this service count no more, and all
+	// tokens that were exchanged from it [RFC 7009]. When it has answered, that is
+	// durable and in force at this node, and at others within a second.
+	//
+	// The client that the token was issued to asks for it. A token that was issued
+	// to a workload itself is revoked by whoever presents it, without a client, and
+	// with proof of its key if it is bound to one. One of another client is
+	// PERMISSION_DENIED (unauthorized_client); what is no token that counts is no
+	// error, and nothing happens. After UNAVAILABLE the token may or may not be
+	// revoked; try again.
+	RevokeToken(context.Context, *RevokeTokenRequest) (*RevokeTokenResponse, error)
 	mustEmbedUnimplementedTokenServiceServer()
 }
 
@@ -197,6 +267,12 @@ func (UnimplementedTokenServiceServer) ExchangeToken(context.Context, *ExchangeT
 }
 func (UnimplementedTokenServiceServer) WatchToken(*WatchTokenRequest, grpc.ServerStreamingServer[TokenResponse]) error {
 	return status.Error(codes.Unimplemented, "method WatchToken not implemented")
+}
+func (UnimplementedTokenServiceServer) IntrospectToken(context.Context, *IntrospectTokenRequest) (*IntrospectTokenResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method IntrospectToken not implemented")
+}
+func (UnimplementedTokenServiceServer) RevokeToken(context.Context, *RevokeTokenRequest) (*RevokeTokenResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method RevokeToken not implemented")
 }
 func (UnimplementedTokenServiceServer) mustEmbedUnimplementedTokenServiceServer() {}
 func (UnimplementedTokenServiceServer) testEmbeddedByValue()                      {}
@@ -266,6 +342,42 @@ func _TokenService_WatchToken_Handler(srv interface{}, stream grpc.ServerStream)
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type TokenService_WatchTokenServer = grpc.ServerStreamingServer[TokenResponse]
 
+func _TokenService_IntrospectToken_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(IntrospectTokenRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TokenServiceServer).IntrospectToken(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TokenService_IntrospectToken_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TokenServiceServer).IntrospectToken(ctx, req.(*IntrospectTokenRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _TokenService_RevokeToken_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RevokeTokenRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(TokenServiceServer).RevokeToken(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: TokenService_RevokeToken_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(TokenServiceServer).RevokeToken(ctx, req.(*RevokeTokenRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // TokenService_ServiceDesc is the grpc.ServiceDesc for TokenService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -280,6 +392,14 @@ var TokenService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ExchangeToken",
 			Handler:    _TokenService_ExchangeToken_Handler,
+		},
+		{
+			MethodName: "IntrospectToken",
+			Handler:    _TokenService_IntrospectToken_Handler,
+		},
+		{
+			MethodName: "RevokeToken",
+			Handler:    _TokenService_RevokeToken_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -1,0 +1,128 @@
+package sts
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"github.com/workload-sts/sts/policy"
+)
+
+// Retrial is what would come of a recorded decision.
+type Retrial struct {
+	Outcome
+	// Unknown says why it cannot be told; the Outcome then tells nothing.
+	Unknown string
+}
+
+// Retry decides what a record tells of by the resources in force.
+func (o *Offline) Retry(ctx context.Context, r *Record) Retrial {
+	return o.service.retry(ctx, o.st, r)
+}
+
+// retry asks the rules of a state what a record's were asked.
+func (s *Service) retry(ctx context.Context, st *state, r *Record) Retrial {
+	switch {
+	case r.Facts == nil:
+		return Retrial{Unknown: "rules were not asked: " + r.Reason}
+	case r.Facts.Subject == nil && r.Grant == TokenExchange:
+		return Retrial{Unknown: r.Facts.Incomplete}
+	}
+	d := &decision{st: st, now: r.Time, rec: Record{Client: r.Client}}
+	d.asked = policy.Request{
+		Now: r.Time, SelfIssuer: s.issuer, Proven: r.Facts.Proven,
+		Targets: r.AskedAudiences, Scopes: r.AskedScopes, TokenType: r.AskedType.short(),
+	}
+	out := Retrial{Outcome: Outcome{Revision: st.revision}}
+	if e := d.revive(r); e != nil {
+		d.because(e)
+		out.Error, out.Reasons = e, d.rec.Reasons
+		return out
+	}
+	if missing := st.missing(r.Facts); missing != "" {
+		return Retrial{Unknown: missing}
+	}
+	return Retrial{Outcome: s.decided(ctx, d)}
+}
+
+// revive finds who asked, and their tokens.
+func (d *decision) revive(r *Record) *Error {
+	if r.Client != "" {
+		c, known := d.st.clients[r.Client]
+		switch {
+		case !known:
+			return invalidClient("no client of this name")
+		case c.Disabled:
+			return invalidClient("the client is disabled")
+		}
+		d.asked.Client = &c.party
+	}
+	for _, p := range []struct {
+		facts *FactsToken
+		to    **policy.Token
+		field string
+	}{{r.Facts.Subject, &d.asked.Subject, "subject_token"}, {r.Facts.Actor, &d.asked.Actor, "actor_token"}} {
+		if p.facts == nil {
+			continue
+		}
+		i := d.st.resources[Ref{KindIssuer, p.facts.Issuer}].Issuer
+		switch {
+		case p.facts.Issuer == policy.Self:
+		case i == nil:
+			return d.untrusted(p.field, map[string]any{"iss": p.facts.Iss})
+		case r.Client == "" && !i.SelfPresented:
+			e := invalidClientMissing()
+			e.Err = reason("the Issuer does not have self_presented")
+			return e
+		}
+		token := p.facts.Token
+		*p.to = &token
+	}
+	return nil
+}
+
+// missing says which claims the rules could read that facts do not tell of; empty
+// if none.
+func (st *state) missing(f *Facts) string {
+	issuer := ""
+	if f.Subject != nil {
+		issuer = f.Subject.Issuer
+	}
+	reads := st.rules.Reads(issuer)
+	if reads.Any && (f.Subject != nil || f.Actor != nil) {
+		return factsAny
+	}
+	for _, p := range []struct {
+		facts *FactsToken
+		names []string
+	}{{f.Subject, reads.Subject}, {f.Actor, reads.Actor}} {
+		if p.facts == nil {
+			continue
+		}
+		for _, name := range p.names {
+			if _, ok := p.facts.Claims[name]; !ok && !slices.Contains(p.facts.Absent, name) {
+				return fmt.Sprintf("a rule reads the claim %q, which was not recorded", name)
+			}
+		}
+	}
+	return ""
+}
+
+// Explained is a decision that was taken, with why.
+type Explained struct {
+	Record *Record
+	// Now is what comes of the same request by the revision in force, which is the
+	// recorded one unless the resources have changed.
+	Now      Retrial
+	Revision int64 // in force
+}
+
+// ExplainDecision explains a decision that this node took lately, by its id.
+func (s *Service) ExplainDecision(ctx context.Context, id string) (Explained, error) {
+	r, ok := s.recent.get(id)
+	if !ok {
+		return Explained{}, &Error{Code: NotFound, Message: "this node does not know the decision: it remembers its latest ones only, and those of other nodes not at all; look for it in the audit log with `stsctl explain ID --audit FILE`"}
+	}
+	st := s.state.Load()
+	return Explained{Record: r, Now: s.retry(ctx, st, r), Revision: st.revision}, nil
+}
