@@ -12,7 +12,7 @@ import (
 
 // ErrRestored is why a cluster is refused that has lost what it had acknowledged,
 // or is not the one that it was.
-var ErrRestored = errors.New("the etcd cluster was restored from a backup or replaced, and what was revoked or used since then is not known; see docs/storage.md, then let it be used with `stsctl storage confirm`")
+var ErrRestored = errors.New("the etcd cluster was restored from a backup or replaced, and what was revoked or used since then is not known; see docs/etcd.md, then let it be used with `stsctl storage confirm`")
 
 // ErrDoubt is what an error of Txn is if the transaction may have been done, or may
 // still be. One that is not was certainly not done.
@@ -26,7 +26,7 @@ var etcdAdvice = []struct {
 }{
 	{rpctypes.ErrNoSpace, "etcd has raised the alarm NOSPACE and takes no writes: its database has reached its quota (--quota-backend-bytes); compact and defragment it, then disarm the alarm with `etcdctl alarm disarm`"},
 	{rpctypes.ErrCorrupt, "etcd has raised the alarm CORRUPT: its members differ; see its operator"},
-	{rpctypes.ErrPermissionDenied, "etcd denies %[1]s what it needs: grant its role readwrite on the prefix %[2]s, as docs/storage.md shows"},
+	{rpctypes.ErrPermissionDenied, "etcd denies %[1]s what it needs: grant its role readwrite on the prefix %[2]s, as docs/etcd.md shows"},
 	{rpctypes.ErrUserEmpty, "etcd demands a login: set storage.etcd.username and password_file"},
 	{rpctypes.ErrAuthFailed, "etcd refuses the login of %[1]s: is the password in password_file the right one?"},
 	{rpctypes.ErrInvalidAuthToken, "etcd does not know the login of %[1]s any more; it is made anew"},

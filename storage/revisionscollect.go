@@ -63,6 +63,7 @@ func sleep(ctx context.Context, d time.Duration, signal <-chan struct{}) {
 // for pages that no revision has; else only those of revisions that go, and of
 // commits of this process that came to nothing, are looked at.
 func (s *Store) collect(ctx context.Context, keep int, all bool) (done bool, err error) {
+	keep = max(keep, 1) // what is in force
 	// 1. The head comes first: see headKey.
 	h, err := s.readHead(ctx)
 	if err != nil || h.entry.Revision == 0 {

@@ -555,3 +555,29 @@ func TestSignedIntrospection(t *testing.T) {
 		t.Error("a plain answer depends on a signing key [F01]")
 	}
 }
+
+// TestRestored makes nothing count that was issued before the store was restored
+// [B-02].
+func TestRestored(t *testing.T) {
+	f := newFixture(t)
+	token, _ := f.token(t, f.credentials("web"))
+	for i := range 2 {
+		records := len(f.audit.records)
+		if err := f.service.RevokeRestored(t.Context(), f.now); err != nil {
+			t.Fatal(err)
+		}
+		if got := len(f.audit.records) - records; got != 1-i || f.audit.last().Event != sts.EventRevoke {
+			t.Errorf("start %d: %d records, the last %+v", i, got, f.audit.last())
+		}
+	}
+	f.now = f.now.Add(time.Second)
+	if f.introspect(t, "web", token.Value).Active {
+		t.Error("a token of before is active")
+	}
+	f.token(t, f.credentials("web"))
+	f.now = f.now.Add(30 * 24 * time.Hour)
+	clear(f.revoked.m)
+	if err := f.service.RevokeRestored(t.Context(), f.now.Add(-20*24*time.Hour)); err != nil || f.revoked.Count() > 0 {
+		t.Errorf("long ago: %d revocations, %v", f.revoked.Count(), err)
+	}
+}

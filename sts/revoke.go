@@ -346,3 +346,22 @@ func (s *Service) Revocations(ctx context.Context, kind RevocationKind, after *R
 
 // RevocationCount is how many revocations there are.
 func (s *Service) RevocationCount() int { return s.revocations.Count() }
+
+// RevokeRestored revokes everything that was issued before the store was restored
+// from a backup: what had been revoked by then is not known any more. It is called
+// at each start, and does something at the first.
+func (s *Service) RevokeRestored(ctx context.Context, at time.Time) error {
+	r := Revocation{
+		Kind: RevokeAll, Before: at.UTC(), Created: s.now().UTC(), By: "this service",
+		Reason: "the storage was restored from a backup, and what had been revoked since is not known",
+	}
+	r.Expires = s.state.Load().outlived(r, at)
+	if s.revocations.Revoked(r.Name(), at) || !s.now().Before(r.Expires) {
+		return nil
+	}
+	done, e := s.add(ctx, r)
+	if e != nil {
+		return e
+	}
+	return s.recordEvent(ctx, &Record{Event: EventRevoke, Outcome: "allow", Revocation: &done})
+}

@@ -33,6 +33,8 @@ no file mentions stay as they are; remove them with ` + "`stsctl delete`" + `.`,
 	req := &stsv1.ApplyRequest{}
 	cmd.Flags().StringArrayVarP(&paths, "file", "f", nil, "`FILE`, directory or - to read; may repeat")
 	cmd.Flags().BoolVar(&req.DryRun, "dry-run", false, "check everything on the server, change nothing")
+	cmd.Flags().StringVar(&req.Why, "why", "", "`REASON` of the change, for `stsctl policy history`")
+	cmd.Flags().BoolVar(&req.Shadow, "shadow", false, "put nothing in force: have the change decide beside what is, see `stsctl policy diff --shadow`")
 	cmd.Flags().Int64Var(&req.ExpectedRevision, "expected-revision", 0, "refuse if the resources have another `REVISION`, because someone else changed them")
 	out := outputFlag(cmd, "text", "json", "yaml")
 	c.conn.admin(cmd)
@@ -66,6 +68,8 @@ issuer, audience or rule.`,
 	req := &stsv1.ApplyRequest{}
 	cmd.Flags().StringArrayVarP(&paths, "file", "f", nil, "`FILE`, directory or - whose resources to delete; may repeat")
 	cmd.Flags().BoolVar(&req.DryRun, "dry-run", false, "check everything on the server, change nothing")
+	cmd.Flags().StringVar(&req.Why, "why", "", "`REASON` of the change, for `stsctl policy history`")
+	cmd.Flags().BoolVar(&req.Shadow, "shadow", false, "put nothing in force: have the change decide beside what is, see `stsctl policy diff --shadow`")
 	out := outputFlag(cmd, "text", "json", "yaml")
 	c.conn.admin(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
@@ -174,16 +178,17 @@ func (c *cli) reportChange(req *stsv1.ApplyRequest, done *stsv1.ApplyResponse, o
 	}
 	result := struct {
 		Revision int64 `json:"revision"`
+		Shadow   int64 `json:"shadow_revision,omitempty"`
 		DryRun   bool  `json:"dry_run"`
 		Created  []ref `json:"created"`
 		Updated  []ref `json:"updated"`
 		Deleted  []ref `json:"deleted"`
-	}{done.GetRevision(), req.GetDryRun(), refs(done.GetCreated()), refs(done.GetUpdated()), refs(done.GetDeleted())}
+	}{done.GetRevision(), done.GetShadowRevision(), req.GetDryRun(), refs(done.GetCreated()), refs(done.GetUpdated()), refs(done.GetDeleted())}
 	if written, err := out.write(c.stdout, result); written {
 		return err
 	}
 	would := ""
-	if req.GetDryRun() {
+	if req.GetDryRun() || req.GetShadow() {
 		would = "would be "
 	}
 	for _, part := range []struct {
@@ -198,8 +203,11 @@ func (c *cli) reportChange(req *stsv1.ApplyRequest, done *stsv1.ApplyResponse, o
 	if same := len(req.GetResources()) - len(result.Created) - len(result.Updated); same > 0 {
 		summary = fmt.Sprintf("%d unchanged, %s", same, summary)
 	}
-	if req.GetDryRun() {
+	switch {
+	case req.GetDryRun():
 		summary += ", nothing was changed"
+	case req.GetShadow():
+		summary += fmt.Sprintf(" goes on; shadow revision %d decides beside it", result.Shadow)
 	}
 	_, err := fmt.Fprintln(c.stdout, summary)
 	return err

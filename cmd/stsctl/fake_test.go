@@ -56,6 +56,7 @@ type fakeServer struct {
 	resources map[string]*stsv1.Resource // by kind/name
 	revision  int64
 	keys      []*stsv1.KeySetStatus
+	revoked   []*stsv1.Revocation
 	backups   int // that were asked for
 }
 

@@ -32,7 +32,9 @@ func send(ctx context.Context, admin stsv1.AdminServiceClient, parts []*stsv1.Ap
 // split divides a change into parts that fit into a message each. large is the
 // place of a resource that fits into none, else -1.
 func split(change *stsv1.ApplyRequest) (parts []*stsv1.ApplyRequest, large int) {
-	part := &stsv1.ApplyRequest{DryRun: change.GetDryRun(), ExpectedRevision: change.GetExpectedRevision()}
+	part := &stsv1.ApplyRequest{
+		DryRun: change.GetDryRun(), ExpectedRevision: change.GetExpectedRevision(), Shadow: change.GetShadow(), Why: change.GetWhy(),
+	}
 	parts, large = append(parts, part), -1
 	size := proto.Size(part)
 	// add makes room for an element of a list.

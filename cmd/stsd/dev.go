@@ -95,6 +95,7 @@ func devConfig(dir string, o devOptions) *stsv1.ServerConfig {
 		Log:      &stsv1.LogConfig{Level: "info"},
 		Admin:    &stsv1.AdminConfig{Socket: &stsv1.AdminSocketConfig{Path: filepath.Join(dir, adminSocketName)}, TokenFile: filepath.Join(dir, "admin.token")},
 	}
+	configCheck{}.revisions(c.Storage) // for the defaults
 	if server.CheckSocketPath(c.Admin.Socket.Path) != nil {
 		c.Admin.Socket.Path = "" // too deep a directory; there is the token
 	}

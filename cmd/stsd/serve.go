@@ -21,9 +21,6 @@ import (
 	"github.com/workload-sts/sts/sts/server"
 )
 
-// keepRevisions is how many revisions of the resources are kept.
-const keepRevisions = 100
-
 // certificateCheck is how often certificate files are looked at.
 const certificateCheck = 10 * time.Second
 
@@ -96,6 +93,7 @@ type node struct {
 	replay  sts.Replay
 	revoked *storage.Revocations
 	store   *storage.Store
+	keep    int // revisions of the resources
 	service *sts.Service
 	server  *server.Server
 	log     *slog.Logger
@@ -119,7 +117,7 @@ func open(ctx context.Context, c *stsv1.ServerConfig, createKeyFile bool, stderr
 
 // wire wires all that stands on a store.
 func (n *node) wire(ctx context.Context, c *stsv1.ServerConfig, store *storage.Store, createKeyFile bool) (err error) {
-	n.store = store
+	n.store, n.keep = store, int(c.Storage.KeepRevisions)
 	if n.ring, err = n.openKeys(ctx, c, store.KeyStates(), createKeyFile); err != nil {
 		return err
 	}
@@ -147,7 +145,15 @@ func (n *node) wire(ctx context.Context, c *stsv1.ServerConfig, store *storage.S
 		Limits: sts.Limits{
 			Total: server.RateFromProto(c.Limits.Total), Source: server.RateFromProto(c.Limits.Source), Client: server.RateFromProto(c.Limits.Client),
 		},
+		MaxStaleness: c.Storage.MaxStaleness.AsDuration(),
 	})
+	if err != nil {
+		return err
+	}
+	restored, err := store.Restored(ctx)
+	if err == nil && !restored.IsZero() {
+		err = n.service.RevokeRestored(ctx, restored)
+	}
 	if err != nil {
 		return err
 	}
@@ -210,7 +216,7 @@ func (n *node) serve(ctx context.Context, ls listeners) error {
 	g.Go(func() error { return n.revoked.Run(serving) })
 	g.Go(func() error { return n.service.Run(serving) })
 	g.Go(func() error {
-		n.store.Collect(serving, keepRevisions, func(err error) { n.log.Warn("storage", "error", err.Error()) })
+		n.store.Collect(serving, n.keep, func(err error) { n.log.Warn("storage", "error", err.Error()) })
 		return nil
 	})
 	g.Go(func() error {

@@ -12,6 +12,7 @@ import (
 
 // storage checks where state is kept.
 func (k configCheck) storage(c *stsv1.StorageConfig) {
+	k.revisions(c)
 	switch {
 	case c.BoltFile == "" && c.Etcd == nil:
 		k.report("storage", "needs one of bolt_file, a file of this machine, and etcd, a cluster that several nodes share")
@@ -30,6 +31,16 @@ func (k configCheck) storage(c *stsv1.StorageConfig) {
 		c.ReplayFile = k.newFile("storage.replay_file", c.ReplayFile)
 		k.apart("storage.replay_file", c.ReplayFile, "storage.bolt_file", c.BoltFile)
 	}
+}
+
+// revisions checks how resources are kept and followed.
+func (k configCheck) revisions(c *stsv1.StorageConfig) {
+	const staleness, leastStaleness, mostStaleness = 30 * time.Second, 5 * time.Second, 5 * time.Minute
+	k.duration("storage.max_staleness", &c.MaxStaleness, staleness, mostStaleness)
+	if d := c.MaxStaleness.AsDuration(); d > 0 && d < leastStaleness {
+		k.report("storage.max_staleness", fmt.Sprintf("is %s; it must be at least %s, since the storage confirms about once a second and may be slow to", d, leastStaleness))
+	}
+	k.number("storage.keep_revisions", &c.KeepRevisions, 100, 10_000)
 }
 
 func (k configCheck) etcd(path string, c *stsv1.EtcdConfig) {

@@ -49,6 +49,13 @@ var accessTo = map[string]access{
 	stsv1.AdminService_DeleteResource_FullMethodName: {who: writers},
 	stsv1.AdminService_ListKeys_FullMethodName:       {who: readers},
 
+	stsv1.AdminService_ListRevisions_FullMethodName: {who: readers},
+	stsv1.AdminService_GetRevision_FullMethodName:   {who: readers},
+	stsv1.AdminService_Rollback_FullMethodName:      {who: writers},
+	stsv1.AdminService_GetShadow_FullMethodName:     {who: readers},
+	stsv1.AdminService_PromoteShadow_FullMethodName: {who: writers},
+	stsv1.AdminService_DiscardShadow_FullMethodName: {who: writers},
+
 	stsv1.AdminService_RotateClientSecret_FullMethodName: {who: writers},
 	stsv1.AdminService_GetClientStatus_FullMethodName:    {who: readers},
 

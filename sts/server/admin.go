@@ -28,7 +28,9 @@ func (a *adminService) Apply(ctx context.Context, m *stsv1.ApplyRequest) (*stsv1
 	if bad := tooMany(m); bad != nil {
 		return nil, bad
 	}
-	change := sts.Change{Expected: m.GetExpectedRevision(), DryRun: m.GetDryRun(), Match: map[sts.Ref]string{}}
+	change := sts.Change{
+		Expected: m.GetExpectedRevision(), DryRun: m.GetDryRun(), Shadow: m.GetShadow(), Why: m.GetWhy(), By: principalOf(ctx), Match: map[sts.Ref]string{},
+	}
 	var problems []sts.Problem
 	for i, r := range m.GetResources() {
 		resource, ps := FromProto(r)
@@ -58,30 +60,7 @@ func (a *adminService) Apply(ctx context.Context, m *stsv1.ApplyRequest) (*stsv1
 	if len(problems) > 0 {
 		return nil, &sts.Error{Code: sts.InvalidResource, Problems: problems, Message: "nothing was changed: resources are not well-formed"}
 	}
-	done, err := a.apply(ctx, change)
-	if err != nil {
-		return nil, err
-	}
-	return &stsv1.ApplyResponse{
-		Revision: done.Revision,
-		Created:  refsToProto(done.Created),
-		Updated:  refsToProto(done.Updated),
-		Deleted:  refsToProto(done.Deleted),
-	}, nil
-}
-
-// principalOf is who makes a call of the admin interface.
-func principalOf(ctx context.Context) sts.Principal {
-	if k, ok := callOf(ctx); ok && k.caller != nil {
-		return k.caller.principal
-	}
-	return sts.Principal{}
-}
-
-// apply makes a change for the caller.
-func (a *adminService) apply(ctx context.Context, c sts.Change) (sts.Changed, error) {
-	c.By = principalOf(ctx)
-	return a.service.Apply(ctx, c)
+	return applied(a.service.Apply(ctx, change))
 }
 
 func tooMany(m *stsv1.ApplyRequest) *refusal {
@@ -144,11 +123,11 @@ func (a *adminService) DeleteResource(ctx context.Context, m *stsv1.DeleteResour
 	if _, _, err := a.service.Resource(ref); err != nil {
 		return nil, err
 	}
-	change := sts.Change{Delete: []sts.Ref{ref}, Match: map[sts.Ref]string{}}
+	change := sts.Change{Delete: []sts.Ref{ref}, By: principalOf(ctx), Match: map[sts.Ref]string{}}
 	if bad := expects(ctx, change, ref, m.GetEtag(), false); bad != nil {
 		return nil, bad
 	}
-	done, err := a.apply(ctx, change)
+	done, err := a.service.Apply(ctx, change)
 	if err != nil {
 		return nil, err
 	}

@@ -17,10 +17,16 @@ type metrics struct {
 	limited  *prometheus.CounterVec
 	watches  prometheus.Gauge
 	build    *prometheus.GaugeVec
+	service  *sts.Service // nil: only to describe
 
 	introspections *prometheus.CounterVec
 	revocations    prometheus.GaugeFunc
 }
+
+var (
+	descStaleness = prometheus.NewDesc("sts_storage_staleness_seconds", "Time since the storage confirmed last which resources are in force.", nil, nil)
+	descShadow    = prometheus.NewDesc("sts_shadow_decisions_total", "Decisions made beside those in force by a shadow revision on this node, by result: same, skipped, or what was different.", []string{"result"}, nil)
+)
 
 // newMetrics may get no service, for what the metrics are called.
 func newMetrics(version string, service *sts.Service) *metrics {
@@ -55,6 +61,7 @@ func newMetrics(version string, service *sts.Service) *metrics {
 			Help: "Revocations whose tokens may still be alive, as this node knows them.",
 		}, func() float64 { return float64(service.RevocationCount()) }),
 	}
+	m.service = service
 	m.build.WithLabelValues(version, runtime.Version()).Set(1)
 	return m
 }
@@ -64,12 +71,18 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, c := range m.all() {
 		c.Describe(ch)
 	}
+	ch <- descStaleness
+	ch <- descShadow
 }
 
 // Collect implements prometheus.Collector.
 func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	for _, c := range m.all() {
 		c.Collect(ch)
+	}
+	ch <- prometheus.MustNewConstMetric(descStaleness, prometheus.GaugeValue, m.service.Staleness().Seconds())
+	for result, n := range m.service.ShadowDecisions() {
+		ch <- prometheus.MustNewConstMetric(descShadow, prometheus.CounterValue, float64(n), result)
 	}
 }
 

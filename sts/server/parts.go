@@ -54,6 +54,7 @@ func receiveParts(ctx context.Context, recv func() (*stsv1.ApplyRequest, error))
 		}
 		if first {
 			whole.DryRun, whole.ExpectedRevision = part.GetDryRun(), part.GetExpectedRevision()
+			whole.Shadow, whole.Why = part.GetShadow(), part.GetWhy()
 		}
 		if bad := contradicts(part, whole); bad != nil {
 			return nil, bad
@@ -78,6 +79,10 @@ func contradicts(part, whole *stsv1.ApplyRequest) *refusal {
 	switch e := part.GetExpectedRevision(); {
 	case part.GetDryRun() && !whole.GetDryRun():
 		return malformed("dry_run", "the first message of a change says whether it is a dry run, and this one says something else")
+	case part.GetShadow() && !whole.GetShadow():
+		return malformed("shadow", "the first message of a change says whether it is for the shadow revision, and this one says something else")
+	case part.GetWhy() != "" && part.GetWhy() != whole.GetWhy():
+		return malformed("why", "the first message of a change says why it is made, and this one says something else")
 	case e != 0 && e != whole.GetExpectedRevision():
 		return malformed("expected_revision", "the first message of a change says which revision it expects, and this one says something else")
 	}

@@ -22,11 +22,11 @@ func (a *adminService) PutResource(ctx context.Context, m *stsv1.PutResourceRequ
 	if r.Ref() != ref {
 		return nil, malformed("name", "the resource is another one than kind and name say; to rename one, apply a change that deletes it and puts the new one")
 	}
-	change := sts.Change{Put: []sts.Resource{r}, Match: map[sts.Ref]string{}}
+	change := sts.Change{Put: []sts.Resource{r}, By: principalOf(ctx), Match: map[sts.Ref]string{}}
 	if bad := expects(ctx, change, ref, m.GetEtag(), m.GetCreate()); bad != nil {
 		return nil, bad
 	}
-	done, err := a.apply(ctx, change)
+	done, err := a.service.Apply(ctx, change)
 	if err != nil {
 		return nil, err
 	}

@@ -39,7 +39,13 @@ type ApplyRequest struct {
 	ExpectedRevision int64 `protobuf:"varint,4,opt,name=expected_revision,json=expectedRevision,proto3" json:"expected_revision,omitempty"`
 	// Resources that must be as the caller has seen them, by their etag. One that is
 	// not is ABORTED, and nothing changes.
-	Match         []*ResourceMatch `protobuf:"bytes,5,rep,name=match,proto3" json:"match,omitempty"`
+	Match []*ResourceMatch `protobuf:"bytes,7,rep,name=match,proto3" json:"match,omitempty"`
+	// Why, for who reads the history: up to 1,000 characters.
+	Why string `protobuf:"bytes,5,opt,name=why,proto3" json:"why,omitempty"`
+	// Nothing is put in force: the change becomes the shadow revision, which decides
+	// beside the one in force and affects nobody. It takes the place of the shadow
+	// revision that is there.
+	Shadow        bool `protobuf:"varint,6,opt,name=shadow,proto3" json:"shadow,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -107,6 +113,20 @@ func (x *ApplyRequest) GetMatch() []*ResourceMatch {
 		return x.Match
 	}
 	return nil
+}
+
+func (x *ApplyRequest) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+func (x *ApplyRequest) GetShadow() bool {
+	if x != nil {
+		return x.Shadow
+	}
+	return false
 }
 
 // ResourceMatch says what a resource must be.
@@ -393,9 +413,12 @@ type ApplyResponse struct {
 	// Resources that were replaced by different ones.
 	Updated []*ResourceRef `protobuf:"bytes,3,rep,name=updated,proto3" json:"updated,omitempty"`
 	// Resources that are gone.
-	Deleted       []*ResourceRef `protobuf:"bytes,4,rep,name=deleted,proto3" json:"deleted,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Deleted []*ResourceRef `protobuf:"bytes,4,rep,name=deleted,proto3" json:"deleted,omitempty"`
+	// Of a change with `shadow`: the number of the shadow revision. Those have numbers
+	// of their own.
+	ShadowRevision int64 `protobuf:"varint,5,opt,name=shadow_revision,json=shadowRevision,proto3" json:"shadow_revision,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *ApplyResponse) Reset() {
@@ -454,6 +477,13 @@ func (x *ApplyResponse) GetDeleted() []*ResourceRef {
 		return x.Deleted
 	}
 	return nil
+}
+
+func (x *ApplyResponse) GetShadowRevision() int64 {
+	if x != nil {
+		return x.ShadowRevision
+	}
+	return 0
 }
 
 // GetResourceRequest names the resource.
@@ -2519,17 +2549,1150 @@ func (x *BackupEnd) GetRevision() int64 {
 	return 0
 }
 
+// Revision is what is known about a revision besides its resources.
+type Revision struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its number: 1 is the first.
+	Revision int64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	// The revision in force that it changed; 0: there was none.
+	Base int64 `protobuf:"varint,2,opt,name=base,proto3" json:"base,omitempty"`
+	// If not 0: it goes back to the resources of this one.
+	Restores int64 `protobuf:"varint,3,opt,name=restores,proto3" json:"restores,omitempty"`
+	// If not 0: it was this shadow revision.
+	Promotes int64 `protobuf:"varint,4,opt,name=promotes,proto3" json:"promotes,omitempty"`
+	// When it was made.
+	Time *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=time,proto3" json:"time,omitempty"`
+	// Who made it: a subject, the label of a certificate, a user; empty: the server
+	// itself.
+	By string `protobuf:"bytes,6,opt,name=by,proto3" json:"by,omitempty"`
+	// How they were authenticated: token, certificate, socket or token_file.
+	Method string `protobuf:"bytes,7,opt,name=method,proto3" json:"method,omitempty"`
+	// Network address that they called from.
+	Peer string `protobuf:"bytes,8,opt,name=peer,proto3" json:"peer,omitempty"`
+	// Why, in their words.
+	Why string `protobuf:"bytes,9,opt,name=why,proto3" json:"why,omitempty"`
+	// How many resources it has.
+	Resources int64 `protobuf:"varint,10,opt,name=resources,proto3" json:"resources,omitempty"`
+	// What it created.
+	Created *ChangedResources `protobuf:"bytes,11,opt,name=created,proto3" json:"created,omitempty"`
+	// What it replaced.
+	Updated *ChangedResources `protobuf:"bytes,12,opt,name=updated,proto3" json:"updated,omitempty"`
+	// What it deleted.
+	Deleted       *ChangedResources `protobuf:"bytes,13,opt,name=deleted,proto3" json:"deleted,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Revision) Reset() {
+	*x = Revision{}
+	mi := &file_sts_v1_admin_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Revision) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Revision) ProtoMessage() {}
+
+func (x *Revision) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Revision.ProtoReflect.Descriptor instead.
+func (*Revision) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *Revision) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *Revision) GetBase() int64 {
+	if x != nil {
+		return x.Base
+	}
+	return 0
+}
+
+func (x *Revision) GetRestores() int64 {
+	if x != nil {
+		return x.Restores
+	}
+	return 0
+}
+
+func (x *Revision) GetPromotes() int64 {
+	if x != nil {
+		return x.Promotes
+	}
+	return 0
+}
+
+func (x *Revision) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
+func (x *Revision) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *Revision) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *Revision) GetPeer() string {
+	if x != nil {
+		return x.Peer
+	}
+	return ""
+}
+
+func (x *Revision) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+func (x *Revision) GetResources() int64 {
+	if x != nil {
+		return x.Resources
+	}
+	return 0
+}
+
+func (x *Revision) GetCreated() *ChangedResources {
+	if x != nil {
+		return x.Created
+	}
+	return nil
+}
+
+func (x *Revision) GetUpdated() *ChangedResources {
+	if x != nil {
+		return x.Updated
+	}
+	return nil
+}
+
+func (x *Revision) GetDeleted() *ChangedResources {
+	if x != nil {
+		return x.Deleted
+	}
+	return nil
+}
+
+// ChangedResources counts resources and names the first of them.
+type ChangedResources struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many.
+	Count int64 `protobuf:"varint,1,opt,name=count,proto3" json:"count,omitempty"`
+	// The first 50.
+	First         []*ResourceRef `protobuf:"bytes,2,rep,name=first,proto3" json:"first,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChangedResources) Reset() {
+	*x = ChangedResources{}
+	mi := &file_sts_v1_admin_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangedResources) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangedResources) ProtoMessage() {}
+
+func (x *ChangedResources) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangedResources.ProtoReflect.Descriptor instead.
+func (*ChangedResources) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *ChangedResources) GetCount() int64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *ChangedResources) GetFirst() []*ResourceRef {
+	if x != nil {
+		return x.First
+	}
+	return nil
+}
+
+// ListRevisionsRequest selects a page.
+type ListRevisionsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many to return, 1 to 100. Default 20.
+	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// `next_page_token` of the page before.
+	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRevisionsRequest) Reset() {
+	*x = ListRevisionsRequest{}
+	mi := &file_sts_v1_admin_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRevisionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRevisionsRequest) ProtoMessage() {}
+
+func (x *ListRevisionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRevisionsRequest.ProtoReflect.Descriptor instead.
+func (*ListRevisionsRequest) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *ListRevisionsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListRevisionsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ListRevisionsResponse is a page.
+type ListRevisionsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The revisions, the newest first.
+	Revisions []*Revision `protobuf:"bytes,1,rep,name=revisions,proto3" json:"revisions,omitempty"`
+	// Where the next page starts; empty on the last one.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRevisionsResponse) Reset() {
+	*x = ListRevisionsResponse{}
+	mi := &file_sts_v1_admin_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRevisionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRevisionsResponse) ProtoMessage() {}
+
+func (x *ListRevisionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRevisionsResponse.ProtoReflect.Descriptor instead.
+func (*ListRevisionsResponse) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *ListRevisionsResponse) GetRevisions() []*Revision {
+	if x != nil {
+		return x.Revisions
+	}
+	return nil
+}
+
+func (x *ListRevisionsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// GetRevisionRequest names the revision.
+type GetRevisionRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its number.
+	Revision int64 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	// The revision that it is compared with. Default: the one it changed.
+	Against int64 `protobuf:"varint,2,opt,name=against,proto3" json:"against,omitempty"`
+	// Compare the shadow revision, whose number is `revision` or 0, with the one in
+	// force, or with `against`.
+	Shadow        bool `protobuf:"varint,3,opt,name=shadow,proto3" json:"shadow,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetRevisionRequest) Reset() {
+	*x = GetRevisionRequest{}
+	mi := &file_sts_v1_admin_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetRevisionRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetRevisionRequest) ProtoMessage() {}
+
+func (x *GetRevisionRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetRevisionRequest.ProtoReflect.Descriptor instead.
+func (*GetRevisionRequest) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *GetRevisionRequest) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *GetRevisionRequest) GetAgainst() int64 {
+	if x != nil {
+		return x.Against
+	}
+	return 0
+}
+
+func (x *GetRevisionRequest) GetShadow() bool {
+	if x != nil {
+		return x.Shadow
+	}
+	return false
+}
+
+// GetRevisionResponse says what is different. At most 200 resources of 2 MiB in all
+// are shown.
+type GetRevisionResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The revision.
+	Revision *Revision `protobuf:"bytes,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	// The revision that it is compared with; 0: nothing.
+	Against int64 `protobuf:"varint,2,opt,name=against,proto3" json:"against,omitempty"`
+	// What is different, ordered by kind and name.
+	Differences []*ResourceDiff `protobuf:"bytes,3,rep,name=differences,proto3" json:"differences,omitempty"`
+	// How many resources are different in all.
+	Total         int64 `protobuf:"varint,4,opt,name=total,proto3" json:"total,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetRevisionResponse) Reset() {
+	*x = GetRevisionResponse{}
+	mi := &file_sts_v1_admin_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetRevisionResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetRevisionResponse) ProtoMessage() {}
+
+func (x *GetRevisionResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetRevisionResponse.ProtoReflect.Descriptor instead.
+func (*GetRevisionResponse) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *GetRevisionResponse) GetRevision() *Revision {
+	if x != nil {
+		return x.Revision
+	}
+	return nil
+}
+
+func (x *GetRevisionResponse) GetAgainst() int64 {
+	if x != nil {
+		return x.Against
+	}
+	return 0
+}
+
+func (x *GetRevisionResponse) GetDifferences() []*ResourceDiff {
+	if x != nil {
+		return x.Differences
+	}
+	return nil
+}
+
+func (x *GetRevisionResponse) GetTotal() int64 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+// ResourceDiff is what became of a resource.
+type ResourceDiff struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Which one.
+	Ref *ResourceRef `protobuf:"bytes,1,opt,name=ref,proto3" json:"ref,omitempty"`
+	// As it was; not set: it was not there.
+	Before *Resource `protobuf:"bytes,2,opt,name=before,proto3" json:"before,omitempty"`
+	// As it is; not set: it is not there.
+	After         *Resource `protobuf:"bytes,3,opt,name=after,proto3" json:"after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResourceDiff) Reset() {
+	*x = ResourceDiff{}
+	mi := &file_sts_v1_admin_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResourceDiff) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResourceDiff) ProtoMessage() {}
+
+func (x *ResourceDiff) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResourceDiff.ProtoReflect.Descriptor instead.
+func (*ResourceDiff) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *ResourceDiff) GetRef() *ResourceRef {
+	if x != nil {
+		return x.Ref
+	}
+	return nil
+}
+
+func (x *ResourceDiff) GetBefore() *Resource {
+	if x != nil {
+		return x.Before
+	}
+	return nil
+}
+
+func (x *ResourceDiff) GetAfter() *Resource {
+	if x != nil {
+		return x.After
+	}
+	return nil
+}
+
+// RollbackRequest says where to go back to.
+type RollbackRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The revision whose resources to take.
+	To int64 `protobuf:"varint,1,opt,name=to,proto3" json:"to,omitempty"`
+	// Why, for who reads the history: up to 1,000 characters.
+	Why string `protobuf:"bytes,2,opt,name=why,proto3" json:"why,omitempty"`
+	// If not 0: the revision that the caller has seen in force. Another one is
+	// ABORTED.
+	ExpectedRevision int64 `protobuf:"varint,3,opt,name=expected_revision,json=expectedRevision,proto3" json:"expected_revision,omitempty"`
+	// Check everything, change nothing.
+	DryRun        bool `protobuf:"varint,4,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RollbackRequest) Reset() {
+	*x = RollbackRequest{}
+	mi := &file_sts_v1_admin_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RollbackRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RollbackRequest) ProtoMessage() {}
+
+func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RollbackRequest.ProtoReflect.Descriptor instead.
+func (*RollbackRequest) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *RollbackRequest) GetTo() int64 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
+func (x *RollbackRequest) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+func (x *RollbackRequest) GetExpectedRevision() int64 {
+	if x != nil {
+		return x.ExpectedRevision
+	}
+	return 0
+}
+
+func (x *RollbackRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+// GetShadowRequest asks for the shadow revision.
+type GetShadowRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetShadowRequest) Reset() {
+	*x = GetShadowRequest{}
+	mi := &file_sts_v1_admin_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetShadowRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetShadowRequest) ProtoMessage() {}
+
+func (x *GetShadowRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetShadowRequest.ProtoReflect.Descriptor instead.
+func (*GetShadowRequest) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{45}
+}
+
+// GetShadowResponse says what the shadow revision has shown on one node.
+type GetShadowResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The shadow revision. Its numbers are not those of the revisions in force.
+	Revision *Revision `protobuf:"bytes,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	// Whether the revision that it was made from is in force still, so that it can be
+	// promoted.
+	Current bool `protobuf:"varint,2,opt,name=current,proto3" json:"current,omitempty"`
+	// Why it cannot decide on this node; empty: it can.
+	Problem string `protobuf:"bytes,3,opt,name=problem,proto3" json:"problem,omitempty"`
+	// Since when this node has it decide.
+	Since *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=since,proto3" json:"since,omitempty"`
+	// How many decisions it made beside those of the revision in force.
+	Decided int64 `protobuf:"varint,5,opt,name=decided,proto3" json:"decided,omitempty"`
+	// How many it did not, because they came too fast or took too long.
+	Skipped int64 `protobuf:"varint,6,opt,name=skipped,proto3" json:"skipped,omitempty"`
+	// How many decisions were different, by kind: would_allow, would_deny,
+	// other_error, other_scopes, other_lifetime, other_claims, other_token.
+	Counts map[string]int64 `protobuf:"bytes,7,rep,name=counts,proto3" json:"counts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
+	// The latest differences, at most 1,000, the last one first. Those with the same
+	// kinds, rules, client and issuers are one.
+	Differences   []*DecisionDiff `protobuf:"bytes,8,rep,name=differences,proto3" json:"differences,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetShadowResponse) Reset() {
+	*x = GetShadowResponse{}
+	mi := &file_sts_v1_admin_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetShadowResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetShadowResponse) ProtoMessage() {}
+
+func (x *GetShadowResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetShadowResponse.ProtoReflect.Descriptor instead.
+func (*GetShadowResponse) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *GetShadowResponse) GetRevision() *Revision {
+	if x != nil {
+		return x.Revision
+	}
+	return nil
+}
+
+func (x *GetShadowResponse) GetCurrent() bool {
+	if x != nil {
+		return x.Current
+	}
+	return false
+}
+
+func (x *GetShadowResponse) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
+func (x *GetShadowResponse) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *GetShadowResponse) GetDecided() int64 {
+	if x != nil {
+		return x.Decided
+	}
+	return 0
+}
+
+func (x *GetShadowResponse) GetSkipped() int64 {
+	if x != nil {
+		return x.Skipped
+	}
+	return 0
+}
+
+func (x *GetShadowResponse) GetCounts() map[string]int64 {
+	if x != nil {
+		return x.Counts
+	}
+	return nil
+}
+
+func (x *GetShadowResponse) GetDifferences() []*DecisionDiff {
+	if x != nil {
+		return x.Differences
+	}
+	return nil
+}
+
+// DecisionDiff is what a shadow revision decides otherwise.
+type DecisionDiff struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What is different: see `counts`.
+	Kinds []string `protobuf:"bytes,1,rep,name=kinds,proto3" json:"kinds,omitempty"`
+	// The client that asked; empty: a workload with its own token.
+	Client string `protobuf:"bytes,2,opt,name=client,proto3" json:"client,omitempty"`
+	// Issuer of the subject token, or `self`; empty: there was none.
+	SubjectIssuer string `protobuf:"bytes,3,opt,name=subject_issuer,json=subjectIssuer,proto3" json:"subject_issuer,omitempty"`
+	// Issuer of the actor token.
+	ActorIssuer string `protobuf:"bytes,4,opt,name=actor_issuer,json=actorIssuer,proto3" json:"actor_issuer,omitempty"`
+	// Audiences and resources asked for, the last time.
+	Audiences []string `protobuf:"bytes,5,rep,name=audiences,proto3" json:"audiences,omitempty"`
+	// What was decided.
+	Live *DecidedBy `protobuf:"bytes,6,opt,name=live,proto3" json:"live,omitempty"`
+	// What the shadow revision would have decided.
+	Shadow *DecidedBy `protobuf:"bytes,7,opt,name=shadow,proto3" json:"shadow,omitempty"`
+	// How often.
+	Count int64 `protobuf:"varint,8,opt,name=count,proto3" json:"count,omitempty"`
+	// The first time.
+	First *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=first,proto3" json:"first,omitempty"`
+	// The last time.
+	Last *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=last,proto3" json:"last,omitempty"`
+	// Id of the last decision, for `stsctl explain`.
+	DecisionId    string `protobuf:"bytes,11,opt,name=decision_id,json=decisionId,proto3" json:"decision_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DecisionDiff) Reset() {
+	*x = DecisionDiff{}
+	mi := &file_sts_v1_admin_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DecisionDiff) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DecisionDiff) ProtoMessage() {}
+
+func (x *DecisionDiff) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DecisionDiff.ProtoReflect.Descriptor instead.
+func (*DecisionDiff) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *DecisionDiff) GetKinds() []string {
+	if x != nil {
+		return x.Kinds
+	}
+	return nil
+}
+
+func (x *DecisionDiff) GetClient() string {
+	if x != nil {
+		return x.Client
+	}
+	return ""
+}
+
+func (x *DecisionDiff) GetSubjectIssuer() string {
+	if x != nil {
+		return x.SubjectIssuer
+	}
+	return ""
+}
+
+func (x *DecisionDiff) GetActorIssuer() string {
+	if x != nil {
+		return x.ActorIssuer
+	}
+	return ""
+}
+
+func (x *DecisionDiff) GetAudiences() []string {
+	if x != nil {
+		return x.Audiences
+	}
+	return nil
+}
+
+func (x *DecisionDiff) GetLive() *DecidedBy {
+	if x != nil {
+		return x.Live
+	}
+	return nil
+}
+
+func (x *DecisionDiff) GetShadow() *DecidedBy {
+	if x != nil {
+		return x.Shadow
+	}
+	return nil
+}
+
+func (x *DecisionDiff) GetCount() int64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *DecisionDiff) GetFirst() *timestamppb.Timestamp {
+	if x != nil {
+		return x.First
+	}
+	return nil
+}
+
+func (x *DecisionDiff) GetLast() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Last
+	}
+	return nil
+}
+
+func (x *DecisionDiff) GetDecisionId() string {
+	if x != nil {
+		return x.DecisionId
+	}
+	return ""
+}
+
+// DecidedBy is how one revision decided.
+type DecidedBy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Whether it grants a token.
+	Allowed bool `protobuf:"varint,1,opt,name=allowed,proto3" json:"allowed,omitempty"`
+	// The rules that grant it.
+	Rules []string `protobuf:"bytes,2,rep,name=rules,proto3" json:"rules,omitempty"`
+	// The scopes of the token.
+	Scopes []string `protobuf:"bytes,3,rep,name=scopes,proto3" json:"scopes,omitempty"`
+	// How long the token lives.
+	Lifetime *durationpb.Duration `protobuf:"bytes,4,opt,name=lifetime,proto3" json:"lifetime,omitempty"`
+	// Error code of a denial.
+	Error string `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
+	// Why it is denied.
+	Reason        string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DecidedBy) Reset() {
+	*x = DecidedBy{}
+	mi := &file_sts_v1_admin_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DecidedBy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DecidedBy) ProtoMessage() {}
+
+func (x *DecidedBy) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DecidedBy.ProtoReflect.Descriptor instead.
+func (*DecidedBy) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *DecidedBy) GetAllowed() bool {
+	if x != nil {
+		return x.Allowed
+	}
+	return false
+}
+
+func (x *DecidedBy) GetRules() []string {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
+func (x *DecidedBy) GetScopes() []string {
+	if x != nil {
+		return x.Scopes
+	}
+	return nil
+}
+
+func (x *DecidedBy) GetLifetime() *durationpb.Duration {
+	if x != nil {
+		return x.Lifetime
+	}
+	return nil
+}
+
+func (x *DecidedBy) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *DecidedBy) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// PromoteShadowRequest says what to put in force.
+type PromoteShadowRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Number of the shadow revision that the caller has looked at; another one is
+	// ABORTED. 0: whichever is there.
+	ShadowRevision int64 `protobuf:"varint,1,opt,name=shadow_revision,json=shadowRevision,proto3" json:"shadow_revision,omitempty"`
+	// Why. Default: what the shadow revision says.
+	Why string `protobuf:"bytes,2,opt,name=why,proto3" json:"why,omitempty"`
+	// Check everything, change nothing.
+	DryRun        bool `protobuf:"varint,3,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PromoteShadowRequest) Reset() {
+	*x = PromoteShadowRequest{}
+	mi := &file_sts_v1_admin_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PromoteShadowRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PromoteShadowRequest) ProtoMessage() {}
+
+func (x *PromoteShadowRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PromoteShadowRequest.ProtoReflect.Descriptor instead.
+func (*PromoteShadowRequest) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *PromoteShadowRequest) GetShadowRevision() int64 {
+	if x != nil {
+		return x.ShadowRevision
+	}
+	return 0
+}
+
+func (x *PromoteShadowRequest) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+func (x *PromoteShadowRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+// DiscardShadowRequest says what to give up.
+type DiscardShadowRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Number of the shadow revision that the caller has looked at; another one is
+	// ABORTED. 0: whichever is there.
+	ShadowRevision int64 `protobuf:"varint,1,opt,name=shadow_revision,json=shadowRevision,proto3" json:"shadow_revision,omitempty"`
+	// Why, for the audit log.
+	Why           string `protobuf:"bytes,2,opt,name=why,proto3" json:"why,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiscardShadowRequest) Reset() {
+	*x = DiscardShadowRequest{}
+	mi := &file_sts_v1_admin_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiscardShadowRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiscardShadowRequest) ProtoMessage() {}
+
+func (x *DiscardShadowRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiscardShadowRequest.ProtoReflect.Descriptor instead.
+func (*DiscardShadowRequest) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *DiscardShadowRequest) GetShadowRevision() int64 {
+	if x != nil {
+		return x.ShadowRevision
+	}
+	return 0
+}
+
+func (x *DiscardShadowRequest) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+// DiscardShadowResponse says that it is gone.
+type DiscardShadowResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiscardShadowResponse) Reset() {
+	*x = DiscardShadowResponse{}
+	mi := &file_sts_v1_admin_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiscardShadowResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiscardShadowResponse) ProtoMessage() {}
+
+func (x *DiscardShadowResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiscardShadowResponse.ProtoReflect.Descriptor instead.
+func (*DiscardShadowResponse) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{51}
+}
+
 var File_sts_v1_admin_proto protoreflect.FileDescriptor
 
 const file_sts_v1_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x12sts/v1/admin.proto\x12\x06sts.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14sts/v1/explain.proto\x1a\x16sts/v1/resources.proto\"\xde\x01\n" +
+	"\x12sts/v1/admin.proto\x12\x06sts.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14sts/v1/explain.proto\x1a\x16sts/v1/resources.proto\"\x88\x02\n" +
 	"\fApplyRequest\x12.\n" +
 	"\tresources\x18\x01 \x03(\v2\x10.sts.v1.ResourceR\tresources\x12+\n" +
 	"\x06delete\x18\x02 \x03(\v2\x13.sts.v1.ResourceRefR\x06delete\x12\x17\n" +
 	"\adry_run\x18\x03 \x01(\bR\x06dryRun\x12+\n" +
 	"\x11expected_revision\x18\x04 \x01(\x03R\x10expectedRevision\x12+\n" +
-	"\x05match\x18\x05 \x03(\v2\x15.sts.v1.ResourceMatchR\x05match\"K\n" +
+	"\x05match\x18\a \x03(\v2\x15.sts.v1.ResourceMatchR\x05match\x12\x10\n" +
+	"\x03why\x18\x05 \x01(\tR\x03why\x12\x16\n" +
+	"\x06shadow\x18\x06 \x01(\bR\x06shadow\"K\n" +
 	"\rResourceMatch\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -2547,12 +3710,13 @@ const file_sts_v1_admin_proto_rawDesc = "" +
 	"\acreated\x18\x04 \x01(\bR\acreated\"5\n" +
 	"\vResourceRef\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\"\xb8\x01\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"\xe1\x01\n" +
 	"\rApplyResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12-\n" +
 	"\acreated\x18\x02 \x03(\v2\x13.sts.v1.ResourceRefR\acreated\x12-\n" +
 	"\aupdated\x18\x03 \x03(\v2\x13.sts.v1.ResourceRefR\aupdated\x12-\n" +
-	"\adeleted\x18\x04 \x03(\v2\x13.sts.v1.ResourceRefR\adeleted\"<\n" +
+	"\adeleted\x18\x04 \x03(\v2\x13.sts.v1.ResourceRefR\adeleted\x12'\n" +
+	"\x0fshadow_revision\x18\x05 \x01(\x03R\x0eshadowRevision\"<\n" +
 	"\x12GetResourceRequest\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"s\n" +
@@ -2688,7 +3852,92 @@ const file_sts_v1_admin_proto_rawDesc = "" +
 	"\tBackupEnd\x12\x12\n" +
 	"\x04size\x18\x01 \x01(\x03R\x04size\x12\x16\n" +
 	"\x06sha256\x18\x02 \x01(\fR\x06sha256\x12\x1a\n" +
-	"\brevision\x18\x03 \x01(\x03R\brevision2\xd7\r\n" +
+	"\brevision\x18\x03 \x01(\x03R\brevision\"\xaa\x03\n" +
+	"\bRevision\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x12\n" +
+	"\x04base\x18\x02 \x01(\x03R\x04base\x12\x1a\n" +
+	"\brestores\x18\x03 \x01(\x03R\brestores\x12\x1a\n" +
+	"\bpromotes\x18\x04 \x01(\x03R\bpromotes\x12.\n" +
+	"\x04time\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x0e\n" +
+	"\x02by\x18\x06 \x01(\tR\x02by\x12\x16\n" +
+	"\x06method\x18\a \x01(\tR\x06method\x12\x12\n" +
+	"\x04peer\x18\b \x01(\tR\x04peer\x12\x10\n" +
+	"\x03why\x18\t \x01(\tR\x03why\x12\x1c\n" +
+	"\tresources\x18\n" +
+	" \x01(\x03R\tresources\x122\n" +
+	"\acreated\x18\v \x01(\v2\x18.sts.v1.ChangedResourcesR\acreated\x122\n" +
+	"\aupdated\x18\f \x01(\v2\x18.sts.v1.ChangedResourcesR\aupdated\x122\n" +
+	"\adeleted\x18\r \x01(\v2\x18.sts.v1.ChangedResourcesR\adeleted\"S\n" +
+	"\x10ChangedResources\x12\x14\n" +
+	"\x05count\x18\x01 \x01(\x03R\x05count\x12)\n" +
+	"\x05first\x18\x02 \x03(\v2\x13.sts.v1.ResourceRefR\x05first\"R\n" +
+	"\x14ListRevisionsRequest\x12\x1b\n" +
+	"\tpage_size\x18\x01 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\"o\n" +
+	"\x15ListRevisionsResponse\x12.\n" +
+	"\trevisions\x18\x01 \x03(\v2\x10.sts.v1.RevisionR\trevisions\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"b\n" +
+	"\x12GetRevisionRequest\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x18\n" +
+	"\aagainst\x18\x02 \x01(\x03R\aagainst\x12\x16\n" +
+	"\x06shadow\x18\x03 \x01(\bR\x06shadow\"\xab\x01\n" +
+	"\x13GetRevisionResponse\x12,\n" +
+	"\brevision\x18\x01 \x01(\v2\x10.sts.v1.RevisionR\brevision\x12\x18\n" +
+	"\aagainst\x18\x02 \x01(\x03R\aagainst\x126\n" +
+	"\vdifferences\x18\x03 \x03(\v2\x14.sts.v1.ResourceDiffR\vdifferences\x12\x14\n" +
+	"\x05total\x18\x04 \x01(\x03R\x05total\"\x87\x01\n" +
+	"\fResourceDiff\x12%\n" +
+	"\x03ref\x18\x01 \x01(\v2\x13.sts.v1.ResourceRefR\x03ref\x12(\n" +
+	"\x06before\x18\x02 \x01(\v2\x10.sts.v1.ResourceR\x06before\x12&\n" +
+	"\x05after\x18\x03 \x01(\v2\x10.sts.v1.ResourceR\x05after\"y\n" +
+	"\x0fRollbackRequest\x12\x0e\n" +
+	"\x02to\x18\x01 \x01(\x03R\x02to\x12\x10\n" +
+	"\x03why\x18\x02 \x01(\tR\x03why\x12+\n" +
+	"\x11expected_revision\x18\x03 \x01(\x03R\x10expectedRevision\x12\x17\n" +
+	"\adry_run\x18\x04 \x01(\bR\x06dryRun\"\x12\n" +
+	"\x10GetShadowRequest\"\x8d\x03\n" +
+	"\x11GetShadowResponse\x12,\n" +
+	"\brevision\x18\x01 \x01(\v2\x10.sts.v1.RevisionR\brevision\x12\x18\n" +
+	"\acurrent\x18\x02 \x01(\bR\acurrent\x12\x18\n" +
+	"\aproblem\x18\x03 \x01(\tR\aproblem\x120\n" +
+	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x18\n" +
+	"\adecided\x18\x05 \x01(\x03R\adecided\x12\x18\n" +
+	"\askipped\x18\x06 \x01(\x03R\askipped\x12=\n" +
+	"\x06counts\x18\a \x03(\v2%.sts.v1.GetShadowResponse.CountsEntryR\x06counts\x126\n" +
+	"\vdifferences\x18\b \x03(\v2\x14.sts.v1.DecisionDiffR\vdifferences\x1a9\n" +
+	"\vCountsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x03R\x05value:\x028\x01\"\x8f\x03\n" +
+	"\fDecisionDiff\x12\x14\n" +
+	"\x05kinds\x18\x01 \x03(\tR\x05kinds\x12\x16\n" +
+	"\x06client\x18\x02 \x01(\tR\x06client\x12%\n" +
+	"\x0esubject_issuer\x18\x03 \x01(\tR\rsubjectIssuer\x12!\n" +
+	"\factor_issuer\x18\x04 \x01(\tR\vactorIssuer\x12\x1c\n" +
+	"\taudiences\x18\x05 \x03(\tR\taudiences\x12%\n" +
+	"\x04live\x18\x06 \x01(\v2\x11.sts.v1.DecidedByR\x04live\x12)\n" +
+	"\x06shadow\x18\a \x01(\v2\x11.sts.v1.DecidedByR\x06shadow\x12\x14\n" +
+	"\x05count\x18\b \x01(\x03R\x05count\x120\n" +
+	"\x05first\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\x05first\x12.\n" +
+	"\x04last\x18\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\x04last\x12\x1f\n" +
+	"\vdecision_id\x18\v \x01(\tR\n" +
+	"decisionId\"\xb8\x01\n" +
+	"\tDecidedBy\x12\x18\n" +
+	"\aallowed\x18\x01 \x01(\bR\aallowed\x12\x14\n" +
+	"\x05rules\x18\x02 \x03(\tR\x05rules\x12\x16\n" +
+	"\x06scopes\x18\x03 \x03(\tR\x06scopes\x125\n" +
+	"\blifetime\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\blifetime\x12\x14\n" +
+	"\x05error\x18\x05 \x01(\tR\x05error\x12\x16\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason\"j\n" +
+	"\x14PromoteShadowRequest\x12'\n" +
+	"\x0fshadow_revision\x18\x01 \x01(\x03R\x0eshadowRevision\x12\x10\n" +
+	"\x03why\x18\x02 \x01(\tR\x03why\x12\x17\n" +
+	"\adry_run\x18\x03 \x01(\bR\x06dryRun\"Q\n" +
+	"\x14DiscardShadowRequest\x12'\n" +
+	"\x0fshadow_revision\x18\x01 \x01(\x03R\x0eshadowRevision\x12\x10\n" +
+	"\x03why\x18\x02 \x01(\tR\x03why\"\x17\n" +
+	"\x15DiscardShadowResponse2\xad\x12\n" +
 	"\fAdminService\x12T\n" +
 	"\x05Apply\x12\x14.sts.v1.ApplyRequest\x1a\x15.sts.v1.ApplyResponse\"\x1e\x82\xd3\xe4\x93\x02\x18:\x01*\"\x13/v1/resources:apply\x12:\n" +
 	"\tApplyMany\x12\x14.sts.v1.ApplyRequest\x1a\x15.sts.v1.ApplyResponse(\x01\x12n\n" +
@@ -2707,7 +3956,14 @@ const file_sts_v1_admin_proto_rawDesc = "" +
 	"\x06Revoke\x12\x15.sts.v1.RevokeRequest\x1a\x16.sts.v1.RevokeResponse\"\x1a\x82\xd3\xe4\x93\x02\x14:\x01*\"\x0f/v1/revocations\x12k\n" +
 	"\x0fListRevocations\x12\x1e.sts.v1.ListRevocationsRequest\x1a\x1f.sts.v1.ListRevocationsResponse\"\x17\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/revocations\x129\n" +
 	"\x06Backup\x12\x15.sts.v1.BackupRequest\x1a\x16.sts.v1.BackupResponse0\x01\x12q\n" +
-	"\x10ListIssuerStatus\x12\x1f.sts.v1.ListIssuerStatusRequest\x1a .sts.v1.ListIssuerStatusResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/issuers:statusB.Z,github.com/workload-sts/sts/gen/sts/v1;stsv1b\x06proto3"
+	"\x10ListIssuerStatus\x12\x1f.sts.v1.ListIssuerStatusRequest\x1a .sts.v1.ListIssuerStatusResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/issuers:status\x12c\n" +
+	"\rListRevisions\x12\x1c.sts.v1.ListRevisionsRequest\x1a\x1d.sts.v1.ListRevisionsResponse\"\x15\x82\xd3\xe4\x93\x02\x0f\x12\r/v1/revisions\x12h\n" +
+	"\vGetRevision\x12\x1a.sts.v1.GetRevisionRequest\x1a\x1b.sts.v1.GetRevisionResponse\" \x82\xd3\xe4\x93\x02\x1a\x12\x18/v1/revisions/{revision}\x12]\n" +
+	"\bRollback\x12\x17.sts.v1.RollbackRequest\x1a\x15.sts.v1.ApplyResponse\"!\x82\xd3\xe4\x93\x02\x1b:\x01*\"\x16/v1/revisions:rollback\x12T\n" +
+	"\tGetShadow\x12\x18.sts.v1.GetShadowRequest\x1a\x19.sts.v1.GetShadowResponse\"\x12\x82\xd3\xe4\x93\x02\f\x12\n" +
+	"/v1/shadow\x12c\n" +
+	"\rPromoteShadow\x12\x1c.sts.v1.PromoteShadowRequest\x1a\x15.sts.v1.ApplyResponse\"\x1d\x82\xd3\xe4\x93\x02\x17:\x01*\"\x12/v1/shadow:promote\x12k\n" +
+	"\rDiscardShadow\x12\x1c.sts.v1.DiscardShadowRequest\x1a\x1d.sts.v1.DiscardShadowResponse\"\x1d\x82\xd3\xe4\x93\x02\x17:\x01*\"\x12/v1/shadow:discardB.Z,github.com/workload-sts/sts/gen/sts/v1;stsv1b\x06proto3"
 
 var (
 	file_sts_v1_admin_proto_rawDescOnce sync.Once
@@ -2721,7 +3977,7 @@ func file_sts_v1_admin_proto_rawDescGZIP() []byte {
 	return file_sts_v1_admin_proto_rawDescData
 }
 
-var file_sts_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 37)
+var file_sts_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
 var file_sts_v1_admin_proto_goTypes = []any{
 	(*ApplyRequest)(nil),               // 0: sts.v1.ApplyRequest
 	(*ResourceMatch)(nil),              // 1: sts.v1.ResourceMatch
@@ -2760,95 +4016,143 @@ var file_sts_v1_admin_proto_goTypes = []any{
 	(*BackupRequest)(nil),              // 34: sts.v1.BackupRequest
 	(*BackupResponse)(nil),             // 35: sts.v1.BackupResponse
 	(*BackupEnd)(nil),                  // 36: sts.v1.BackupEnd
-	(*Resource)(nil),                   // 37: sts.v1.Resource
-	(*durationpb.Duration)(nil),        // 38: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),      // 39: google.protobuf.Timestamp
-	(*ExplainDecisionRequest)(nil),     // 40: sts.v1.ExplainDecisionRequest
-	(*SimulateRequestRequest)(nil),     // 41: sts.v1.SimulateRequestRequest
-	(*ExplainDecisionResponse)(nil),    // 42: sts.v1.ExplainDecisionResponse
-	(*SimulateRequestResponse)(nil),    // 43: sts.v1.SimulateRequestResponse
+	(*Revision)(nil),                   // 37: sts.v1.Revision
+	(*ChangedResources)(nil),           // 38: sts.v1.ChangedResources
+	(*ListRevisionsRequest)(nil),       // 39: sts.v1.ListRevisionsRequest
+	(*ListRevisionsResponse)(nil),      // 40: sts.v1.ListRevisionsResponse
+	(*GetRevisionRequest)(nil),         // 41: sts.v1.GetRevisionRequest
+	(*GetRevisionResponse)(nil),        // 42: sts.v1.GetRevisionResponse
+	(*ResourceDiff)(nil),               // 43: sts.v1.ResourceDiff
+	(*RollbackRequest)(nil),            // 44: sts.v1.RollbackRequest
+	(*GetShadowRequest)(nil),           // 45: sts.v1.GetShadowRequest
+	(*GetShadowResponse)(nil),          // 46: sts.v1.GetShadowResponse
+	(*DecisionDiff)(nil),               // 47: sts.v1.DecisionDiff
+	(*DecidedBy)(nil),                  // 48: sts.v1.DecidedBy
+	(*PromoteShadowRequest)(nil),       // 49: sts.v1.PromoteShadowRequest
+	(*DiscardShadowRequest)(nil),       // 50: sts.v1.DiscardShadowRequest
+	(*DiscardShadowResponse)(nil),      // 51: sts.v1.DiscardShadowResponse
+	nil,                                // 52: sts.v1.GetShadowResponse.CountsEntry
+	(*Resource)(nil),                   // 53: sts.v1.Resource
+	(*durationpb.Duration)(nil),        // 54: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),      // 55: google.protobuf.Timestamp
+	(*ExplainDecisionRequest)(nil),     // 56: sts.v1.ExplainDecisionRequest
+	(*SimulateRequestRequest)(nil),     // 57: sts.v1.SimulateRequestRequest
+	(*ExplainDecisionResponse)(nil),    // 58: sts.v1.ExplainDecisionResponse
+	(*SimulateRequestResponse)(nil),    // 59: sts.v1.SimulateRequestResponse
 }
 var file_sts_v1_admin_proto_depIdxs = []int32{
-	37, // 0: sts.v1.ApplyRequest.resources:type_name -> sts.v1.Resource
+	53, // 0: sts.v1.ApplyRequest.resources:type_name -> sts.v1.Resource
 	4,  // 1: sts.v1.ApplyRequest.delete:type_name -> sts.v1.ResourceRef
 	1,  // 2: sts.v1.ApplyRequest.match:type_name -> sts.v1.ResourceMatch
-	37, // 3: sts.v1.PutResourceRequest.resource:type_name -> sts.v1.Resource
-	37, // 4: sts.v1.PutResourceResponse.resource:type_name -> sts.v1.Resource
+	53, // 3: sts.v1.PutResourceRequest.resource:type_name -> sts.v1.Resource
+	53, // 4: sts.v1.PutResourceResponse.resource:type_name -> sts.v1.Resource
 	4,  // 5: sts.v1.ApplyResponse.created:type_name -> sts.v1.ResourceRef
 	4,  // 6: sts.v1.ApplyResponse.updated:type_name -> sts.v1.ResourceRef
 	4,  // 7: sts.v1.ApplyResponse.deleted:type_name -> sts.v1.ResourceRef
-	37, // 8: sts.v1.GetResourceResponse.resource:type_name -> sts.v1.Resource
-	37, // 9: sts.v1.ListResourcesResponse.resources:type_name -> sts.v1.Resource
-	38, // 10: sts.v1.RotateClientSecretRequest.overlap:type_name -> google.protobuf.Duration
-	39, // 11: sts.v1.RotateClientSecretResponse.previous_not_after:type_name -> google.protobuf.Timestamp
+	53, // 8: sts.v1.GetResourceResponse.resource:type_name -> sts.v1.Resource
+	53, // 9: sts.v1.ListResourcesResponse.resources:type_name -> sts.v1.Resource
+	54, // 10: sts.v1.RotateClientSecretRequest.overlap:type_name -> google.protobuf.Duration
+	55, // 11: sts.v1.RotateClientSecretResponse.previous_not_after:type_name -> google.protobuf.Timestamp
 	16, // 12: sts.v1.GetClientStatusResponse.credentials:type_name -> sts.v1.CredentialStatus
-	39, // 13: sts.v1.CredentialStatus.not_after:type_name -> google.protobuf.Timestamp
-	39, // 14: sts.v1.CredentialStatus.last_used:type_name -> google.protobuf.Timestamp
+	55, // 13: sts.v1.CredentialStatus.not_after:type_name -> google.protobuf.Timestamp
+	55, // 14: sts.v1.CredentialStatus.last_used:type_name -> google.protobuf.Timestamp
 	19, // 15: sts.v1.ListKeysResponse.key_sets:type_name -> sts.v1.KeySetStatus
 	20, // 16: sts.v1.KeySetStatus.keys:type_name -> sts.v1.KeyStatus
-	39, // 17: sts.v1.KeySetStatus.rotation_due:type_name -> google.protobuf.Timestamp
-	39, // 18: sts.v1.KeyStatus.published:type_name -> google.protobuf.Timestamp
-	39, // 19: sts.v1.KeyStatus.signs:type_name -> google.protobuf.Timestamp
-	39, // 20: sts.v1.KeyStatus.ends:type_name -> google.protobuf.Timestamp
-	39, // 21: sts.v1.KeyStatus.revoked:type_name -> google.protobuf.Timestamp
-	39, // 22: sts.v1.KeyStatus.last_fetch:type_name -> google.protobuf.Timestamp
+	55, // 17: sts.v1.KeySetStatus.rotation_due:type_name -> google.protobuf.Timestamp
+	55, // 18: sts.v1.KeyStatus.published:type_name -> google.protobuf.Timestamp
+	55, // 19: sts.v1.KeyStatus.signs:type_name -> google.protobuf.Timestamp
+	55, // 20: sts.v1.KeyStatus.ends:type_name -> google.protobuf.Timestamp
+	55, // 21: sts.v1.KeyStatus.revoked:type_name -> google.protobuf.Timestamp
+	55, // 22: sts.v1.KeyStatus.last_fetch:type_name -> google.protobuf.Timestamp
 	20, // 23: sts.v1.RotateKeyResponse.key:type_name -> sts.v1.KeyStatus
 	20, // 24: sts.v1.RevokeKeyResponse.revoked:type_name -> sts.v1.KeyStatus
 	20, // 25: sts.v1.RevokeKeyResponse.successor:type_name -> sts.v1.KeyStatus
-	39, // 26: sts.v1.RevokeKeyResponse.accepted_until:type_name -> google.protobuf.Timestamp
+	55, // 26: sts.v1.RevokeKeyResponse.accepted_until:type_name -> google.protobuf.Timestamp
 	27, // 27: sts.v1.ListIssuerStatusResponse.issuers:type_name -> sts.v1.IssuerStatus
 	28, // 28: sts.v1.IssuerStatus.keys:type_name -> sts.v1.IssuerKey
-	39, // 29: sts.v1.IssuerStatus.fetched:type_name -> google.protobuf.Timestamp
-	39, // 30: sts.v1.IssuerStatus.asked:type_name -> google.protobuf.Timestamp
-	39, // 31: sts.v1.IssuerStatus.refresh:type_name -> google.protobuf.Timestamp
-	39, // 32: sts.v1.IssuerStatus.stale:type_name -> google.protobuf.Timestamp
-	39, // 33: sts.v1.RevokeRequest.before:type_name -> google.protobuf.Timestamp
-	39, // 34: sts.v1.RevokeRequest.until:type_name -> google.protobuf.Timestamp
+	55, // 29: sts.v1.IssuerStatus.fetched:type_name -> google.protobuf.Timestamp
+	55, // 30: sts.v1.IssuerStatus.asked:type_name -> google.protobuf.Timestamp
+	55, // 31: sts.v1.IssuerStatus.refresh:type_name -> google.protobuf.Timestamp
+	55, // 32: sts.v1.IssuerStatus.stale:type_name -> google.protobuf.Timestamp
+	55, // 33: sts.v1.RevokeRequest.before:type_name -> google.protobuf.Timestamp
+	55, // 34: sts.v1.RevokeRequest.until:type_name -> google.protobuf.Timestamp
 	31, // 35: sts.v1.RevokeResponse.revocation:type_name -> sts.v1.Revocation
-	39, // 36: sts.v1.Revocation.before:type_name -> google.protobuf.Timestamp
-	39, // 37: sts.v1.Revocation.expires:type_name -> google.protobuf.Timestamp
-	39, // 38: sts.v1.Revocation.created:type_name -> google.protobuf.Timestamp
+	55, // 36: sts.v1.Revocation.before:type_name -> google.protobuf.Timestamp
+	55, // 37: sts.v1.Revocation.expires:type_name -> google.protobuf.Timestamp
+	55, // 38: sts.v1.Revocation.created:type_name -> google.protobuf.Timestamp
 	31, // 39: sts.v1.ListRevocationsResponse.revocations:type_name -> sts.v1.Revocation
 	36, // 40: sts.v1.BackupResponse.end:type_name -> sts.v1.BackupEnd
-	0,  // 41: sts.v1.AdminService.Apply:input_type -> sts.v1.ApplyRequest
-	0,  // 42: sts.v1.AdminService.ApplyMany:input_type -> sts.v1.ApplyRequest
-	6,  // 43: sts.v1.AdminService.GetResource:input_type -> sts.v1.GetResourceRequest
-	8,  // 44: sts.v1.AdminService.ListResources:input_type -> sts.v1.ListResourcesRequest
-	2,  // 45: sts.v1.AdminService.PutResource:input_type -> sts.v1.PutResourceRequest
-	10, // 46: sts.v1.AdminService.DeleteResource:input_type -> sts.v1.DeleteResourceRequest
-	12, // 47: sts.v1.AdminService.RotateClientSecret:input_type -> sts.v1.RotateClientSecretRequest
-	14, // 48: sts.v1.AdminService.GetClientStatus:input_type -> sts.v1.GetClientStatusRequest
-	17, // 49: sts.v1.AdminService.ListKeys:input_type -> sts.v1.ListKeysRequest
-	21, // 50: sts.v1.AdminService.RotateKey:input_type -> sts.v1.RotateKeyRequest
-	23, // 51: sts.v1.AdminService.RevokeKey:input_type -> sts.v1.RevokeKeyRequest
-	40, // 52: sts.v1.AdminService.ExplainDecision:input_type -> sts.v1.ExplainDecisionRequest
-	41, // 53: sts.v1.AdminService.SimulateRequest:input_type -> sts.v1.SimulateRequestRequest
-	29, // 54: sts.v1.AdminService.Revoke:input_type -> sts.v1.RevokeRequest
-	32, // 55: sts.v1.AdminService.ListRevocations:input_type -> sts.v1.ListRevocationsRequest
-	34, // 56: sts.v1.AdminService.Backup:input_type -> sts.v1.BackupRequest
-	25, // 57: sts.v1.AdminService.ListIssuerStatus:input_type -> sts.v1.ListIssuerStatusRequest
-	5,  // 58: sts.v1.AdminService.Apply:output_type -> sts.v1.ApplyResponse
-	5,  // 59: sts.v1.AdminService.ApplyMany:output_type -> sts.v1.ApplyResponse
-	7,  // 60: sts.v1.AdminService.GetResource:output_type -> sts.v1.GetResourceResponse
-	9,  // 61: sts.v1.AdminService.ListResources:output_type -> sts.v1.ListResourcesResponse
-	3,  // 62: sts.v1.AdminService.PutResource:output_type -> sts.v1.PutResourceResponse
-	11, // 63: sts.v1.AdminService.DeleteResource:output_type -> sts.v1.DeleteResourceResponse
-	13, // 64: sts.v1.AdminService.RotateClientSecret:output_type -> sts.v1.RotateClientSecretResponse
-	15, // 65: sts.v1.AdminService.GetClientStatus:output_type -> sts.v1.GetClientStatusResponse
-	18, // 66: sts.v1.AdminService.ListKeys:output_type -> sts.v1.ListKeysResponse
-	22, // 67: sts.v1.AdminService.RotateKey:output_type -> sts.v1.RotateKeyResponse
-	24, // 68: sts.v1.AdminService.RevokeKey:output_type -> sts.v1.RevokeKeyResponse
-	42, // 69: sts.v1.AdminService.ExplainDecision:output_type -> sts.v1.ExplainDecisionResponse
-	43, // 70: sts.v1.AdminService.SimulateRequest:output_type -> sts.v1.SimulateRequestResponse
-	30, // 71: sts.v1.AdminService.Revoke:output_type -> sts.v1.RevokeResponse
-	33, // 72: sts.v1.AdminService.ListRevocations:output_type -> sts.v1.ListRevocationsResponse
-	35, // 73: sts.v1.AdminService.Backup:output_type -> sts.v1.BackupResponse
-	26, // 74: sts.v1.AdminService.ListIssuerStatus:output_type -> sts.v1.ListIssuerStatusResponse
-	58, // [58:75] is the sub-list for method output_type
-	41, // [41:58] is the sub-list for method input_type
-	41, // [41:41] is the sub-list for extension type_name
-	41, // [41:41] is the sub-list for extension extendee
-	0,  // [0:41] is the sub-list for field type_name
+	55, // 41: sts.v1.Revision.time:type_name -> google.protobuf.Timestamp
+	38, // 42: sts.v1.Revision.created:type_name -> sts.v1.ChangedResources
+	38, // 43: sts.v1.Revision.updated:type_name -> sts.v1.ChangedResources
+	38, // 44: sts.v1.Revision.deleted:type_name -> sts.v1.ChangedResources
+	4,  // 45: sts.v1.ChangedResources.first:type_name -> sts.v1.ResourceRef
+	37, // 46: sts.v1.ListRevisionsResponse.revisions:type_name -> sts.v1.Revision
+	37, // 47: sts.v1.GetRevisionResponse.revision:type_name -> sts.v1.Revision
+	43, // 48: sts.v1.GetRevisionResponse.differences:type_name -> sts.v1.ResourceDiff
+	4,  // 49: sts.v1.ResourceDiff.ref:type_name -> sts.v1.ResourceRef
+	53, // 50: sts.v1.ResourceDiff.before:type_name -> sts.v1.Resource
+	53, // 51: sts.v1.ResourceDiff.after:type_name -> sts.v1.Resource
+	37, // 52: sts.v1.GetShadowResponse.revision:type_name -> sts.v1.Revision
+	55, // 53: sts.v1.GetShadowResponse.since:type_name -> google.protobuf.Timestamp
+	52, // 54: sts.v1.GetShadowResponse.counts:type_name -> sts.v1.GetShadowResponse.CountsEntry
+	47, // 55: sts.v1.GetShadowResponse.differences:type_name -> sts.v1.DecisionDiff
+	48, // 56: sts.v1.DecisionDiff.live:type_name -> sts.v1.DecidedBy
+	48, // 57: sts.v1.DecisionDiff.shadow:type_name -> sts.v1.DecidedBy
+	55, // 58: sts.v1.DecisionDiff.first:type_name -> google.protobuf.Timestamp
+	55, // 59: sts.v1.DecisionDiff.last:type_name -> google.protobuf.Timestamp
+	54, // 60: sts.v1.DecidedBy.lifetime:type_name -> google.protobuf.Duration
+	0,  // 61: sts.v1.AdminService.Apply:input_type -> sts.v1.ApplyRequest
+	0,  // 62: sts.v1.AdminService.ApplyMany:input_type -> sts.v1.ApplyRequest
+	6,  // 63: sts.v1.AdminService.GetResource:input_type -> sts.v1.GetResourceRequest
+	8,  // 64: sts.v1.AdminService.ListResources:input_type -> sts.v1.ListResourcesRequest
+	2,  // 65: sts.v1.AdminService.PutResource:input_type -> sts.v1.PutResourceRequest
+	10, // 66: sts.v1.AdminService.DeleteResource:input_type -> sts.v1.DeleteResourceRequest
+	12, // 67: sts.v1.AdminService.RotateClientSecret:input_type -> sts.v1.RotateClientSecretRequest
+	14, // 68: sts.v1.AdminService.GetClientStatus:input_type -> sts.v1.GetClientStatusRequest
+	17, // 69: sts.v1.AdminService.ListKeys:input_type -> sts.v1.ListKeysRequest
+	21, // 70: sts.v1.AdminService.RotateKey:input_type -> sts.v1.RotateKeyRequest
+	23, // 71: sts.v1.AdminService.RevokeKey:input_type -> sts.v1.RevokeKeyRequest
+	56, // 72: sts.v1.AdminService.ExplainDecision:input_type -> sts.v1.ExplainDecisionRequest
+	57, // 73: sts.v1.AdminService.SimulateRequest:input_type -> sts.v1.SimulateRequestRequest
+	29, // 74: sts.v1.AdminService.Revoke:input_type -> sts.v1.RevokeRequest
+	32, // 75: sts.v1.AdminService.ListRevocations:input_type -> sts.v1.ListRevocationsRequest
+	34, // 76: sts.v1.AdminService.Backup:input_type -> sts.v1.BackupRequest
+	25, // 77: sts.v1.AdminService.ListIssuerStatus:input_type -> sts.v1.ListIssuerStatusRequest
+	39, // 78: sts.v1.AdminService.ListRevisions:input_type -> sts.v1.ListRevisionsRequest
+	41, // 79: sts.v1.AdminService.GetRevision:input_type -> sts.v1.GetRevisionRequest
+	44, // 80: sts.v1.AdminService.Rollback:input_type -> sts.v1.RollbackRequest
+	45, // 81: sts.v1.AdminService.GetShadow:input_type -> sts.v1.GetShadowRequest
+	49, // 82: sts.v1.AdminService.PromoteShadow:input_type -> sts.v1.PromoteShadowRequest
+	50, // 83: sts.v1.AdminService.DiscardShadow:input_type -> sts.v1.DiscardShadowRequest
+	5,  // 84: sts.v1.AdminService.Apply:output_type -> sts.v1.ApplyResponse
+	5,  // 85: sts.v1.AdminService.ApplyMany:output_type -> sts.v1.ApplyResponse
+	7,  // 86: sts.v1.AdminService.GetResource:output_type -> sts.v1.GetResourceResponse
+	9,  // 87: sts.v1.AdminService.ListResources:output_type -> sts.v1.ListResourcesResponse
+	3,  // 88: sts.v1.AdminService.PutResource:output_type -> sts.v1.PutResourceResponse
+	11, // 89: sts.v1.AdminService.DeleteResource:output_type -> sts.v1.DeleteResourceResponse
+	13, // 90: sts.v1.AdminService.RotateClientSecret:output_type -> sts.v1.RotateClientSecretResponse
+	15, // 91: sts.v1.AdminService.GetClientStatus:output_type -> sts.v1.GetClientStatusResponse
+	18, // 92: sts.v1.AdminService.ListKeys:output_type -> sts.v1.ListKeysResponse
+	22, // 93: sts.v1.AdminService.RotateKey:output_type -> sts.v1.RotateKeyResponse
+	24, // 94: sts.v1.AdminService.RevokeKey:output_type -> sts.v1.RevokeKeyResponse
+	58, // 95: sts.v1.AdminService.ExplainDecision:output_type -> sts.v1.ExplainDecisionResponse
+	59, // 96: sts.v1.AdminService.SimulateRequest:output_type -> sts.v1.SimulateRequestResponse
+	30, // 97: sts.v1.AdminService.Revoke:output_type -> sts.v1.RevokeResponse
+	33, // 98: sts.v1.AdminService.ListRevocations:output_type -> sts.v1.ListRevocationsResponse
+	35, // 99: sts.v1.AdminService.Backup:output_type -> sts.v1.BackupResponse
+	26, // 100: sts.v1.AdminService.ListIssuerStatus:output_type -> sts.v1.ListIssuerStatusResponse
+	40, // 101: sts.v1.AdminService.ListRevisions:output_type -> sts.v1.ListRevisionsResponse
+	42, // 102: sts.v1.AdminService.GetRevision:output_type -> sts.v1.GetRevisionResponse
+	5,  // 103: sts.v1.AdminService.Rollback:output_type -> sts.v1.ApplyResponse
+	46, // 104: sts.v1.AdminService.GetShadow:output_type -> sts.v1.GetShadowResponse
+	5,  // 105: sts.v1.AdminService.PromoteShadow:output_type -> sts.v1.ApplyResponse
+	51, // 106: sts.v1.AdminService.DiscardShadow:output_type -> sts.v1.DiscardShadowResponse
+	84, // [84:107] is the sub-list for method output_type
+	61, // [61:84] is the sub-list for method input_type
+	61, // [61:61] is the sub-list for extension type_name
+	61, // [61:61] is the sub-list for extension extendee
+	0,  // [0:61] is the sub-list for field type_name
 }
 
 func init() { file_sts_v1_admin_proto_init() }
@@ -2864,7 +4168,7 @@ func file_sts_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sts_v1_admin_proto_rawDesc), len(file_sts_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   37,
+			NumMessages:   53,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

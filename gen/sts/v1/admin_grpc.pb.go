@@ -36,6 +36,12 @@ const (
 	AdminService_ListRevocations_FullMethodName    = "/sts.v1.AdminService/ListRevocations"
 	AdminService_Backup_FullMethodName             = "/sts.v1.AdminService/Backup"
 	AdminService_ListIssuerStatus_FullMethodName   = "/sts.v1.AdminService/ListIssuerStatus"
+	AdminService_ListRevisions_FullMethodName      = "/sts.v1.AdminService/ListRevisions"
+	AdminService_GetRevision_FullMethodName        = "/sts.v1.AdminService/GetRevision"
+	AdminService_Rollback_FullMethodName           = "/sts.v1.AdminService/Rollback"
+	AdminService_GetShadow_FullMethodName          = "/sts.v1.AdminService/GetShadow"
+	AdminService_PromoteShadow_FullMethodName      = "/sts.v1.AdminService/PromoteShadow"
+	AdminService_DiscardShadow_FullMethodName      = "/sts.v1.AdminService/DiscardShadow"
 )
 
 // AdminServiceClient is the client API for AdminService service.
@@ -64,8 +70,8 @@ type AdminServiceClient interface {
 	// are the parts of one change, whose resources add up in their order, and all
 	// of it happens or nothing. Paths of problems count over all parts.
 	//
-	// The first message says what `dry_run` and `expected_revision` are; the others
-	// leave them out or say the same. Together they have at most 8 MiB.
+	// The first message says what `dry_run`, `expected_revision`, `why` and `shadow`
+	// are; the others leave them out or say the same. Together they have at most 8 MiB.
 	ApplyMany(ctx context.Context, opts ...grpc.CallOption) (grpc.ClientStreamingClient[ApplyRequest, ApplyResponse], error)
 	// GetResource returns one resource.
 	GetResource(ctx context.Context, in *GetResourceRequest, opts ...grpc.CallOption) (*GetResourceResponse, error)
@@ -139,6 +145,29 @@ type AdminServiceClient interface {
 	// ListIssuerStatus returns what this node knows of the keys of each Issuer: which
 	// there are, how old they are, and why they could not be had. It asks no issuer.
 	ListIssuerStatus(ctx context.Context, in *ListIssuerStatusRequest, opts ...grpc.CallOption) (*ListIssuerStatusResponse, error)
+	// ListRevisions returns the revisions that are kept, the newest first: who made
+	// each one, when, from where and why, and what it changed.
+	ListRevisions(ctx context.Context, in *ListRevisionsRequest, opts ...grpc.CallOption) (*ListRevisionsResponse, error)
+	// GetRevision returns a revision and what is different from the one before it, or
+	// from any other. One that is not kept any more is NOT_FOUND.
+	GetRevision(ctx context.Context, in *GetRevisionRequest, opts ...grpc.CallOption) (*GetRevisionResponse, error)
+	// Rollback makes a new revision with the resources of an old one, which must be
+	// as sound as those of any change.
+	//
+	// How clients authenticate stays as it is, and a client that is disabled stays
+	// disabled: a secret that was replaced must not come back because a rule was
+	// wrong. A client that does not exist any more comes back as it was.
+	Rollback(ctx context.Context, in *RollbackRequest, opts ...grpc.CallOption) (*ApplyResponse, error)
+	// GetShadow returns the shadow revision and what it has decided otherwise than
+	// the one in force, on the node that answers: each counts for itself. Without one
+	// NOT_FOUND.
+	GetShadow(ctx context.Context, in *GetShadowRequest, opts ...grpc.CallOption) (*GetShadowResponse, error)
+	// PromoteShadow puts the shadow revision in force, after the checks of any change.
+	// If another revision is in force than the one it was made from, it is ABORTED and
+	// says what changed in between.
+	PromoteShadow(ctx context.Context, in *PromoteShadowRequest, opts ...grpc.CallOption) (*ApplyResponse, error)
+	// DiscardShadow gives the shadow revision up.
+	DiscardShadow(ctx context.Context, in *DiscardShadowRequest, opts ...grpc.CallOption) (*DiscardShadowResponse, error)
 }
 
 type adminServiceClient struct {
@@ -331,6 +360,66 @@ func (c *adminServiceClient) ListIssuerStatus(ctx context.Context, in *ListIssue
 	return out, nil
 }
 
+func (c *adminServiceClient) ListRevisions(ctx context.Context, in *ListRevisionsRequest, opts ...grpc.CallOption) (*ListRevisionsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListRevisionsResponse)
+	err := c.cc.Invoke(ctx, AdminService_ListRevisions_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) GetRevision(ctx context.Context, in *GetRevisionRequest, opts ...grpc.CallOption) (*GetRevisionResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetRevisionResponse)
+	err := c.cc.Invoke(ctx, AdminService_GetRevision_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) Rollback(ctx context.Context, in *RollbackRequest, opts ...grpc.CallOption) (*ApplyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ApplyResponse)
+	err := c.cc.Invoke(ctx, AdminService_Rollback_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) GetShadow(ctx context.Context, in *GetShadowRequest, opts ...grpc.CallOption) (*GetShadowResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(GetShadowResponse)
+	err := c.cc.Invoke(ctx, AdminService_GetShadow_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) PromoteShadow(ctx context.Context, in *PromoteShadowRequest, opts ...grpc.CallOption) (*ApplyResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ApplyResponse)
+	err := c.cc.Invoke(ctx, AdminService_PromoteShadow_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) DiscardShadow(ctx context.Context, in *DiscardShadowRequest, opts ...grpc.CallOption) (*DiscardShadowResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DiscardShadowResponse)
+	err := c.cc.Invoke(ctx, AdminService_DiscardShadow_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // AdminServiceServer is the server API for AdminService service.
 // All implementations must embed UnimplementedAdminServiceServer
 // for forward compatibility.
@@ -357,8 +446,8 @@ type AdminServiceServer interface {
 	// are the parts of one change, whose resources add up in their order, and all
 	// of it happens or nothing. Paths of problems count over all parts.
 	//
-	// The first message says what `dry_run` and `expected_revision` are; the others
-	// leave them out or say the same. Together they have at most 8 MiB.
+	// The first message says what `dry_run`, `expected_revision`, `why` and `shadow`
+	// are; the others leave them out or say the same. Together they have at most 8 MiB.
 	ApplyMany(grpc.ClientStreamingServer[ApplyRequest, ApplyResponse]) error
 	// GetResource returns one resource.
 	GetResource(context.Context, *GetResourceRequest) (*GetResourceResponse, error)
@@ -432,6 +521,29 @@ type AdminServiceServer interface {
 	// ListIssuerStatus returns what this node knows of the keys of each Issuer: which
 	// there are, how old they are, and why they could not be had. It asks no issuer.
 	ListIssuerStatus(context.Context, *ListIssuerStatusRequest) (*ListIssuerStatusResponse, error)
+	// ListRevisions returns the revisions that are kept, the newest first: who made
+	// each one, when, from where and why, and what it changed.
+	ListRevisions(context.Context, *ListRevisionsRequest) (*ListRevisionsResponse, error)
+	// GetRevision returns a revision and what is different from the one before it, or
+	// from any other. One that is not kept any more is NOT_FOUND.
+	GetRevision(context.Context, *GetRevisionRequest) (*GetRevisionResponse, error)
+	// Rollback makes a new revision with the resources of an old one, which must be
+	// as sound as those of any change.
+	//
+	// How clients authenticate stays as it is, and a client that is disabled stays
+	// disabled: a secret that was replaced must not come back because a rule was
+	// wrong. A client that does not exist any more comes back as it was.
+	Rollback(context.Context, *RollbackRequest) (*ApplyResponse, error)
+	// GetShadow returns the shadow revision and what it has decided otherwise than
+	// the one in force, on the node that answers: each counts for itself. Without one
+	// NOT_FOUND.
+	GetShadow(context.Context, *GetShadowRequest) (*GetShadowResponse, error)
+	// PromoteShadow puts the shadow revision in force, after the checks of any change.
+	// If another revision is in force than the one it was made from, it is ABORTED and
+	// says what changed in between.
+	PromoteShadow(context.Context, *PromoteShadowRequest) (*ApplyResponse, error)
+	// DiscardShadow gives the shadow revision up.
+	DiscardShadow(context.Context, *DiscardShadowRequest) (*DiscardShadowResponse, error)
 	mustEmbedUnimplementedAdminServiceServer()
 }
 
@@ -492,6 +604,24 @@ func (UnimplementedAdminServiceServer) Backup(*BackupRequest, grpc.ServerStreami
 }
 func (UnimplementedAdminServiceServer) ListIssuerStatus(context.Context, *ListIssuerStatusRequest) (*ListIssuerStatusResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListIssuerStatus not implemented")
+}
+func (UnimplementedAdminServiceServer) ListRevisions(context.Context, *ListRevisionsRequest) (*ListRevisionsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListRevisions not implemented")
+}
+func (UnimplementedAdminServiceServer) GetRevision(context.Context, *GetRevisionRequest) (*GetRevisionResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetRevision not implemented")
+}
+func (UnimplementedAdminServiceServer) Rollback(context.Context, *RollbackRequest) (*ApplyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Rollback not implemented")
+}
+func (UnimplementedAdminServiceServer) GetShadow(context.Context, *GetShadowRequest) (*GetShadowResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method GetShadow not implemented")
+}
+func (UnimplementedAdminServiceServer) PromoteShadow(context.Context, *PromoteShadowRequest) (*ApplyResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PromoteShadow not implemented")
+}
+func (UnimplementedAdminServiceServer) DiscardShadow(context.Context, *DiscardShadowRequest) (*DiscardShadowResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DiscardShadow not implemented")
 }
 func (UnimplementedAdminServiceServer) mustEmbedUnimplementedAdminServiceServer() {}
 func (UnimplementedAdminServiceServer) testEmbeddedByValue()                      {}
@@ -802,6 +932,114 @@ func _AdminService_ListIssuerStatus_Handler(srv interface{}, ctx context.Context
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AdminService_ListRevisions_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListRevisionsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).ListRevisions(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_ListRevisions_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).ListRevisions(ctx, req.(*ListRevisionsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_GetRevision_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetRevisionRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).GetRevision(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_GetRevision_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).GetRevision(ctx, req.(*GetRevisionRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_Rollback_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(RollbackRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).Rollback(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_Rollback_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).Rollback(ctx, req.(*RollbackRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_GetShadow_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(GetShadowRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).GetShadow(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_GetShadow_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).GetShadow(ctx, req.(*GetShadowRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_PromoteShadow_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PromoteShadowRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).PromoteShadow(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_PromoteShadow_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).PromoteShadow(ctx, req.(*PromoteShadowRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_DiscardShadow_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DiscardShadowRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).DiscardShadow(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_DiscardShadow_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).DiscardShadow(ctx, req.(*DiscardShadowRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // AdminService_ServiceDesc is the grpc.ServiceDesc for AdminService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -868,6 +1106,30 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListIssuerStatus",
 			Handler:    _AdminService_ListIssuerStatus_Handler,
+		},
+		{
+			MethodName: "ListRevisions",
+			Handler:    _AdminService_ListRevisions_Handler,
+		},
+		{
+			MethodName: "GetRevision",
+			Handler:    _AdminService_GetRevision_Handler,
+		},
+		{
+			MethodName: "Rollback",
+			Handler:    _AdminService_Rollback_Handler,
+		},
+		{
+			MethodName: "GetShadow",
+			Handler:    _AdminService_GetShadow_Handler,
+		},
+		{
+			MethodName: "PromoteShadow",
+			Handler:    _AdminService_PromoteShadow_Handler,
+		},
+		{
+			MethodName: "DiscardShadow",
+			Handler:    _AdminService_DiscardShadow_Handler,
 		},
 	},
 	Streams: []grpc.StreamDesc{

@@ -870,8 +870,15 @@ type StorageConfig struct {
 	// that is kept with everything else. Default: `bolt_file` with `.replay` behind
 	// it.
 	ReplayFile string `protobuf:"bytes,2,opt,name=replay_file,json=replayFile,proto3" json:"replay_file,omitempty"`
-	// The etcd cluster (3.5 or later). See docs/storage.md.
-	Etcd          *EtcdConfig `protobuf:"bytes,3,opt,name=etcd,proto3" json:"etcd,omitempty"`
+	// The etcd cluster (3.5 or later). See docs/etcd.md.
+	Etcd *EtcdConfig `protobuf:"bytes,3,opt,name=etcd,proto3" json:"etcd,omitempty"`
+	// For how long tokens are issued after the storage has confirmed last which
+	// resources are in force: 5s to 5m. Beyond it requests are refused with
+	// temporarily_unavailable, and readiness names storage. Default 30s.
+	MaxStaleness *durationpb.Duration `protobuf:"bytes,10,opt,name=max_staleness,json=maxStaleness,proto3" json:"max_staleness,omitempty"`
+	// How many revisions of the resources are kept, to look at and to go back to: 1
+	// to 10,000. Default 100.
+	KeepRevisions int32 `protobuf:"varint,11,opt,name=keep_revisions,json=keepRevisions,proto3" json:"keep_revisions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -925,6 +932,20 @@ func (x *StorageConfig) GetEtcd() *EtcdConfig {
 		return x.Etcd
 	}
 	return nil
+}
+
+func (x *StorageConfig) GetMaxStaleness() *durationpb.Duration {
+	if x != nil {
+		return x.MaxStaleness
+	}
+	return nil
+}
+
+func (x *StorageConfig) GetKeepRevisions() int32 {
+	if x != nil {
+		return x.KeepRevisions
+	}
+	return 0
 }
 
 // EtcdConfig says how an etcd cluster is reached. Files are read again when they
@@ -2709,12 +2730,15 @@ const file_sts_v1_config_proto_rawDesc = "" +
 	"\bcrl_file\x18\x03 \x01(\tR\acrlFile\"P\n" +
 	"\x12SpiffeBundleConfig\x12!\n" +
 	"\ftrust_domain\x18\x01 \x01(\tR\vtrustDomain\x12\x17\n" +
-	"\aca_file\x18\x02 \x01(\tR\x06caFile\"u\n" +
+	"\aca_file\x18\x02 \x01(\tR\x06caFile\"\xdc\x01\n" +
 	"\rStorageConfig\x12\x1b\n" +
 	"\tbolt_file\x18\x01 \x01(\tR\bboltFile\x12\x1f\n" +
 	"\vreplay_file\x18\x02 \x01(\tR\n" +
 	"replayFile\x12&\n" +
-	"\x04etcd\x18\x03 \x01(\v2\x12.sts.v1.EtcdConfigR\x04etcd\"\xb9\x02\n" +
+	"\x04etcd\x18\x03 \x01(\v2\x12.sts.v1.EtcdConfigR\x04etcd\x12>\n" +
+	"\rmax_staleness\x18\n" +
+	" \x01(\v2\x19.google.protobuf.DurationR\fmaxStaleness\x12%\n" +
+	"\x0ekeep_revisions\x18\v \x01(\x05R\rkeepRevisions\"\xb9\x02\n" +
 	"\n" +
 	"EtcdConfig\x12\x1c\n" +
 	"\tendpoints\x18\x01 \x03(\tR\tendpoints\x12\x16\n" +
@@ -2911,41 +2935,42 @@ var file_sts_v1_config_proto_depIdxs = []int32{
 	8,  // 15: sts.v1.TlsConfig.client_certificates:type_name -> sts.v1.ClientCertificatesConfig
 	9,  // 16: sts.v1.ClientCertificatesConfig.spiffe_bundles:type_name -> sts.v1.SpiffeBundleConfig
 	11, // 17: sts.v1.StorageConfig.etcd:type_name -> sts.v1.EtcdConfig
-	32, // 18: sts.v1.EtcdConfig.request_timeout:type_name -> google.protobuf.Duration
-	13, // 19: sts.v1.KeysConfig.sets:type_name -> sts.v1.KeySetConfig
-	16, // 20: sts.v1.KeysConfig.vault:type_name -> sts.v1.VaultConfig
-	14, // 21: sts.v1.KeySetConfig.vault:type_name -> sts.v1.VaultKeyConfig
-	15, // 22: sts.v1.KeySetConfig.local:type_name -> sts.v1.LocalKeyConfig
-	14, // 23: sts.v1.KeySetConfig.vault_wrapped:type_name -> sts.v1.VaultKeyConfig
-	32, // 24: sts.v1.VaultConfig.timeout:type_name -> google.protobuf.Duration
-	17, // 25: sts.v1.VaultConfig.login:type_name -> sts.v1.VaultLoginConfig
-	21, // 26: sts.v1.VaultConfig.batch:type_name -> sts.v1.VaultBatchConfig
-	18, // 27: sts.v1.VaultLoginConfig.app_role:type_name -> sts.v1.VaultAppRoleConfig
-	19, // 28: sts.v1.VaultLoginConfig.kubernetes:type_name -> sts.v1.VaultKubernetesConfig
-	20, // 29: sts.v1.VaultLoginConfig.certificate:type_name -> sts.v1.VaultCertificateConfig
-	32, // 30: sts.v1.VaultBatchConfig.delay:type_name -> google.protobuf.Duration
-	32, // 31: sts.v1.RotationConfig.period:type_name -> google.protobuf.Duration
-	32, // 32: sts.v1.RotationConfig.publish_ahead:type_name -> google.protobuf.Duration
-	32, // 33: sts.v1.RotationConfig.retain:type_name -> google.protobuf.Duration
-	32, // 34: sts.v1.RotationConfig.jwks_max_age:type_name -> google.protobuf.Duration
-	32, // 35: sts.v1.RotationConfig.clock_skew:type_name -> google.protobuf.Duration
-	24, // 36: sts.v1.AuditConfig.rotation:type_name -> sts.v1.AuditRotationConfig
-	25, // 37: sts.v1.AuditConfig.checkpoints:type_name -> sts.v1.AuditCheckpointConfig
-	26, // 38: sts.v1.AuditConfig.sinks:type_name -> sts.v1.AuditSinkConfig
-	32, // 39: sts.v1.AuditRotationConfig.max_age:type_name -> google.protobuf.Duration
-	32, // 40: sts.v1.AuditCheckpointConfig.every:type_name -> google.protobuf.Duration
-	27, // 41: sts.v1.AuditSinkConfig.stdout:type_name -> sts.v1.AuditStdoutConfig
-	28, // 42: sts.v1.AuditSinkConfig.syslog:type_name -> sts.v1.AuditSyslogConfig
-	29, // 43: sts.v1.AuditSinkConfig.otlp:type_name -> sts.v1.AuditOtlpConfig
-	32, // 44: sts.v1.LimitsConfig.request_timeout:type_name -> google.protobuf.Duration
-	33, // 45: sts.v1.LimitsConfig.total:type_name -> sts.v1.Rate
-	33, // 46: sts.v1.LimitsConfig.source:type_name -> sts.v1.Rate
-	33, // 47: sts.v1.LimitsConfig.client:type_name -> sts.v1.Rate
-	48, // [48:48] is the sub-list for method output_type
-	48, // [48:48] is the sub-list for method input_type
-	48, // [48:48] is the sub-list for extension type_name
-	48, // [48:48] is the sub-list for extension extendee
-	0,  // [0:48] is the sub-list for field type_name
+	32, // 18: sts.v1.StorageConfig.max_staleness:type_name -> google.protobuf.Duration
+	32, // 19: sts.v1.EtcdConfig.request_timeout:type_name -> google.protobuf.Duration
+	13, // 20: sts.v1.KeysConfig.sets:type_name -> sts.v1.KeySetConfig
+	16, // 21: sts.v1.KeysConfig.vault:type_name -> sts.v1.VaultConfig
+	14, // 22: sts.v1.KeySetConfig.vault:type_name -> sts.v1.VaultKeyConfig
+	15, // 23: sts.v1.KeySetConfig.local:type_name -> sts.v1.LocalKeyConfig
+	14, // 24: sts.v1.KeySetConfig.vault_wrapped:type_name -> sts.v1.VaultKeyConfig
+	32, // 25: sts.v1.VaultConfig.timeout:type_name -> google.protobuf.Duration
+	17, // 26: sts.v1.VaultConfig.login:type_name -> sts.v1.VaultLoginConfig
+	21, // 27: sts.v1.VaultConfig.batch:type_name -> sts.v1.VaultBatchConfig
+	18, // 28: sts.v1.VaultLoginConfig.app_role:type_name -> sts.v1.VaultAppRoleConfig
+	19, // 29: sts.v1.VaultLoginConfig.kubernetes:type_name -> sts.v1.VaultKubernetesConfig
+	20, // 30: sts.v1.VaultLoginConfig.certificate:type_name -> sts.v1.VaultCertificateConfig
+	32, // 31: sts.v1.VaultBatchConfig.delay:type_name -> google.protobuf.Duration
+	32, // 32: sts.v1.RotationConfig.period:type_name -> google.protobuf.Duration
+	32, // 33: sts.v1.RotationConfig.publish_ahead:type_name -> google.protobuf.Duration
+	32, // 34: sts.v1.RotationConfig.retain:type_name -> google.protobuf.Duration
+	32, // 35: sts.v1.RotationConfig.jwks_max_age:type_name -> google.protobuf.Duration
+	32, // 36: sts.v1.RotationConfig.clock_skew:type_name -> google.protobuf.Duration
+	24, // 37: sts.v1.AuditConfig.rotation:type_name -> sts.v1.AuditRotationConfig
+	25, // 38: sts.v1.AuditConfig.checkpoints:type_name -> sts.v1.AuditCheckpointConfig
+	26, // 39: sts.v1.AuditConfig.sinks:type_name -> sts.v1.AuditSinkConfig
+	32, // 40: sts.v1.AuditRotationConfig.max_age:type_name -> google.protobuf.Duration
+	32, // 41: sts.v1.AuditCheckpointConfig.every:type_name -> google.protobuf.Duration
+	27, // 42: sts.v1.AuditSinkConfig.stdout:type_name -> sts.v1.AuditStdoutConfig
+	28, // 43: sts.v1.AuditSinkConfig.syslog:type_name -> sts.v1.AuditSyslogConfig
+	29, // 44: sts.v1.AuditSinkConfig.otlp:type_name -> sts.v1.AuditOtlpConfig
+	32, // 45: sts.v1.LimitsConfig.request_timeout:type_name -> google.protobuf.Duration
+	33, // 46: sts.v1.LimitsConfig.total:type_name -> sts.v1.Rate
+	33, // 47: sts.v1.LimitsConfig.source:type_name -> sts.v1.Rate
+	33, // 48: sts.v1.LimitsConfig.client:type_name -> sts.v1.Rate
+	49, // [49:49] is the sub-list for method output_type
+	49, // [49:49] is the sub-list for method input_type
+	49, // [49:49] is the sub-list for extension type_name
+	49, // [49:49] is the sub-list for extension extendee
+	0,  // [0:49] is the sub-list for field type_name
 }
 
 func init() { file_sts_v1_config_proto_init() }
