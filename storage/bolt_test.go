@@ -278,8 +278,8 @@ func BenchmarkTxn(b *testing.B) {
 func BenchmarkOpenBolt(b *testing.B) {
 	kv, path := newBolt(b)
 	value := make([]byte, 1000)
-	for i := range 100 {
-		ops := make([]Op, 600)
+	for i := range 600 {
+		ops := make([]Op, MaxTxn)
 		for j := range ops {
 			ops[j] = Op{Key: fmt.Sprintf("%d/%d", i, j), Value: value}
 		}

@@ -223,6 +223,9 @@ func TestRestoreBolt(t *testing.T) {
 	if err != nil || at.Before(now) || at.After(now.Add(2*time.Second)) {
 		t.Errorf("restored at %v, %v", at, err)
 	}
+	if begins, err := NewStore(b).Begins(t.Context()); err != nil || !begins.Equal(at) {
+		t.Errorf("its memory begins at %v, %v", begins, err)
+	}
 	put(t, b, restoredKey, "soon")
 	if _, err := NewStore(b).Restored(t.Context()); err == nil {
 		t.Error("a record that cannot be read was taken for none")
@@ -358,6 +361,38 @@ func (c *changing) List(ctx context.Context, prefix, after string, limit int) ([
 		}
 	}
 	return c.KV.List(ctx, prefix, after, limit)
+}
+
+// TestMove: what was used once may be known at the old place only.
+func TestMove(t *testing.T) {
+	path, want := filled(t)
+	from, err := OpenBolt(path, BoltOptions{})
+	must(t, err)
+	defer from.Close()
+	to, _ := newBolt(t)
+	now := time.Now()
+	if n, err := Move(t.Context(), from, to, now); err != nil || n != len(want) {
+		t.Fatal(n, err)
+	}
+	begins, err := NewStore(to).Begins(t.Context())
+	restored, err2 := NewStore(to).Restored(t.Context())
+	if err != nil || err2 != nil || begins.Before(now) || begins.After(now.Add(2*time.Second)) || !restored.IsZero() {
+		t.Errorf("it begins at %v, %v; restored at %v, %v", begins, err, restored, err2)
+	}
+	// A journal that was left here by an earlier life does not know better.
+	journal := filepath.Join(t.TempDir(), "replay")
+	old, err := OpenReplay(journal, ReplayOptions{New: true})
+	must(t, err)
+	must(t, old.Close())
+	r, err := OpenReplay(journal, ReplayOptions{Begins: begins})
+	must(t, err)
+	defer r.Close()
+	if ok, err := r.Use(t.Context(), "assertion", "a", now.Add(-time.Minute), now.Add(time.Hour)); ok || err == nil {
+		t.Errorf("made before the move: %v, %v", ok, err)
+	}
+	if ok, err := r.Use(t.Context(), "assertion", "a", begins.Add(time.Second), now.Add(time.Hour)); !ok || err != nil {
+		t.Errorf("made after it: %v, %v", ok, err)
+	}
 }
 
 func TestSweeperClock(t *testing.T) { // F38

@@ -26,7 +26,7 @@ const crashWriters = 4
 // writeUntilKilled writes to a store and an audit log for ever, and names what was
 // acknowledged on the standard output. It returns only an error.
 func writeUntilKilled(dir string) error {
-	kv, err := OpenBolt(filepath.Join(dir, "sts.db"), BoltOptions{})
+	kv, err := OpenBolt(filepath.Join(dir, "sts.db"), BoltOptions{SweepEvery: time.Millisecond})
 	if err != nil {
 		return err
 	}
@@ -36,6 +36,7 @@ func writeUntilKilled(dir string) error {
 	}
 	ctx := context.Background()
 	failed := make(chan error)
+	go func() { failed <- tell(kv) }()
 	for w := range crashWriters {
 		from, err := counter(kv, w)
 		if err != nil {
@@ -49,11 +50,13 @@ func writeUntilKilled(dir string) error {
 					ops = append(ops, Op{Key: fmt.Sprintf("last/%d/%s", w, part), Value: value})
 				}
 				ops = append(ops, Op{Key: fmt.Sprintf("all/%d/%d", w, i), Value: value})
+				moment := time.Now().Add(lifetimes[i%len(lifetimes)])
+				ops = append(ops, Op{Key: fmt.Sprintf("expires/%d/%d", w, i), Expires: moment})
 				if _, done, err := kv.Txn(ctx, nil, ops); err != nil || !done {
 					failed <- fmt.Errorf("writing: %v, %w", done, err)
 					return
 				}
-				fmt.Printf("kv %d %d\n", w, i)
+				fmt.Printf("kv %d %d %d\n", w, i, moment.Unix())
 			}
 		}()
 		go func() {
@@ -69,6 +72,25 @@ func writeUntilKilled(dir string) error {
 		}()
 	}
 	return <-failed
+}
+
+// lifetimes are those of entries that expire, in turn.
+var lifetimes = []time.Duration{time.Hour, -time.Hour, time.Second, 3 * time.Second}
+
+// tell names on the standard output what a watcher is told.
+func tell(kv KV) error {
+	_, revision, err := kv.List(context.Background(), "", "", 1)
+	if err != nil {
+		return err
+	}
+	return kv.Watch(context.Background(), "last/", revision, func(c Changes) error {
+		for _, e := range c.Events {
+			if rest, ok := strings.CutSuffix(e.Key, "/x"); ok {
+				fmt.Printf("told %s %s\n", strings.TrimPrefix(rest, "last/"), strings.TrimSpace(string(e.Value)))
+			}
+		}
+		return nil
+	})
 }
 
 // counter is the last number that a writer has written.
@@ -97,18 +119,25 @@ func TestKill(t *testing.T) {
 	dir := t.TempDir()
 	decisions := map[string]bool{}
 	last := make([]int, crashWriters)
-	torn := 0
+	expiring := map[string]int64{} // until when these entries must be there
+	torn, told, swept := 0, 0, 0
 	for cycle := range cycles {
 		out := killed(t, dir, time.Duration(rnd.IntN(40_000))*time.Microsecond)
 		for line := range strings.Lines(out) {
 			var w, i int
+			var moment int64
 			if id, ok := strings.CutPrefix(line, "audit "); ok && strings.HasSuffix(id, "\n") {
 				decisions[strings.TrimSpace(id)] = true
-			} else if n, _ := fmt.Sscanf(line, "kv %d %d\n", &w, &i); n == 2 && strings.HasSuffix(line, "\n") {
+			} else if n, _ := fmt.Sscanf(line, "kv %d %d %d\n", &w, &i, &moment); n == 3 && strings.HasSuffix(line, "\n") {
 				last[w] = max(last[w], i)
+				expiring[fmt.Sprintf("expires/%d/%d", w, i)] = moment
+			} else if n, _ := fmt.Sscanf(line, "told %d %d\n", &w, &i); n == 2 && strings.HasSuffix(line, "\n") {
+				last[w] = max(last[w], i) // a watcher is told of nothing that may be gone
+				told++
 			}
 		}
 		last = survived(t, dir, last)
+		swept += notSwept(t, dir, expiring)
 		audit, aside, err := OpenAudit(AuditOptions{File: filepath.Join(dir, "audit.jsonl")})
 		if err != nil {
 			t.Fatalf("cycle %d: %v", cycle, err)
@@ -134,10 +163,10 @@ func TestKill(t *testing.T) {
 	for _, n := range last {
 		total += n
 	}
-	if total < cycles || len(log) == 0 {
-		t.Errorf("only %d changes in %d cycles", total, cycles)
+	if total < cycles || len(log) == 0 || told == 0 || swept == 0 {
+		t.Errorf("only %d changes, %d told, %d swept in %d cycles", total, told, swept, cycles)
 	}
-	t.Logf("%d kills, %d changes, %d KiB of records, %d torn", cycles, total, len(log)>>10, torn)
+	t.Logf("%d kills, %d changes, %d told, %d swept, %d KiB of records, %d torn", cycles, total, told, swept, len(log)>>10, torn)
 }
 
 // killed runs a writer, kills it some time after the first acknowledgement, and
@@ -195,4 +224,32 @@ func survived(t *testing.T, dir string, acknowledged []int) []int {
 		}
 	}
 	return found
+}
+
+// notSwept checks that each entry is there whose moment has not come. It forgets
+// the others, and returns how many of them are gone.
+func notSwept(t *testing.T, dir string, expiring map[string]int64) (gone int) {
+	t.Helper()
+	kv, err := OpenBolt(filepath.Join(dir, "sts.db"), BoltOptions{SweepEvery: time.Hour})
+	must(t, err)
+	defer kv.Close()
+	list, _, err := kv.List(t.Context(), "expires/", "", 0)
+	must(t, err)
+	there := map[string]bool{}
+	for _, e := range list {
+		there[e.Key] = true
+	}
+	now := time.Now().Unix()
+	for key, moment := range expiring {
+		switch {
+		case moment > now && !there[key]:
+			t.Errorf("%s was acknowledged until %d, and is gone at %d", key, moment, now)
+		case moment <= now:
+			delete(expiring, key)
+			if !there[key] {
+				gone++
+			}
+		}
+	}
+	return gone
 }

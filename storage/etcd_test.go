@@ -50,4 +50,5 @@ func TestEtcd(t *testing.T) {
 			}
 		})
 	})
+	t.Run("move", func(t *testing.T) { moveThroughEtcd(t, c) })
 }

@@ -29,6 +29,9 @@ type ReplayOptions struct {
 	// New says that nothing can have been used before, so that a journal need not be
 	// there.
 	New bool
+	// Begins is since when the store beside it has its history: what was used before
+	// may be known elsewhere only, whatever the journal says. Zero is from the first.
+	Begins time.Time
 
 	Max    int                    // uses remembered at once; default 1,048,576
 	Now    func() time.Time       // default time.Now

@@ -35,7 +35,7 @@ func OpenReplay(path string, o ReplayOptions) (*Replay, error) {
 		return nil, fmt.Errorf("opening the replay journal: %w", err)
 	}
 	r.journal = newJournal(path, boot)
-	if err := r.load(old, info.Size(), boot, o.New); err != nil {
+	if err := r.load(old, info.Size(), boot, o); err != nil {
 		return nil, errors.Join(fmt.Errorf("opening the replay journal %s: %w", path, err), old.Close())
 	}
 	// What was being made when a process was killed.
@@ -74,7 +74,7 @@ func openJournal(path string) (*os.File, os.FileInfo, error) {
 }
 
 // load reads what was used before, and decides since when that is known.
-func (r *Replay) load(f io.Reader, size int64, boot string, isNew bool) error {
+func (r *Replay) load(f io.Reader, size int64, boot string, o ReplayOptions) error {
 	now := r.now()
 	h, latest, closed, err := replayHeader{}, int64(0), false, error(nil)
 	if size > 0 {
@@ -91,12 +91,14 @@ func (r *Replay) load(f io.Reader, size int64, boot string, isNew bool) error {
 		return err
 	case err != nil:
 		r.lost = "it is damaged"
-	case size == 0 && !isNew:
+	case size == 0 && !o.New:
 		r.lost = "it was missing"
 	case size > 0 && !closed && (h.boot != boot || boot == unknownBoot):
 		r.lost = "the machine was started anew without the server having stopped"
 	}
-	r.begins = h.begins
+	if r.begins = h.begins; r.begins.Before(o.Begins) {
+		r.begins = o.Begins
+	}
 	if r.lost != "" {
 		// The clock may stand before what it was: it is at least what the journal has
 		// seen, and what it may have missed before it was last made durable.

@@ -10,8 +10,11 @@ import (
 	"time"
 )
 
-// restoredKey has when the store was last restored from a backup, in Unix seconds.
-const restoredKey = "restored/at"
+// Moments in the life of a store, in Unix seconds.
+const (
+	restoredKey = "restored/at" // it was last restored from a backup
+	movedKey    = "moved/at"    // it was filled from another store
+)
 
 // RestoreBolt makes a store of a backup. Its file must not be there, and gets its
 // name when it is durable and was checked.
@@ -66,8 +69,24 @@ func markRestored(ctx context.Context, path string, now time.Time) error {
 	if err != nil {
 		return err
 	}
-	_, _, err = kv.Txn(ctx, nil, []Op{{Key: restoredKey, Value: restoredAt(now)}})
-	return errors.Join(err, kv.Close())
+	return errors.Join(noteMoment(ctx, kv, restoredKey, now), kv.Close())
+}
+
+// noteMoment notes a moment in the life of a store.
+func noteMoment(ctx context.Context, kv KV, key string, now time.Time) error {
+	_, _, err := kv.Txn(ctx, nil, []Op{{Key: key, Value: restoredAt(now)}})
+	return err
+}
+
+// Move copies all entries to a store that is empty, as Copy does. The other store
+// notes the moment: what was used once may be known elsewhere only, see
+// [Store.Begins].
+func Move(ctx context.Context, from, to KV, now time.Time) (int, error) {
+	n, err := Copy(ctx, from, to)
+	if err != nil {
+		return 0, err
+	}
+	return n, noteMoment(ctx, to, movedKey, now)
 }
 
 // restoredAt is what a store that was restored at a moment notes: the first full
@@ -77,16 +96,35 @@ func restoredAt(now time.Time) []byte { return strconv.AppendInt(nil, now.Unix()
 // Restored returns the moment at which the store was last restored from a backup,
 // zero if never. What was issued, used or revoked before it may not be known.
 func (s *Store) Restored(ctx context.Context) (time.Time, error) {
-	e, err := s.kv.Get(ctx, restoredKey)
+	return s.moment(ctx, restoredKey)
+}
+
+// Begins returns since when the store, with what remembers single uses beside it,
+// has forgotten nothing: the moment of a restore or of a move, zero if there was
+// neither.
+func (s *Store) Begins(ctx context.Context) (time.Time, error) {
+	restored, err := s.moment(ctx, restoredKey)
+	if err != nil {
+		return time.Time{}, err
+	}
+	moved, err := s.moment(ctx, movedKey)
+	if moved.Before(restored) {
+		moved = restored
+	}
+	return moved, err
+}
+
+func (s *Store) moment(ctx context.Context, key string) (time.Time, error) {
+	e, err := s.kv.Get(ctx, key)
 	if errors.Is(err, ErrNotFound) {
 		return time.Time{}, nil
 	}
 	if err != nil {
-		return time.Time{}, fmt.Errorf("reading when the store was restored: %w", err)
+		return time.Time{}, fmt.Errorf("reading when the store was made: %w", err)
 	}
 	at, err := strconv.ParseInt(string(e.Value), 10, 64)
 	if err != nil || at <= 0 {
-		return time.Time{}, fmt.Errorf("the record %q cannot be read; was it written by a newer version?", restoredKey)
+		return time.Time{}, fmt.Errorf("the record %q cannot be read; was it written by a newer version?", key)
 	}
 	return time.Unix(at, 0).UTC(), nil
 }

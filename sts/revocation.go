@@ -30,13 +30,20 @@ func revocationName(kind RevocationKind, issuer, value string) RevocationName {
 
 func (n RevocationName) String() string { return base64.RawURLEncoding.EncodeToString(n[:]) }
 
+// strictNames refuses a second spelling of a name.
+var strictNames = base64.RawURLEncoding.Strict()
+
 // ParseRevocationName reads what String wrote.
 func ParseRevocationName(s string) (n RevocationName, ok bool) {
-	b, err := base64.RawURLEncoding.Strict().DecodeString(s)
-	if err != nil || len(b) != len(n) {
+	if len(s) != base64.RawURLEncoding.EncodedLen(len(n)) {
 		return n, false
 	}
-	return RevocationName(b), true
+	var b [len(n) + 8]byte // what the text stands for, and what it could if it were wrong
+	size, err := strictNames.Decode(b[:], []byte(s))
+	if err != nil || size != len(n) {
+		return n, false
+	}
+	return RevocationName(b[:size]), true
 }
 
 // trait is something about a token by which it can be revoked.

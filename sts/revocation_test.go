@@ -421,6 +421,51 @@ func TestLineageBound(t *testing.T) {
 	}
 }
 
+// TestIntrospectionBound tells which key a token is bound to, for who lets somebody
+// in by it to check, and revokes one of a workload with proof of the key only.
+func TestIntrospectionBound(t *testing.T) {
+	f := newFixture(t)
+	p := newProver(t)
+	r := f.credentials("web")
+	r.Proof, r.ProofTarget = p.proof(t, f, nil, nil), proofTarget
+	token, _ := f.token(t, r)
+	found := f.introspect(t, "web", token.Value)
+	if cnf, _ := found.Claims["cnf"].(map[string]any); found.Claims["token_type"] != "DPoP" || cnf["jkt"] != p.jkt(t) {
+		t.Errorf("%v", found.Claims)
+	}
+	r = f.selfPresented(t)
+	r.Proof, r.ProofTarget = p.proof(t, f, nil, nil), proofTarget
+	token, _ = f.token(t, r)
+	for _, row := range []struct {
+		proof  string
+		want   sts.Code
+		active bool
+	}{
+		{"", sts.InvalidDPoPProof, true},
+		{newProver(t).proof(t, f, nil, nil), sts.InvalidDPoPProof, true},
+		{p.proof(t, f, nil, nil), "", false},
+	} {
+		_, err := f.service.RevokeToken(t.Context(), sts.RevokeTokenRequest{Caller: sts.TokenRequest{Proof: row.proof, ProofTarget: proofTarget}, Token: token.Value})
+		if active := f.introspect(t, "api", token.Value).Active; codeOf(err) != row.want || active != row.active {
+			t.Errorf("%v, active %t; want %q", err, active, row.want)
+		}
+	}
+}
+
+// TestRevocationName takes one spelling of a name.
+func TestRevocationName(t *testing.T) {
+	name := sts.Revocation{Kind: sts.RevokeAll}.Name()
+	if got, ok := sts.ParseRevocationName(name.String()); !ok || got != name {
+		t.Errorf("%v, %t", got, ok)
+	}
+	text := name.String()
+	for _, bad := range []string{"", text[:21], text + "A", text[:20] + "\n" + text[21:], text[:21] + "_", text[:21] + "="} {
+		if _, ok := sts.ParseRevocationName(bad); ok {
+			t.Errorf("%q is taken", bad)
+		}
+	}
+}
+
 // TestIntrospection tells all that is in a token, to whom it may.
 func TestIntrospection(t *testing.T) {
 	f := newFixture(t).withAuditor(t)

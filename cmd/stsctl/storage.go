@@ -85,9 +85,9 @@ What happened after the backup is lost, and that is dangerous: a client, a token
 or a signing key that was revoked since then is not revoked in the backup, a
 resource that was deleted is there, and a secret that was replaced works. So the
 command wants --accept-rollback, and the store notes the moment: the server then
-takes all tokens of its own that were issued before for revoked. It cannot know
-the rest. Before it serves, read in the audit log what was changed and revoked
-since the backup, and do it again; rotate the signing keys if in doubt.
+revokes all tokens that were issued before. It cannot know the rest. Before it
+serves, read in the audit log what was changed and revoked since the backup, and
+do it again; rotate the signing keys if in doubt.
 
 The file that remembers which single-use tokens were used is no part of a
 backup. If it is there, leave it; if not, the server refuses single-use tokens
@@ -111,7 +111,7 @@ that may have been used before it started.`,
 			return badInput("%v", err)
 		}
 		_, err = fmt.Fprintf(c.stdout, `%s was restored: %s
-Tokens of this service issued before %s do not count any more.
+Tokens issued before %s do not count any more.
 Do again what was changed and revoked since the backup; the audit log has it.
 The file must belong to the user that the server runs as.
 `, to, described(info), now.UTC().Format("2006-01-02 15:04:05 UTC"))

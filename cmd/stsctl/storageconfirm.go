@@ -23,14 +23,14 @@ as after etcdctl snapshot restore.
 What happened after the backup is lost, and that is dangerous: a client, a token
 or a signing key that was revoked since then is not revoked in the backup, a
 resource that was deleted is there, and a secret that was replaced works. So the
-command wants --accept-rollback, and the store notes the moment: servers then take
-all tokens of their own that were issued before for revoked, and refuse client
-assertions and other single-use tokens that may have been used before. They cannot
-know the rest. Read in the audit log what was changed and revoked since the backup,
-and do it again; rotate the signing keys if in doubt.
+command wants --accept-rollback, and the store notes the moment: servers then
+take all tokens that were issued before for revoked, and refuse client
+assertions and other single-use tokens that may have been used before. They
+cannot know the rest. Read in the audit log what was changed and revoked since
+the backup, and do it again; rotate the signing keys if in doubt.
 
-The store is etcd:https://HOST:PORT[,https://HOST:PORT...][/PREFIX/]; the prefix of
-keys is /sts/ if none is given. Servers that run use it again by themselves.`,
+The store is etcd:https://HOST:PORT[,https://HOST:PORT...][/PREFIX/]; the prefix
+of keys is /sts/ if none is given. Servers that run use it again by themselves.`,
 		Example: "  stsctl storage confirm --store etcd:https://etcd-0:2379,https://etcd-1:2379/sts/ --etcd-ca-file etcd-ca.pem --accept-rollback",
 		Args:    noArgs("use --store"),
 	}

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -33,8 +34,9 @@ A store is one of
   bolt:FILE
   etcd:https://HOST:PORT[,https://HOST:PORT...][/PREFIX/]
 The prefix of keys in etcd is /sts/ if none is given. A file that is not there
-is made. The file that remembers which single-use tokens were used is not part
-of a store and stays where it is.
+is made. The file that remembers which single-use tokens were used is no part of
+a store and is not copied: such tokens, if they were made before, are refused at
+the new store.
 
 If it fails, what was begun stays in the other store, and must be removed before
 another attempt: the file, or the keys below the prefix.`,
@@ -49,7 +51,7 @@ another attempt: the file, or the keys below the prefix.`,
 		if from == "" || to == "" {
 			return usage("migrate needs --from STORE and --to STORE")
 		}
-		n, err := migrate(cmd.Context(), from, to, etcd)
+		n, err := migrate(cmd.Context(), from, to, etcd, c.now())
 		if _, coded := errors.AsType[*failure](err); err != nil && !coded {
 			return badInput("%v", err)
 		}
@@ -71,7 +73,7 @@ func (f *etcdFlags) add(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&f.passwordFile, "etcd-password-file", "", "`FILE` with the password of that")
 }
 
-func migrate(ctx context.Context, from, to string, etcd etcdFlags) (n int, err error) {
+func migrate(ctx context.Context, from, to string, etcd etcdFlags, now time.Time) (n int, err error) {
 	if path, ok := strings.CutPrefix(from, "bolt:"); ok {
 		// Opening would make it.
 		if _, err := os.Stat(path); err != nil {
@@ -88,7 +90,7 @@ func migrate(ctx context.Context, from, to string, etcd etcdFlags) (n int, err e
 		return 0, err
 	}
 	defer func() { err = errors.Join(err, destination.Close()) }()
-	return storage.Copy(ctx, source, destination)
+	return storage.Move(ctx, source, destination, now)
 }
 
 // openStore opens a store by what a flag says.

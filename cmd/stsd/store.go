@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"time"
 
 	stsv1 "github.com/workload-sts/sts/gen/sts/v1"
 	"github.com/workload-sts/sts/storage"
@@ -21,8 +22,13 @@ func (n *node) openStore(ctx context.Context, c *stsv1.StorageConfig) (*storage.
 		return nil, err
 	}
 	n.closers = append(n.closers, kv.Close)
+	store := storage.NewStore(kv)
+	begins, err := store.Begins(ctx)
+	if err != nil {
+		return nil, err
+	}
 	// Where there is no store yet, there was no client to use anything.
-	replay, err := storage.OpenReplay(c.ReplayFile, storage.ReplayOptions{New: errors.Is(missing, fs.ErrNotExist)})
+	replay, err := storage.OpenReplay(c.ReplayFile, storage.ReplayOptions{New: errors.Is(missing, fs.ErrNotExist), Begins: begins})
 	if err != nil {
 		return nil, err
 	}
@@ -31,7 +37,7 @@ func (n *node) openStore(ctx context.Context, c *stsv1.StorageConfig) (*storage.
 	if lost := replay.Lost(); lost != "" {
 		n.log.Warn("what was used once before is not known: client assertions that were made until now are refused", "file", c.ReplayFile, "reason", lost)
 	}
-	return storage.NewStore(kv), nil
+	return store, nil
 }
 
 func (n *node) openEtcd(ctx context.Context, c *stsv1.EtcdConfig) (*storage.Store, error) {
@@ -40,11 +46,21 @@ func (n *node) openEtcd(ctx context.Context, c *stsv1.EtcdConfig) (*storage.Stor
 		return nil, err
 	}
 	n.closers = append(n.closers, kv.Close)
-	replay := storage.NewReplayKV(kv, storage.ReplayKVOptions{Begins: kv.Confirmed})
+	store := storage.NewStore(kv)
+	begins, err := store.Begins(ctx)
+	if err != nil {
+		return nil, err
+	}
+	replay := storage.NewReplayKV(kv, storage.ReplayKVOptions{Begins: func() time.Time {
+		if at := kv.Confirmed(); at.After(begins) {
+			return at
+		}
+		return begins
+	}})
 	n.closers = append(n.closers, replay.Close)
 	n.replay = replay
 	if at := kv.Confirmed(); !at.IsZero() {
 		n.log.Info("the etcd cluster was restored from a backup before: client assertions that were made until then are refused", "confirmed", at)
 	}
-	return storage.NewStore(kv), nil
+	return store, nil
 }

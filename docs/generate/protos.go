@@ -171,6 +171,8 @@ const endpoints = `gRPC and HTTP meet at the same handlers. The endpoints that a
 | path | method | |
 |---|---|---|
 | ` + "`/oauth2/token`" + ` | POST | The OAuth token endpoint: a form in, JSON out [RFC 6749 §3.2, RFC 8693 §2]. |
+| ` + "`/oauth2/introspect`" + ` | POST | Introspection: a form in, JSON out, or a JWT if Accept asks for one [RFC 7662, RFC 9701]. |
+| ` + "`/oauth2/revoke`" + ` | POST | Revocation by whom a token was issued to: a form in, nothing out [RFC 7009]. |
 | ` + "`/.well-known/openid-configuration`" + ` | GET | Provider metadata [OpenID Connect Discovery 1.0 §4]. |
 | ` + "`/.well-known/oauth-authorization-server`" + ` | GET | The same [RFC 8414 §3]. |
 | ` + "`/.well-known/jwks.json`" + ` | GET | The keys that verify tokens, with Cache-Control and ETag [RFC 7517 §5]. |
