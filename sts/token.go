@@ -135,6 +135,7 @@ func (s *Service) walk(ctx context.Context, d *decision) (Token, *Error) {
 	if err != nil {
 		return Token{}, d.denied(err)
 	}
+	d.rec.Facts.Allowed = true
 	undo, e := s.limits.quota(d, d.grant)
 	if e != nil {
 		return Token{}, e
