@@ -20,6 +20,9 @@ type Config struct {
 
 	Revocations Revocations
 
+	// Transactions counts the uses of rules that are limited in a transaction. nil:
+	// what such a rule contributes to is refused.
+	Transactions Transactions
 	// Snapshots copies the store. nil: it cannot be copied here.
 	Snapshots Snapshots
 	// Usage keeps when credentials were used. nil: that is known until the process
@@ -50,6 +53,7 @@ type Service struct {
 	issuerKeys  IssuerKeys
 	clientKeys  ClientKeys
 	replay      Replay
+	counts      Transactions
 	audit       Audit
 	revocations Revocations
 	nonces      *nonces // nil: proofs need none
@@ -77,8 +81,8 @@ type Service struct {
 func New(ctx context.Context, c Config) (*Service, error) {
 	s := &Service{
 		issuer: c.Issuer, store: c.Store, snapshots: c.Snapshots, keys: c.Keys, issuerKeys: c.IssuerKeys, clientKeys: c.ClientKeys, audit: c.Audit, replay: c.Replay,
-		revocations: c.Revocations,
-		nonces:      newNonces(c.NonceKey), byTLS: c.CertificateMethods, now: c.Now,
+		revocations: c.Revocations, counts: c.Transactions,
+		nonces: newNonces(c.NonceKey), byTLS: c.CertificateMethods, now: c.Now,
 		shadow: newShadow(), maxStaleness: c.MaxStaleness,
 	}
 	if s.now == nil {

@@ -29,6 +29,7 @@ type state struct {
 	identifiers, scopes map[string]bool      // of all Audiences
 	quotas              map[string]*Audience // those with a quota, by identifier
 	introspectors       map[string][]string  // clients, by identifier
+	longest             time.Duration        // that a token can live
 
 	// proven remembers tokens whose signature was verified, by the SHA-256 of
 	// their text. It goes with the Issuers: others verify anew.
@@ -95,6 +96,7 @@ func (s *Service) newState(resources map[Ref]Resource, revision int64, before *s
 				Binding: r.Audience.Binding,
 			}
 			identifiers[ref.Name] = a.Identifiers
+			st.longest = max(st.longest, a.MaxTTL)
 			for _, id := range a.Identifiers {
 				st.identifiers[id] = true
 				if r.Audience.Quota != (Rate{}) {

@@ -572,6 +572,18 @@ type Replay interface {
 	Err() error
 }
 
+// Transactions counts what rules do in a root transaction, on all nodes together.
+type Transactions interface {
+	// Count adds one to the count of each rule in a transaction, or to none if that
+	// of one has reached its most; then it returns the name of that rule. Of any
+	// number of calls, at the same time or one after the other, also across a crash,
+	// a rule is counted at most its most times. A count is kept until a time at
+	// least.
+	//
+	// An error may leave the uses counted or not: they must count as refused.
+	Count(ctx context.Context, txn string, uses []policy.Uses, until time.Time) (exhausted string, err error)
+}
+
 // RevocationKind says by what tokens are revoked.
 type RevocationKind string
 

@@ -156,6 +156,9 @@ func (s *Service) issue(ctx context.Context, d *decision) (Token, *Error) {
 	if e := s.once(ctx, d); e != nil {
 		return Token{}, e
 	}
+	if e := s.countUses(ctx, d, d.grant); e != nil {
+		return Token{}, e
+	}
 	// 7. Sign what was granted.
 	return s.mint(ctx, d, d.grant)
 }

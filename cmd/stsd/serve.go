@@ -140,7 +140,7 @@ func (n *node) wire(ctx context.Context, c *stsv1.ServerConfig, store *storage.S
 	}
 	n.service, err = sts.New(ctx, sts.Config{
 		Issuer: c.Issuer, Store: store, Keys: signingKeys{n.ring}, IssuerKeys: issuerKeys{remote}, ClientKeys: clientKeys{clients},
-		Audit: audit, Replay: n.replay, Revocations: n.revoked, Usage: store, Snapshots: store.Snapshots(), NonceKey: nonceKey,
+		Audit: audit, Replay: n.replay, Transactions: store, Revocations: n.revoked, Usage: store, Snapshots: store.Snapshots(), NonceKey: nonceKey,
 		OmitFacts: c.GetAudit().GetOmitFacts(), CertificateMethods: certificateMethods(c.Http),
 		Limits: sts.Limits{
 			Total: server.RateFromProto(c.Limits.Total), Source: server.RateFromProto(c.Limits.Source), Client: server.RateFromProto(c.Limits.Client),
