@@ -38,6 +38,7 @@ type fixture struct {
 	now     time.Time
 
 	strangers sts.StrangerLimits
+	limits    sts.Limits // as of the next restart
 	secrets   map[string]string
 }
 
@@ -94,7 +95,7 @@ func (f *fixture) restart(t testing.TB, nonceKey []byte) {
 	var err error
 	f.service, err = sts.New(t.Context(), sts.Config{
 		Issuer: selfIssuer, Store: f.store, Keys: f.keys, IssuerKeys: f.issuers, ClientKeys: f.clients, Audit: f.audit, Replay: f.replay, NonceKey: nonceKey,
-		Revocations: f.revoked, MaxStaleness: maxStaleness,
+		Revocations: f.revoked, MaxStaleness: maxStaleness, Limits: f.limits,
 		Now: func() time.Time { return f.now }, Strangers: f.strangers,
 	})
 	if err != nil {

@@ -36,6 +36,7 @@ type Config struct {
 	// CertificateMethods are the methods by which clients can authenticate at the
 	// token endpoint with a TLS certificate, for the metadata.
 	CertificateMethods []AuthMethod
+	Limits             Limits
 	// MaxStaleness is for how long tokens are issued after the store has confirmed
 	// last that what is known here, the resources and what is revoked, is in force. 0: for ever, which is for a
 	// store that nobody else writes to.
@@ -62,6 +63,8 @@ type Service struct {
 	byTLS       []AuthMethod
 	now         func() time.Time
 
+	limits   *limits
+	refusals *refusals
 	throttle *throttle
 	recent   *recent
 	noFacts  bool
@@ -90,6 +93,7 @@ func New(ctx context.Context, c Config) (*Service, error) {
 	if s.now == nil {
 		s.now = time.Now
 	}
+	s.limits, s.refusals = newLimits(c.Limits), newRefusals()
 	s.recent, s.noFacts = newRecent(), c.OmitFacts
 	s.throttle, s.usage, s.strangers = newThrottle(), &usage{store: c.Usage}, newStrangers(c.Strangers)
 	if err := s.reload(ctx); err != nil {

@@ -2643,7 +2643,20 @@ type LimitsConfig struct {
 	// Connections accepted at once on each listener. Default 10,000.
 	MaxConnections int32 `protobuf:"varint,2,opt,name=max_connections,json=maxConnections,proto3" json:"max_connections,omitempty"`
 	// WatchToken streams open at once. Default 10,000.
-	MaxWatches    int32 `protobuf:"varint,3,opt,name=max_watches,json=maxWatches,proto3" json:"max_watches,omitempty"`
+	MaxWatches int32 `protobuf:"varint,3,opt,name=max_watches,json=maxWatches,proto3" json:"max_watches,omitempty"`
+	// Token requests that are worked on at once. More are refused at once as
+	// temporarily unavailable. Introspection and revocation have a share of their
+	// own, a quarter of it, and administrators another. Default 1,000.
+	MaxRequests int32 `protobuf:"varint,4,opt,name=max_requests,json=maxRequests,proto3" json:"max_requests,omitempty"`
+	// How many token requests a node takes of everybody together. Refused ones are
+	// told to slow down, and when to come back. Default: no limit.
+	Total *Rate `protobuf:"bytes,5,opt,name=total,proto3" json:"total,omitempty"`
+	// Of one network address, or of one IPv6 network of 64 bits. Behind a proxy or a
+	// load balancer that is everybody. Default: no limit.
+	Source *Rate `protobuf:"bytes,6,opt,name=source,proto3" json:"source,omitempty"`
+	// Of one client that has authenticated, unless it has a `rate` of its own, and of
+	// one workload that presents its own token. Default: no limit.
+	Client        *Rate `protobuf:"bytes,7,opt,name=client,proto3" json:"client,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2699,11 +2712,39 @@ func (x *LimitsConfig) GetMaxWatches() int32 {
 	return 0
 }
 
+func (x *LimitsConfig) GetMaxRequests() int32 {
+	if x != nil {
+		return x.MaxRequests
+	}
+	return 0
+}
+
+func (x *LimitsConfig) GetTotal() *Rate {
+	if x != nil {
+		return x.Total
+	}
+	return nil
+}
+
+func (x *LimitsConfig) GetSource() *Rate {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *LimitsConfig) GetClient() *Rate {
+	if x != nil {
+		return x.Client
+	}
+	return nil
+}
+
 var File_sts_v1_config_proto protoreflect.FileDescriptor
 
 const file_sts_v1_config_proto_rawDesc = "" +
 	"\n" +
-	"\x13sts/v1/config.proto\x12\x06sts.v1\x1a\x1egoogle/protobuf/duration.proto\"\x92\x04\n" +
+	"\x13sts/v1/config.proto\x12\x06sts.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x16sts/v1/resources.proto\"\x92\x04\n" +
 	"\fServerConfig\x12\x16\n" +
 	"\x06issuer\x18\x01 \x01(\tR\x06issuer\x12$\n" +
 	"\x04http\x18\x02 \x01(\v2\x10.sts.v1.ListenerR\x04http\x12$\n" +
@@ -2888,12 +2929,16 @@ const file_sts_v1_config_proto_rawDesc = "" +
 	"\tcert_file\x18\x04 \x01(\tR\bcertFile\x12\x19\n" +
 	"\bkey_file\x18\x05 \x01(\tR\akeyFile\"!\n" +
 	"\tLogConfig\x12\x14\n" +
-	"\x05level\x18\x01 \x01(\tR\x05level\"\x9c\x01\n" +
+	"\x05level\x18\x01 \x01(\tR\x05level\"\xaf\x02\n" +
 	"\fLimitsConfig\x12B\n" +
 	"\x0frequest_timeout\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x0erequestTimeout\x12'\n" +
 	"\x0fmax_connections\x18\x02 \x01(\x05R\x0emaxConnections\x12\x1f\n" +
 	"\vmax_watches\x18\x03 \x01(\x05R\n" +
-	"maxWatchesB.Z,github.com/workload-sts/sts/gen/sts/v1;stsv1b\x06proto3"
+	"maxWatches\x12!\n" +
+	"\fmax_requests\x18\x04 \x01(\x05R\vmaxRequests\x12\"\n" +
+	"\x05total\x18\x05 \x01(\v2\f.sts.v1.RateR\x05total\x12$\n" +
+	"\x06source\x18\x06 \x01(\v2\f.sts.v1.RateR\x06source\x12$\n" +
+	"\x06client\x18\a \x01(\v2\f.sts.v1.RateR\x06clientB.Z,github.com/workload-sts/sts/gen/sts/v1;stsv1b\x06proto3"
 
 var (
 	file_sts_v1_config_proto_rawDescOnce sync.Once
@@ -2943,6 +2988,7 @@ var file_sts_v1_config_proto_goTypes = []any{
 	(*LogConfig)(nil),                // 31: sts.v1.LogConfig
 	(*LimitsConfig)(nil),             // 32: sts.v1.LimitsConfig
 	(*durationpb.Duration)(nil),      // 33: google.protobuf.Duration
+	(*Rate)(nil),                     // 34: sts.v1.Rate
 }
 var file_sts_v1_config_proto_depIdxs = []int32{
 	5,  // 0: sts.v1.ServerConfig.http:type_name -> sts.v1.Listener
@@ -2992,11 +3038,14 @@ var file_sts_v1_config_proto_depIdxs = []int32{
 	29, // 44: sts.v1.AuditSinkConfig.syslog:type_name -> sts.v1.AuditSyslogConfig
 	30, // 45: sts.v1.AuditSinkConfig.otlp:type_name -> sts.v1.AuditOtlpConfig
 	33, // 46: sts.v1.LimitsConfig.request_timeout:type_name -> google.protobuf.Duration
-	47, // [47:47] is the sub-list for method output_type
-	47, // [47:47] is the sub-list for method input_type
-	47, // [47:47] is the sub-list for extension type_name
-	47, // [47:47] is the sub-list for extension extendee
-	0,  // [0:47] is the sub-list for field type_name
+	34, // 47: sts.v1.LimitsConfig.total:type_name -> sts.v1.Rate
+	34, // 48: sts.v1.LimitsConfig.source:type_name -> sts.v1.Rate
+	34, // 49: sts.v1.LimitsConfig.client:type_name -> sts.v1.Rate
+	50, // [50:50] is the sub-list for method output_type
+	50, // [50:50] is the sub-list for method input_type
+	50, // [50:50] is the sub-list for extension type_name
+	50, // [50:50] is the sub-list for extension extendee
+	0,  // [0:50] is the sub-list for field type_name
 }
 
 func init() { file_sts_v1_config_proto_init() }
@@ -3004,6 +3053,7 @@ func file_sts_v1_config_proto_init() {
 	if File_sts_v1_config_proto != nil {
 		return
 	}
+	file_sts_v1_resources_proto_init()
 	file_sts_v1_config_proto_msgTypes[3].OneofWrappers = []any{
 		(*AdminClientConfig_SanDns)(nil),
 		(*AdminClientConfig_SanUri)(nil),
