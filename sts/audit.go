@@ -63,7 +63,10 @@ type Record struct {
 	// and with those members that name what was asked for all that decided.
 	Facts *Facts `json:"facts,omitempty"`
 
-	Revocation *Revocation `json:"revocation,omitempty"` // that was made, or may have been; see Event
+	// Revocation is what is being made; if it could not be, a second record says so.
+	Revocation *Revocation `json:"revocation,omitempty"`
+	// Late says that it took effect while it could not be recorded.
+	Late bool `json:"late,omitempty"`
 
 	Issued *RecordToken `json:"issued,omitempty"` // present if and only if allowed
 
