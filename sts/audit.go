@@ -166,7 +166,7 @@ const (
 // bound cuts what is too long.
 func (c *RecordedChange) bound() {
 	c.Line, c.Why = Line(cut(string(c.Line), maxText)), cut(c.Why, maxReasonText)
-	c.By = Principal{Name: cut(c.By.Name, maxText), Method: cut(c.By.Method, maxText), Peer: cut(c.By.Peer, maxText)}
+	c.By.bound()
 	for _, refs := range []*Refs{&c.Created, &c.Updated, &c.Deleted} {
 		first := refs.First
 		refs.First = nil

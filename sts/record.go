@@ -274,7 +274,8 @@ func (r *Record) bound() {
 		r.Facts = &Facts{Incomplete: factsLarge}
 	}
 	if a := r.Admin; a != nil {
-		a.Action, a.Target, a.By.Name, a.By.Method, a.By.Peer = cut(a.Action, maxText), cut(a.Target, maxText), cut(a.By.Name, maxText), cut(a.By.Method, maxText), cut(a.By.Peer, maxText)
+		a.Action, a.Target = cut(a.Action, maxText), cut(a.Target, maxText)
+		a.By.bound()
 	}
 	if p := r.Proof; p != nil {
 		p.JKT, p.JTI = cut(p.JKT, maxText), cut(p.JTI, maxJTI)

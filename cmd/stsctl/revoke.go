@@ -245,7 +245,7 @@ func (c *cli) describe(v revocationView) string {
 		s += " of " + v.Issuer
 	}
 	if !v.Before.IsZero() {
-		s += ", issued until " + c.humanTime(v.Before)
+		s += ", issued until " + v.Before.UTC().Format("2006-01-02 15:04:05 MST")
 	}
 	return s
 }
