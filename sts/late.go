@@ -60,7 +60,6 @@ func (s *Service) recordOrKeep(ctx context.Context, rec *Record) error {
 	if err == nil {
 		return nil
 	}
-	s.health.failed(CapabilityIssue, s.now(), DependencyAudit, err)
 	kept := *rec
 	kept.Late = true
 	if !s.late.add(&kept) {

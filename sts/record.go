@@ -96,7 +96,11 @@ func (s *Service) write(ctx context.Context, r *Record) error {
 	r.bound()
 	ctx, cancel := withoutCaller(ctx)
 	defer cancel()
-	return s.audit.Record(ctx, r)
+	err := s.audit.Record(ctx, r)
+	if err != nil {
+		s.health.failed(CapabilityIssue, s.now(), DependencyAudit, err)
+	}
+	return err
 }
 
 // recordLeast is how long a record may take at least, also that of a request whose

@@ -47,7 +47,7 @@ func (s *Service) Revoke(ctx context.Context, by Principal, req Revoke) (RevokeD
 	}
 	r.Created, r.By, r.Reason = d.now.UTC(), by.Name, req.Reason
 	d.rec.Revocation = &r
-	var done RevokeDone
+	done := RevokeDone{Decision: d.ids.decision}
 	done.Unrecorded, e = s.takeAway(ctx, &d.rec, func() (e *Error) {
 		done.Revocation, done.Key, e = s.carryOut(ctx, r)
 		return e
@@ -61,6 +61,7 @@ func (s *Service) Revoke(ctx context.Context, by Principal, req Revoke) (RevokeD
 
 // RevokeDone says what is in force.
 type RevokeDone struct {
+	Decision   string // id of the record
 	Revocation Revocation
 	Key        KeyRevocation // what became of the key set, of a key of ours
 	Unrecorded error         // why it is not in the audit log yet; nil: it is

@@ -49,7 +49,7 @@ func (a *adminService) Revoke(ctx context.Context, m *stsv1.RevokeRequest) (*sts
 func (a *adminService) revoke(ctx context.Context, req sts.Revoke) (sts.RevokeDone, error) {
 	done, err := a.service.Revoke(ctx, principalOf(ctx), req)
 	if k, ok := callOf(ctx); ok {
-		k.unrecorded = done.Unrecorded
+		k.decision, k.unrecorded = done.Decision, done.Unrecorded
 	}
 	return done, err
 }
