@@ -11,8 +11,9 @@ import (
 	"github.com/workload-sts/sts/jose"
 )
 
-// ProofAlgorithms are the signature algorithms of DPoP proofs.
-var ProofAlgorithms = []string{"ES256", "ES384", "EdDSA", "RS256", "PS256"}
+// ProofAlgorithms are the signature algorithms of DPoP proofs. RS256 is not one of
+// them: FAPI 2 forbids it (§5.4.1), and whoever has an RSA key can sign by PS256.
+var ProofAlgorithms = []string{"ES256", "ES384", "EdDSA", "PS256"}
 
 // Bounds of a DPoP proof.
 const (
