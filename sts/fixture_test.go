@@ -37,6 +37,7 @@ type fixture struct {
 	revoked *memRevocations
 	now     time.Time
 	limits  sts.Limits // as of the next restart
+	uses    int        // single uses of one client, as of the next restart
 	secrets map[string]string
 }
 
@@ -93,7 +94,7 @@ func (f *fixture) restart(t testing.TB, nonceKey []byte) {
 	var err error
 	f.service, err = sts.New(t.Context(), sts.Config{
 		Issuer: selfIssuer, Store: f.store, Keys: f.keys, IssuerKeys: f.issuers, ClientKeys: f.clients, Audit: f.audit, Replay: f.replay, NonceKey: nonceKey,
-		Revocations: f.revoked, MaxStaleness: maxStaleness, Limits: f.limits,
+		Revocations: f.revoked, MaxStaleness: maxStaleness, Limits: f.limits, SingleUses: f.uses,
 		Now: func() time.Time { return f.now },
 	})
 	if err != nil {
