@@ -67,6 +67,9 @@ type Record struct {
 
 	Issued *RecordToken `json:"issued,omitempty"` // present if and only if allowed
 
+	// Suppressed says that the record stands for others, which were not written.
+	Suppressed *RecordSuppressed `json:"suppressed,omitempty"`
+
 	Change *RecordedChange `json:"change,omitempty"` // of EventChange
 	Admin  *RecordAdmin    `json:"admin,omitempty"`  // of EventAdmin
 }
@@ -88,6 +91,16 @@ type RecordAdmin struct {
 	Target     string    `json:"target,omitempty"` // of the action, such as a key
 	By         Principal `json:"by"`
 	Suppressed int64     `json:"suppressed,omitempty"` // refused calls before this one that have no record
+}
+
+// RecordSuppressed counts refusals of those of whom it is not known who they are,
+// from one network.
+type RecordSuppressed struct {
+	Network string         `json:"network"` // or others, for those that are too many to be told apart
+	Count   int64          `json:"count"`
+	Errors  map[Code]int64 `json:"errors"` // what they were told
+	Since   time.Time      `json:"since"`  // the first and the last
+	Until   time.Time      `json:"until"`
 }
 
 // RecordReason says why a rule did not grant a request, or why a token was not

@@ -36,9 +36,11 @@ type fixture struct {
 	audit   *memAudit
 	revoked *memRevocations
 	now     time.Time
-	limits  sts.Limits // as of the next restart
-	uses    int        // single uses of one client, as of the next restart
-	secrets map[string]string
+
+	strangers sts.StrangerLimits
+	limits    sts.Limits // as of the next restart
+	uses      int        // single uses of one client, as of the next restart
+	secrets   map[string]string
 }
 
 // newFixture has a client web, which is the audience web, a client api, two
@@ -95,7 +97,7 @@ func (f *fixture) restart(t testing.TB, nonceKey []byte) {
 	f.service, err = sts.New(t.Context(), sts.Config{
 		Issuer: selfIssuer, Store: f.store, Keys: f.keys, IssuerKeys: f.issuers, ClientKeys: f.clients, Audit: f.audit, Replay: f.replay, NonceKey: nonceKey,
 		Revocations: f.revoked, MaxStaleness: maxStaleness, Limits: f.limits, SingleUses: f.uses,
-		Now: func() time.Time { return f.now },
+		Now: func() time.Time { return f.now }, Strangers: f.strangers,
 	})
 	if err != nil {
 		t.Fatal(err)

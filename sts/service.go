@@ -46,7 +46,10 @@ type Config struct {
 	// last that what is known here, the resources and what is revoked, is in force. 0: for ever, which is for a
 	// store that nobody else writes to.
 	MaxStaleness time.Duration
-	Now          func() time.Time // default time.Now
+	// Strangers bounds how many refusals are recorded of those of whom it is not known
+	// who they are. The zero value is no bound.
+	Strangers StrangerLimits
+	Now       func() time.Time // default time.Now
 }
 
 // Service issues tokens. Its methods can be called concurrently.
@@ -78,6 +81,8 @@ type Service struct {
 	shadow  *shadow
 	health  health
 
+	strangers *strangers
+
 	confirmed    atomic.Pointer[time.Time] // when the store said last that state is in force
 	maxStaleness time.Duration
 }
@@ -96,7 +101,7 @@ func New(ctx context.Context, c Config) (*Service, error) {
 	}
 	s.limits, s.refusals, s.shares = newLimits(c.Limits), newRefusals(), newShares(cmp.Or(c.SingleUses, maxShare))
 	s.recent, s.noFacts = newRecent(), c.OmitFacts
-	s.throttle, s.usage = newThrottle(), &usage{store: c.Usage}
+	s.throttle, s.usage, s.strangers = newThrottle(), &usage{store: c.Usage}, newStrangers(c.Strangers)
 	if err := s.reload(ctx); err != nil {
 		return nil, err
 	}

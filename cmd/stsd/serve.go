@@ -146,6 +146,7 @@ func (n *node) wire(ctx context.Context, c *stsv1.ServerConfig, store *storage.S
 			Total: server.RateFromProto(c.Limits.Total), Source: server.RateFromProto(c.Limits.Source), Client: server.RateFromProto(c.Limits.Client),
 		},
 		MaxStaleness: c.Storage.MaxStaleness.AsDuration(),
+		Strangers:    sts.StrangerLimits{PerNetwork: int(c.Audit.Strangers.PerNetwork), Total: int(c.Audit.Strangers.Total)},
 	})
 	if err != nil {
 		return err
