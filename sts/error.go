@@ -54,7 +54,7 @@ var meanings = map[Code]string{
 	UseDPoPNonce:         "The DPoP proof must carry a nonce of the service. Make another with the one in the DPoP-Nonce header (`dpop-nonce` metadata) of the answer, and use that of each answer for the next.",
 	Unavailable:          "Something that the service depends on is missing at the moment: the keys of an issuer, a signing key, the audit log, the store. Come back after Retry-After (RetryInfo).",
 	ServerError:          "A defect of the service. The operator finds it in the log by the request id.",
-	TooManyRequests:      "More requests than a limit allows: of the client, of the network, of the audience or of all. Come back after Retry-After (RetryInfo). Nothing was issued or used up.",
+	TooManyRequests:      "More requests than a limit allows: of the client, of the network, of the audience or of all. Slow down, and come back after Retry-After (RetryInfo). Nothing was issued, and nothing was used up but a client assertion.",
 	Unauthenticated:      "The admin interface does not know who calls. It takes a token of this service for it, a client certificate that is named in the configuration, or the admin socket; the description says what is wrong.",
 	InsufficientScope:    "The caller is known, and may not call this method: it changes something and the caller may only read, or the caller's token has no admin scope.",
 	InvalidResource:      "A change of resources would not fit together. Nothing was changed; every problem is listed with its path.",
@@ -74,7 +74,8 @@ type Error struct {
 	Field      string        // the request parameter that is wrong, if one is
 	Decision   string        // id of the decision, empty before one was taken
 	Nonce      string        // for the next DPoP proof; empty: none is needed
-	RetryAfter time.Duration // for Unavailable: when to come back
+	RetryAfter time.Duration // for Unavailable and TooManyRequests: when to come back
+	Limit      string        // for TooManyRequests: which limit
 	Problems   []Problem     // for InvalidResource: everything that is wrong
 	Detail     *Detail       // what else the caller may be told; nil: nothing
 	Err        error

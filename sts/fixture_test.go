@@ -36,7 +36,10 @@ type fixture struct {
 	audit   *memAudit
 	revoked *memRevocations
 	now     time.Time
-	secrets map[string]string
+
+	strangers sts.StrangerLimits
+	limits    sts.Limits // as of the next restart
+	secrets   map[string]string
 }
 
 // newFixture has a client web, which is the audience web, a client api, two
@@ -92,8 +95,8 @@ func (f *fixture) restart(t testing.TB, nonceKey []byte) {
 	var err error
 	f.service, err = sts.New(t.Context(), sts.Config{
 		Issuer: selfIssuer, Store: f.store, Keys: f.keys, IssuerKeys: f.issuers, ClientKeys: f.clients, Audit: f.audit, Replay: f.replay, NonceKey: nonceKey,
-		Revocations: f.revoked, MaxStaleness: maxStaleness,
-		Now: func() time.Time { return f.now },
+		Revocations: f.revoked, MaxStaleness: maxStaleness, Limits: f.limits,
+		Now: func() time.Time { return f.now }, Strangers: f.strangers,
 	})
 	if err != nil {
 		t.Fatal(err)

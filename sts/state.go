@@ -26,8 +26,10 @@ type state struct {
 	federated map[string][]*client // by Issuer, by name
 	rules     *policy.Set
 
-	identifiers, scopes map[string]bool     // of all Audiences
-	introspectors       map[string][]string // clients, by identifier
+	identifiers, scopes map[string]bool      // of all Audiences
+	quotas              map[string]*Audience // those with a quota, by identifier
+	introspectors       map[string][]string  // clients, by identifier
+	longest             time.Duration        // that a token can live
 
 	// proven remembers tokens whose signature was verified, by the SHA-256 of
 	// their text. It goes with the Issuers: others verify anew.
@@ -77,6 +79,7 @@ func (s *Service) newState(resources map[Ref]Resource, revision int64, before *s
 
 		identifiers: map[string]bool{},
 		scopes:      map[string]bool{},
+		quotas:      map[string]*Audience{},
 
 		introspectors: map[string][]string{},
 	}
@@ -93,8 +96,12 @@ func (s *Service) newState(resources map[Ref]Resource, revision int64, before *s
 				Binding: r.Audience.Binding,
 			}
 			identifiers[ref.Name] = a.Identifiers
+			st.longest = max(st.longest, a.MaxTTL)
 			for _, id := range a.Identifiers {
 				st.identifiers[id] = true
+				if r.Audience.Quota != (Rate{}) {
+					st.quotas[id] = r.Audience
+				}
 				st.introspectors[id] = r.Audience.Introspectors
 			}
 			for _, scope := range a.Scopes {

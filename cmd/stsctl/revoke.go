@@ -32,9 +32,9 @@ workloads get new tokens.
   --key           signed by a key; one of this service stops signing as well
   --all           everything, of this service and of all Issuers
 
-Subjects, clients, issuers and all are revoked as of now, or with --before, of an
-earlier time: tokens issued later count. To keep a client from getting new ones,
-disable it.
+Subjects, clients, issuers and all are revoked as of now, or with --before, of
+an earlier time: tokens issued later count. To keep a client from getting new
+ones, disable it.
 
 Without --token the token of an Issuer needs --of NAME beside --jti or --key.
 Verifiers that do not ask this service accept a token until it expires.`,

@@ -24,10 +24,10 @@ What happened after the backup is lost, and that is dangerous: a client, a token
 or a signing key that was revoked since then is not revoked in the backup, a
 resource that was deleted is there, and a secret that was replaced works. So the
 command wants --accept-rollback, and the store notes the moment: servers then
-take all tokens that were issued before for revoked, and refuse client assertions
-and other single-use tokens that may have been used before. They cannot know the
-rest. Read in the audit log what was changed and revoked since the backup, and do
-it again; rotate the signing keys if in doubt.
+take all tokens that were issued before for revoked, and refuse client
+assertions and other single-use tokens that may have been used before. They
+cannot know the rest. Read in the audit log what was changed and revoked since
+the backup, and do it again; rotate the signing keys if in doubt.
 
 The store is etcd:https://HOST:PORT[,https://HOST:PORT...][/PREFIX/]; the prefix
 of keys is /sts/ if none is given. Servers that run use it again by themselves.`,

@@ -27,11 +27,12 @@ func run(image string, check bool) error {
 		return err
 	}
 	for name, page := range map[string]func(*bytes.Buffer) error{
-		"configuration.md": p.configuration,
-		"resources.md":     p.resources,
-		"api.md":           p.api,
-		"errors.md":        errorsPage,
-		"metrics.md":       metricsPage,
+		"configuration.md":      p.configuration,
+		"resources.md":          p.resources,
+		"resources.schema.json": p.schema,
+		"api.md":                p.api,
+		"errors.md":             errorsPage,
+		"metrics.md":            metricsPage,
 	} {
 		var b bytes.Buffer
 		if err := page(&b); err != nil {

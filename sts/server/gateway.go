@@ -43,7 +43,8 @@ func newJSONAPI(c *chain, conn grpc.ClientConnInterface) (*jsonAPI, error) {
 		}}),
 		runtime.WithErrorHandler(j.error),
 		runtime.WithRoutingErrorHandler(j.routingError),
-		runtime.WithForwardResponseOption(func(ctx context.Context, w http.ResponseWriter, _ proto.Message) error {
+		runtime.WithForwardResponseOption(func(ctx context.Context, w http.ResponseWriter, m proto.Message) error {
+			defer describe(w, m) // the status comes last
 			if k, ok := callOf(ctx); ok {
 				k.tell(w.Header())
 			}
@@ -92,6 +93,11 @@ func (j *jsonAPI) read(w http.ResponseWriter, r *http.Request) *refusal {
 		if bad := adminQuery(r); bad != nil {
 			return bad
 		}
+		match, bad := readMatch(r)
+		if bad != nil {
+			return bad
+		}
+		k.match = match
 	} else if bad := queryParameter(r.URL.RawQuery); bad != nil {
 		return bad
 	}
@@ -115,14 +121,21 @@ func (j *jsonAPI) identify(r *http.Request, k *call) {
 	k.caller = j.chain.admin.identifyBy(r.Context(), k, r.Header["Authorization"], r.Header[headerProof], target)
 }
 
+// adminParameters are the parameters of lists. Other methods have none.
+var adminParameters = map[string][]string{
+	"GET /v1/resources":      {"kind", "page_size", "page_token"},
+	"GET /v1/issuers:status": {"page_size", "page_token"},
+	"GET /v1/revocations":    {"kind", "page_size", "page_token"},
+}
+
 // adminQuery refuses parameters that a list does not have, or has twice.
 func adminQuery(r *http.Request) *refusal {
 	if r.URL.RawQuery == "" {
 		return nil
 	}
+	takes := adminParameters[r.Method+" "+r.URL.Path]
 	for name, values := range r.URL.Query() {
-		lists := r.URL.Path == "/v1/resources" || r.URL.Path == "/v1/revocations"
-		if r.Method != http.MethodGet || !lists || !slices.Contains([]string{"kind", "page_size", "page_token"}, name) {
+		if !slices.Contains(takes, name) {
 			return malformed("", "the query of the URL has a parameter that this method does not have")
 		}
 		if len(values) > 1 {
@@ -170,20 +183,27 @@ func (b *jsonBody) Decode(v any) error {
 		b.call.malformed = decodeParameters(data, m)
 	case *stsv1.ExchangeTokenRequest:
 		b.call.malformed = decodeParameters(data, m)
+	case **stsv1.Resource: // a body that is one field of the request
+		*m = &stsv1.Resource{}
+		b.unmarshal(data, *m)
 	case *stsv1.IntrospectTokenRequest:
 		b.call.malformed = decodeParameters(data, m)
 	case *stsv1.RevokeTokenRequest:
 		b.call.malformed = decodeParameters(data, m)
 	case proto.Message:
-		if err := protojson.Unmarshal(data, m); err != nil {
-			proto.Reset(m)
-			b.call.malformed = &refusal{sts: &sts.Error{
-				Code: sts.InvalidRequest, Message: "the body is not a request of this method; see details",
-				Problems: []sts.Problem{{Index: -1, Message: jsonProblem(err)}},
-			}}
-		}
+		b.unmarshal(data, m)
 	}
 	return nil
+}
+
+func (b *jsonBody) unmarshal(data []byte, m proto.Message) {
+	if err := protojson.Unmarshal(data, m); err != nil {
+		proto.Reset(m)
+		b.call.malformed = &refusal{sts: &sts.Error{
+			Code: sts.InvalidRequest, Message: "the body is not a request of this method; see details",
+			Problems: []sts.Problem{{Index: -1, Message: jsonProblem(err)}},
+		}}
+	}
 }
 
 // jsonProblem is what protojson says, without the prefix that it varies.
@@ -300,7 +320,7 @@ func allowed(path string) string {
 	case strings.HasPrefix(path, "/v1/clients/") && !strings.HasSuffix(path, ":rotateSecret"):
 		return "GET"
 	case strings.HasPrefix(path, "/v1/resources/"):
-		return "GET, DELETE"
+		return "GET, PUT, DELETE"
 	default:
 		return "POST"
 	}

@@ -37,6 +37,9 @@ type ApplyRequest struct {
 	// If not 0: the revision that the change was made against. Another one in
 	// force is ABORTED.
 	ExpectedRevision int64 `protobuf:"varint,4,opt,name=expected_revision,json=expectedRevision,proto3" json:"expected_revision,omitempty"`
+	// Resources that must be as the caller has seen them, by their etag. One that is
+	// not is ABORTED, and nothing changes.
+	Match []*ResourceMatch `protobuf:"bytes,7,rep,name=match,proto3" json:"match,omitempty"`
 	// Why, for who reads the history: up to 1,000 characters.
 	Why string `protobuf:"bytes,5,opt,name=why,proto3" json:"why,omitempty"`
 	// Nothing is put in force: the change becomes the shadow revision, which decides
@@ -105,6 +108,13 @@ func (x *ApplyRequest) GetExpectedRevision() int64 {
 	return 0
 }
 
+func (x *ApplyRequest) GetMatch() []*ResourceMatch {
+	if x != nil {
+		return x.Match
+	}
+	return nil
+}
+
 func (x *ApplyRequest) GetWhy() string {
 	if x != nil {
 		return x.Why
@@ -115,6 +125,225 @@ func (x *ApplyRequest) GetWhy() string {
 func (x *ApplyRequest) GetShadow() bool {
 	if x != nil {
 		return x.Shadow
+	}
+	return false
+}
+
+// ResourceMatch says what a resource must be.
+type ResourceMatch struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Client, Issuer, Audience or Rule.
+	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	// Its name.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// The etag that it must have; `*` for any. Empty: it must not exist.
+	Etag          string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResourceMatch) Reset() {
+	*x = ResourceMatch{}
+	mi := &file_sts_v1_admin_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResourceMatch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResourceMatch) ProtoMessage() {}
+
+func (x *ResourceMatch) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResourceMatch.ProtoReflect.Descriptor instead.
+func (*ResourceMatch) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *ResourceMatch) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *ResourceMatch) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ResourceMatch) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+// PutResourceRequest carries the resource.
+type PutResourceRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Client, Issuer, Audience or Rule.
+	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	// Its name.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// What it is to be.
+	Resource *Resource `protobuf:"bytes,3,opt,name=resource,proto3" json:"resource,omitempty"`
+	// If not empty: the etag that it must have; `*` for any.
+	Etag string `protobuf:"bytes,4,opt,name=etag,proto3" json:"etag,omitempty"`
+	// It must not exist.
+	Create        bool `protobuf:"varint,5,opt,name=create,proto3" json:"create,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutResourceRequest) Reset() {
+	*x = PutResourceRequest{}
+	mi := &file_sts_v1_admin_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutResourceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutResourceRequest) ProtoMessage() {}
+
+func (x *PutResourceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutResourceRequest.ProtoReflect.Descriptor instead.
+func (*PutResourceRequest) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *PutResourceRequest) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *PutResourceRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PutResourceRequest) GetResource() *Resource {
+	if x != nil {
+		return x.Resource
+	}
+	return nil
+}
+
+func (x *PutResourceRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *PutResourceRequest) GetCreate() bool {
+	if x != nil {
+		return x.Create
+	}
+	return false
+}
+
+// PutResourceResponse says what is in force now.
+type PutResourceResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The resource.
+	Resource *Resource `protobuf:"bytes,1,opt,name=resource,proto3" json:"resource,omitempty"`
+	// Its etag, which is also in the header ETag over HTTP.
+	Etag string `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
+	// The revision in force after the change.
+	Revision int64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	// It did not exist before. 201 over HTTP.
+	Created       bool `protobuf:"varint,4,opt,name=created,proto3" json:"created,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutResourceResponse) Reset() {
+	*x = PutResourceResponse{}
+	mi := &file_sts_v1_admin_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutResourceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutResourceResponse) ProtoMessage() {}
+
+func (x *PutResourceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutResourceResponse.ProtoReflect.Descriptor instead.
+func (*PutResourceResponse) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *PutResourceResponse) GetResource() *Resource {
+	if x != nil {
+		return x.Resource
+	}
+	return nil
+}
+
+func (x *PutResourceResponse) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *PutResourceResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *PutResourceResponse) GetCreated() bool {
+	if x != nil {
+		return x.Created
 	}
 	return false
 }
@@ -132,7 +361,7 @@ type ResourceRef struct {
 
 func (x *ResourceRef) Reset() {
 	*x = ResourceRef{}
-	mi := &file_sts_v1_admin_proto_msgTypes[1]
+	mi := &file_sts_v1_admin_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -144,7 +373,7 @@ func (x *ResourceRef) String() string {
 func (*ResourceRef) ProtoMessage() {}
 
 func (x *ResourceRef) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[1]
+	mi := &file_sts_v1_admin_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -157,7 +386,7 @@ func (x *ResourceRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceRef.ProtoReflect.Descriptor instead.
 func (*ResourceRef) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{1}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ResourceRef) GetKind() string {
@@ -194,7 +423,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[2]
+	mi := &file_sts_v1_admin_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -206,7 +435,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[2]
+	mi := &file_sts_v1_admin_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -219,7 +448,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{2}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ApplyResponse) GetRevision() int64 {
@@ -270,7 +499,7 @@ type GetResourceRequest struct {
 
 func (x *GetResourceRequest) Reset() {
 	*x = GetResourceRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[3]
+	mi := &file_sts_v1_admin_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -282,7 +511,7 @@ func (x *GetResourceRequest) String() string {
 func (*GetResourceRequest) ProtoMessage() {}
 
 func (x *GetResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[3]
+	mi := &file_sts_v1_admin_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -295,7 +524,7 @@ func (x *GetResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResourceRequest.ProtoReflect.Descriptor instead.
 func (*GetResourceRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{3}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *GetResourceRequest) GetKind() string {
@@ -318,14 +547,17 @@ type GetResourceResponse struct {
 	// The resource.
 	Resource *Resource `protobuf:"bytes,1,opt,name=resource,proto3" json:"resource,omitempty"`
 	// The revision that it was read at.
-	Revision      int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	Revision int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	// Names the resource as it is, whatever else changes. It is also in the header
+	// ETag over HTTP.
+	Etag          string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetResourceResponse) Reset() {
 	*x = GetResourceResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[4]
+	mi := &file_sts_v1_admin_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -337,7 +569,7 @@ func (x *GetResourceResponse) String() string {
 func (*GetResourceResponse) ProtoMessage() {}
 
 func (x *GetResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[4]
+	mi := &file_sts_v1_admin_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -350,7 +582,7 @@ func (x *GetResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResourceResponse.ProtoReflect.Descriptor instead.
 func (*GetResourceResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{4}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *GetResourceResponse) GetResource() *Resource {
@@ -367,6 +599,13 @@ func (x *GetResourceResponse) GetRevision() int64 {
 	return 0
 }
 
+func (x *GetResourceResponse) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
 // ListResourcesRequest selects a page.
 type ListResourcesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -374,7 +613,9 @@ type ListResourcesRequest struct {
 	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
 	// How many to return, 1 to 1,000. Default 100.
 	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// `next_page_token` of the page before.
+	// `next_page_token` of the page before. All pages of a list are of one revision:
+	// if the resources have changed since, the token is ABORTED, and the list begins
+	// anew.
 	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -382,7 +623,7 @@ type ListResourcesRequest struct {
 
 func (x *ListResourcesRequest) Reset() {
 	*x = ListResourcesRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[5]
+	mi := &file_sts_v1_admin_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -394,7 +635,7 @@ func (x *ListResourcesRequest) String() string {
 func (*ListResourcesRequest) ProtoMessage() {}
 
 func (x *ListResourcesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[5]
+	mi := &file_sts_v1_admin_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -407,7 +648,7 @@ func (x *ListResourcesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResourcesRequest.ProtoReflect.Descriptor instead.
 func (*ListResourcesRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{5}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListResourcesRequest) GetKind() string {
@@ -439,14 +680,16 @@ type ListResourcesResponse struct {
 	// Where the next page starts; empty on the last one.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	// The revision that the page was read at.
-	Revision      int64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	Revision int64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	// The etags of the resources, in their order.
+	Etags         []string `protobuf:"bytes,4,rep,name=etags,proto3" json:"etags,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListResourcesResponse) Reset() {
 	*x = ListResourcesResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[6]
+	mi := &file_sts_v1_admin_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -458,7 +701,7 @@ func (x *ListResourcesResponse) String() string {
 func (*ListResourcesResponse) ProtoMessage() {}
 
 func (x *ListResourcesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[6]
+	mi := &file_sts_v1_admin_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -471,7 +714,7 @@ func (x *ListResourcesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResourcesResponse.ProtoReflect.Descriptor instead.
 func (*ListResourcesResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{6}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListResourcesResponse) GetResources() []*Resource {
@@ -495,20 +738,29 @@ func (x *ListResourcesResponse) GetRevision() int64 {
 	return 0
 }
 
+func (x *ListResourcesResponse) GetEtags() []string {
+	if x != nil {
+		return x.Etags
+	}
+	return nil
+}
+
 // DeleteResourceRequest names the resource.
 type DeleteResourceRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Client, Issuer, Audience or Rule.
 	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
 	// Its name.
-	Name          string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// If not empty: the etag that it must have.
+	Etag          string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeleteResourceRequest) Reset() {
 	*x = DeleteResourceRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[7]
+	mi := &file_sts_v1_admin_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -520,7 +772,7 @@ func (x *DeleteResourceRequest) String() string {
 func (*DeleteResourceRequest) ProtoMessage() {}
 
 func (x *DeleteResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[7]
+	mi := &file_sts_v1_admin_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -533,7 +785,7 @@ func (x *DeleteResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResourceRequest.ProtoReflect.Descriptor instead.
 func (*DeleteResourceRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{7}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *DeleteResourceRequest) GetKind() string {
@@ -550,6 +802,13 @@ func (x *DeleteResourceRequest) GetName() string {
 	return ""
 }
 
+func (x *DeleteResourceRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
 // DeleteResourceResponse says what is in force now.
 type DeleteResourceResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -561,7 +820,7 @@ type DeleteResourceResponse struct {
 
 func (x *DeleteResourceResponse) Reset() {
 	*x = DeleteResourceResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[8]
+	mi := &file_sts_v1_admin_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -573,7 +832,7 @@ func (x *DeleteResourceResponse) String() string {
 func (*DeleteResourceResponse) ProtoMessage() {}
 
 func (x *DeleteResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[8]
+	mi := &file_sts_v1_admin_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -586,7 +845,7 @@ func (x *DeleteResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResourceResponse.ProtoReflect.Descriptor instead.
 func (*DeleteResourceResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{8}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DeleteResourceResponse) GetRevision() int64 {
@@ -613,7 +872,7 @@ type RotateClientSecretRequest struct {
 
 func (x *RotateClientSecretRequest) Reset() {
 	*x = RotateClientSecretRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[9]
+	mi := &file_sts_v1_admin_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -625,7 +884,7 @@ func (x *RotateClientSecretRequest) String() string {
 func (*RotateClientSecretRequest) ProtoMessage() {}
 
 func (x *RotateClientSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[9]
+	mi := &file_sts_v1_admin_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -638,7 +897,7 @@ func (x *RotateClientSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateClientSecretRequest.ProtoReflect.Descriptor instead.
 func (*RotateClientSecretRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{9}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RotateClientSecretRequest) GetName() string {
@@ -679,7 +938,7 @@ type RotateClientSecretResponse struct {
 
 func (x *RotateClientSecretResponse) Reset() {
 	*x = RotateClientSecretResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[10]
+	mi := &file_sts_v1_admin_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -691,7 +950,7 @@ func (x *RotateClientSecretResponse) String() string {
 func (*RotateClientSecretResponse) ProtoMessage() {}
 
 func (x *RotateClientSecretResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[10]
+	mi := &file_sts_v1_admin_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -704,7 +963,7 @@ func (x *RotateClientSecretResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateClientSecretResponse.ProtoReflect.Descriptor instead.
 func (*RotateClientSecretResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{10}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RotateClientSecretResponse) GetClientSecret() string {
@@ -746,7 +1005,7 @@ type GetClientStatusRequest struct {
 
 func (x *GetClientStatusRequest) Reset() {
 	*x = GetClientStatusRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[11]
+	mi := &file_sts_v1_admin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -758,7 +1017,7 @@ func (x *GetClientStatusRequest) String() string {
 func (*GetClientStatusRequest) ProtoMessage() {}
 
 func (x *GetClientStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[11]
+	mi := &file_sts_v1_admin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -771,7 +1030,7 @@ func (x *GetClientStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClientStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetClientStatusRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{11}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GetClientStatusRequest) GetName() string {
@@ -802,7 +1061,7 @@ type GetClientStatusResponse struct {
 
 func (x *GetClientStatusResponse) Reset() {
 	*x = GetClientStatusResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[12]
+	mi := &file_sts_v1_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -814,7 +1073,7 @@ func (x *GetClientStatusResponse) String() string {
 func (*GetClientStatusResponse) ProtoMessage() {}
 
 func (x *GetClientStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[12]
+	mi := &file_sts_v1_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -827,7 +1086,7 @@ func (x *GetClientStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClientStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetClientStatusResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{12}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *GetClientStatusResponse) GetName() string {
@@ -881,7 +1140,7 @@ type CredentialStatus struct {
 
 func (x *CredentialStatus) Reset() {
 	*x = CredentialStatus{}
-	mi := &file_sts_v1_admin_proto_msgTypes[13]
+	mi := &file_sts_v1_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -893,7 +1152,7 @@ func (x *CredentialStatus) String() string {
 func (*CredentialStatus) ProtoMessage() {}
 
 func (x *CredentialStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[13]
+	mi := &file_sts_v1_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -906,7 +1165,7 @@ func (x *CredentialStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CredentialStatus.ProtoReflect.Descriptor instead.
 func (*CredentialStatus) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{13}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *CredentialStatus) GetId() string {
@@ -939,7 +1198,7 @@ type ListKeysRequest struct {
 
 func (x *ListKeysRequest) Reset() {
 	*x = ListKeysRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[14]
+	mi := &file_sts_v1_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -951,7 +1210,7 @@ func (x *ListKeysRequest) String() string {
 func (*ListKeysRequest) ProtoMessage() {}
 
 func (x *ListKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[14]
+	mi := &file_sts_v1_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -964,7 +1223,7 @@ func (x *ListKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListKeysRequest.ProtoReflect.Descriptor instead.
 func (*ListKeysRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{14}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{17}
 }
 
 // ListKeysResponse carries every key set.
@@ -979,7 +1238,7 @@ type ListKeysResponse struct {
 
 func (x *ListKeysResponse) Reset() {
 	*x = ListKeysResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[15]
+	mi := &file_sts_v1_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -991,7 +1250,7 @@ func (x *ListKeysResponse) String() string {
 func (*ListKeysResponse) ProtoMessage() {}
 
 func (x *ListKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[15]
+	mi := &file_sts_v1_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1004,7 +1263,7 @@ func (x *ListKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListKeysResponse.ProtoReflect.Descriptor instead.
 func (*ListKeysResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{15}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListKeysResponse) GetKeySets() []*KeySetStatus {
@@ -1038,7 +1297,7 @@ type KeySetStatus struct {
 
 func (x *KeySetStatus) Reset() {
 	*x = KeySetStatus{}
-	mi := &file_sts_v1_admin_proto_msgTypes[16]
+	mi := &file_sts_v1_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1050,7 +1309,7 @@ func (x *KeySetStatus) String() string {
 func (*KeySetStatus) ProtoMessage() {}
 
 func (x *KeySetStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[16]
+	mi := &file_sts_v1_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1063,7 +1322,7 @@ func (x *KeySetStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeySetStatus.ProtoReflect.Descriptor instead.
 func (*KeySetStatus) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{16}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *KeySetStatus) GetName() string {
@@ -1143,7 +1402,7 @@ type KeyStatus struct {
 
 func (x *KeyStatus) Reset() {
 	*x = KeyStatus{}
-	mi := &file_sts_v1_admin_proto_msgTypes[17]
+	mi := &file_sts_v1_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1155,7 +1414,7 @@ func (x *KeyStatus) String() string {
 func (*KeyStatus) ProtoMessage() {}
 
 func (x *KeyStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[17]
+	mi := &file_sts_v1_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1168,7 +1427,7 @@ func (x *KeyStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyStatus.ProtoReflect.Descriptor instead.
 func (*KeyStatus) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{17}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *KeyStatus) GetSet() string {
@@ -1266,7 +1525,7 @@ type RotateKeyRequest struct {
 
 func (x *RotateKeyRequest) Reset() {
 	*x = RotateKeyRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[18]
+	mi := &file_sts_v1_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1278,7 +1537,7 @@ func (x *RotateKeyRequest) String() string {
 func (*RotateKeyRequest) ProtoMessage() {}
 
 func (x *RotateKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[18]
+	mi := &file_sts_v1_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1291,7 +1550,7 @@ func (x *RotateKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateKeyRequest.ProtoReflect.Descriptor instead.
 func (*RotateKeyRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{18}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RotateKeyRequest) GetSet() string {
@@ -1312,7 +1571,7 @@ type RotateKeyResponse struct {
 
 func (x *RotateKeyResponse) Reset() {
 	*x = RotateKeyResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[19]
+	mi := &file_sts_v1_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1324,7 +1583,7 @@ func (x *RotateKeyResponse) String() string {
 func (*RotateKeyResponse) ProtoMessage() {}
 
 func (x *RotateKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[19]
+	mi := &file_sts_v1_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1337,7 +1596,7 @@ func (x *RotateKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateKeyResponse.ProtoReflect.Descriptor instead.
 func (*RotateKeyResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{19}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RotateKeyResponse) GetKey() *KeyStatus {
@@ -1358,7 +1617,7 @@ type RevokeKeyRequest struct {
 
 func (x *RevokeKeyRequest) Reset() {
 	*x = RevokeKeyRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[20]
+	mi := &file_sts_v1_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1370,7 +1629,7 @@ func (x *RevokeKeyRequest) String() string {
 func (*RevokeKeyRequest) ProtoMessage() {}
 
 func (x *RevokeKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[20]
+	mi := &file_sts_v1_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1383,7 +1642,7 @@ func (x *RevokeKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeKeyRequest.ProtoReflect.Descriptor instead.
 func (*RevokeKeyRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{20}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RevokeKeyRequest) GetKid() string {
@@ -1409,7 +1668,7 @@ type RevokeKeyResponse struct {
 
 func (x *RevokeKeyResponse) Reset() {
 	*x = RevokeKeyResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[21]
+	mi := &file_sts_v1_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1421,7 +1680,7 @@ func (x *RevokeKeyResponse) String() string {
 func (*RevokeKeyResponse) ProtoMessage() {}
 
 func (x *RevokeKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[21]
+	mi := &file_sts_v1_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1434,7 +1693,7 @@ func (x *RevokeKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeKeyResponse.ProtoReflect.Descriptor instead.
 func (*RevokeKeyResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{21}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RevokeKeyResponse) GetRevoked() *KeyStatus {
@@ -1458,16 +1717,20 @@ func (x *RevokeKeyResponse) GetAcceptedUntil() *timestamppb.Timestamp {
 	return nil
 }
 
-// ListIssuerStatusRequest has no parameters.
+// ListIssuerStatusRequest selects a page.
 type ListIssuerStatusRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many to return, 1 to 1,000. Default 100.
+	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// `next_page_token` of the page before.
+	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListIssuerStatusRequest) Reset() {
 	*x = ListIssuerStatusRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[22]
+	mi := &file_sts_v1_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1479,7 +1742,7 @@ func (x *ListIssuerStatusRequest) String() string {
 func (*ListIssuerStatusRequest) ProtoMessage() {}
 
 func (x *ListIssuerStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[22]
+	mi := &file_sts_v1_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1492,21 +1755,37 @@ func (x *ListIssuerStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIssuerStatusRequest.ProtoReflect.Descriptor instead.
 func (*ListIssuerStatusRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{22}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *ListIssuerStatusRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListIssuerStatusRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
 }
 
 // ListIssuerStatusResponse carries every Issuer.
 type ListIssuerStatusResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The Issuers by name.
-	Issuers       []*IssuerStatus `protobuf:"bytes,1,rep,name=issuers,proto3" json:"issuers,omitempty"`
+	Issuers []*IssuerStatus `protobuf:"bytes,1,rep,name=issuers,proto3" json:"issuers,omitempty"`
+	// Where the next page starts; empty on the last one.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListIssuerStatusResponse) Reset() {
 	*x = ListIssuerStatusResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[23]
+	mi := &file_sts_v1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1518,7 +1797,7 @@ func (x *ListIssuerStatusResponse) String() string {
 func (*ListIssuerStatusResponse) ProtoMessage() {}
 
 func (x *ListIssuerStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[23]
+	mi := &file_sts_v1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1531,7 +1810,7 @@ func (x *ListIssuerStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIssuerStatusResponse.ProtoReflect.Descriptor instead.
 func (*ListIssuerStatusResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{23}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ListIssuerStatusResponse) GetIssuers() []*IssuerStatus {
@@ -1539,6 +1818,13 @@ func (x *ListIssuerStatusResponse) GetIssuers() []*IssuerStatus {
 		return x.Issuers
 	}
 	return nil
+}
+
+func (x *ListIssuerStatusResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
 }
 
 // IssuerStatus is what a node knows of the keys of an Issuer. Times that are not
@@ -1569,7 +1855,7 @@ type IssuerStatus struct {
 
 func (x *IssuerStatus) Reset() {
 	*x = IssuerStatus{}
-	mi := &file_sts_v1_admin_proto_msgTypes[24]
+	mi := &file_sts_v1_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1581,7 +1867,7 @@ func (x *IssuerStatus) String() string {
 func (*IssuerStatus) ProtoMessage() {}
 
 func (x *IssuerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[24]
+	mi := &file_sts_v1_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1594,7 +1880,7 @@ func (x *IssuerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssuerStatus.ProtoReflect.Descriptor instead.
 func (*IssuerStatus) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{24}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *IssuerStatus) GetName() string {
@@ -1667,7 +1953,7 @@ type IssuerKey struct {
 
 func (x *IssuerKey) Reset() {
 	*x = IssuerKey{}
-	mi := &file_sts_v1_admin_proto_msgTypes[25]
+	mi := &file_sts_v1_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1679,7 +1965,7 @@ func (x *IssuerKey) String() string {
 func (*IssuerKey) ProtoMessage() {}
 
 func (x *IssuerKey) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[25]
+	mi := &file_sts_v1_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1692,7 +1978,7 @@ func (x *IssuerKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssuerKey.ProtoReflect.Descriptor instead.
 func (*IssuerKey) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{25}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *IssuerKey) GetKid() string {
@@ -1754,7 +2040,7 @@ type RevokeRequest struct {
 
 func (x *RevokeRequest) Reset() {
 	*x = RevokeRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[26]
+	mi := &file_sts_v1_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1766,7 +2052,7 @@ func (x *RevokeRequest) String() string {
 func (*RevokeRequest) ProtoMessage() {}
 
 func (x *RevokeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[26]
+	mi := &file_sts_v1_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1779,7 +2065,7 @@ func (x *RevokeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeRequest.ProtoReflect.Descriptor instead.
 func (*RevokeRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{26}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RevokeRequest) GetKind() string {
@@ -1843,7 +2129,7 @@ type RevokeResponse struct {
 
 func (x *RevokeResponse) Reset() {
 	*x = RevokeResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[27]
+	mi := &file_sts_v1_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1855,7 +2141,7 @@ func (x *RevokeResponse) String() string {
 func (*RevokeResponse) ProtoMessage() {}
 
 func (x *RevokeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[27]
+	mi := &file_sts_v1_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1868,7 +2154,7 @@ func (x *RevokeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeResponse.ProtoReflect.Descriptor instead.
 func (*RevokeResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{27}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RevokeResponse) GetRevocation() *Revocation {
@@ -1904,7 +2190,7 @@ type Revocation struct {
 
 func (x *Revocation) Reset() {
 	*x = Revocation{}
-	mi := &file_sts_v1_admin_proto_msgTypes[28]
+	mi := &file_sts_v1_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1916,7 +2202,7 @@ func (x *Revocation) String() string {
 func (*Revocation) ProtoMessage() {}
 
 func (x *Revocation) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[28]
+	mi := &file_sts_v1_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1929,7 +2215,7 @@ func (x *Revocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revocation.ProtoReflect.Descriptor instead.
 func (*Revocation) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{28}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Revocation) GetKind() string {
@@ -2003,7 +2289,7 @@ type ListRevocationsRequest struct {
 
 func (x *ListRevocationsRequest) Reset() {
 	*x = ListRevocationsRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[29]
+	mi := &file_sts_v1_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2015,7 +2301,7 @@ func (x *ListRevocationsRequest) String() string {
 func (*ListRevocationsRequest) ProtoMessage() {}
 
 func (x *ListRevocationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[29]
+	mi := &file_sts_v1_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2028,7 +2314,7 @@ func (x *ListRevocationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRevocationsRequest.ProtoReflect.Descriptor instead.
 func (*ListRevocationsRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{29}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ListRevocationsRequest) GetKind() string {
@@ -2065,7 +2351,7 @@ type ListRevocationsResponse struct {
 
 func (x *ListRevocationsResponse) Reset() {
 	*x = ListRevocationsResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[30]
+	mi := &file_sts_v1_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2077,7 +2363,7 @@ func (x *ListRevocationsResponse) String() string {
 func (*ListRevocationsResponse) ProtoMessage() {}
 
 func (x *ListRevocationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[30]
+	mi := &file_sts_v1_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2090,7 +2376,7 @@ func (x *ListRevocationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRevocationsResponse.ProtoReflect.Descriptor instead.
 func (*ListRevocationsResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{30}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListRevocationsResponse) GetRevocations() []*Revocation {
@@ -2116,7 +2402,7 @@ type BackupRequest struct {
 
 func (x *BackupRequest) Reset() {
 	*x = BackupRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[31]
+	mi := &file_sts_v1_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2128,7 +2414,7 @@ func (x *BackupRequest) String() string {
 func (*BackupRequest) ProtoMessage() {}
 
 func (x *BackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[31]
+	mi := &file_sts_v1_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2141,7 +2427,7 @@ func (x *BackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupRequest.ProtoReflect.Descriptor instead.
 func (*BackupRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{31}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{34}
 }
 
 // BackupResponse is the next part of a copy, or its end.
@@ -2157,7 +2443,7 @@ type BackupResponse struct {
 
 func (x *BackupResponse) Reset() {
 	*x = BackupResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[32]
+	mi := &file_sts_v1_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2169,7 +2455,7 @@ func (x *BackupResponse) String() string {
 func (*BackupResponse) ProtoMessage() {}
 
 func (x *BackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[32]
+	mi := &file_sts_v1_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2182,7 +2468,7 @@ func (x *BackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupResponse.ProtoReflect.Descriptor instead.
 func (*BackupResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{32}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *BackupResponse) GetData() []byte {
@@ -2214,7 +2500,7 @@ type BackupEnd struct {
 
 func (x *BackupEnd) Reset() {
 	*x = BackupEnd{}
-	mi := &file_sts_v1_admin_proto_msgTypes[33]
+	mi := &file_sts_v1_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2226,7 +2512,7 @@ func (x *BackupEnd) String() string {
 func (*BackupEnd) ProtoMessage() {}
 
 func (x *BackupEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[33]
+	mi := &file_sts_v1_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2239,7 +2525,7 @@ func (x *BackupEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupEnd.ProtoReflect.Descriptor instead.
 func (*BackupEnd) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{33}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *BackupEnd) GetSize() int64 {
@@ -2299,7 +2585,7 @@ type Revision struct {
 
 func (x *Revision) Reset() {
 	*x = Revision{}
-	mi := &file_sts_v1_admin_proto_msgTypes[34]
+	mi := &file_sts_v1_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2311,7 +2597,7 @@ func (x *Revision) String() string {
 func (*Revision) ProtoMessage() {}
 
 func (x *Revision) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[34]
+	mi := &file_sts_v1_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2324,7 +2610,7 @@ func (x *Revision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revision.ProtoReflect.Descriptor instead.
 func (*Revision) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{34}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Revision) GetRevision() int64 {
@@ -2431,7 +2717,7 @@ type ChangedResources struct {
 
 func (x *ChangedResources) Reset() {
 	*x = ChangedResources{}
-	mi := &file_sts_v1_admin_proto_msgTypes[35]
+	mi := &file_sts_v1_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2443,7 +2729,7 @@ func (x *ChangedResources) String() string {
 func (*ChangedResources) ProtoMessage() {}
 
 func (x *ChangedResources) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[35]
+	mi := &file_sts_v1_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2456,7 +2742,7 @@ func (x *ChangedResources) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangedResources.ProtoReflect.Descriptor instead.
 func (*ChangedResources) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{35}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ChangedResources) GetCount() int64 {
@@ -2486,7 +2772,7 @@ type ListRevisionsRequest struct {
 
 func (x *ListRevisionsRequest) Reset() {
 	*x = ListRevisionsRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[36]
+	mi := &file_sts_v1_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2498,7 +2784,7 @@ func (x *ListRevisionsRequest) String() string {
 func (*ListRevisionsRequest) ProtoMessage() {}
 
 func (x *ListRevisionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[36]
+	mi := &file_sts_v1_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2511,7 +2797,7 @@ func (x *ListRevisionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRevisionsRequest.ProtoReflect.Descriptor instead.
 func (*ListRevisionsRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{36}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ListRevisionsRequest) GetPageSize() int32 {
@@ -2541,7 +2827,7 @@ type ListRevisionsResponse struct {
 
 func (x *ListRevisionsResponse) Reset() {
 	*x = ListRevisionsResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[37]
+	mi := &file_sts_v1_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2553,7 +2839,7 @@ func (x *ListRevisionsResponse) String() string {
 func (*ListRevisionsResponse) ProtoMessage() {}
 
 func (x *ListRevisionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[37]
+	mi := &file_sts_v1_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2566,7 +2852,7 @@ func (x *ListRevisionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRevisionsResponse.ProtoReflect.Descriptor instead.
 func (*ListRevisionsResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{37}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ListRevisionsResponse) GetRevisions() []*Revision {
@@ -2599,7 +2885,7 @@ type GetRevisionRequest struct {
 
 func (x *GetRevisionRequest) Reset() {
 	*x = GetRevisionRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[38]
+	mi := &file_sts_v1_admin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2611,7 +2897,7 @@ func (x *GetRevisionRequest) String() string {
 func (*GetRevisionRequest) ProtoMessage() {}
 
 func (x *GetRevisionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[38]
+	mi := &file_sts_v1_admin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2624,7 +2910,7 @@ func (x *GetRevisionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRevisionRequest.ProtoReflect.Descriptor instead.
 func (*GetRevisionRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{38}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *GetRevisionRequest) GetRevision() int64 {
@@ -2666,7 +2952,7 @@ type GetRevisionResponse struct {
 
 func (x *GetRevisionResponse) Reset() {
 	*x = GetRevisionResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[39]
+	mi := &file_sts_v1_admin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2678,7 +2964,7 @@ func (x *GetRevisionResponse) String() string {
 func (*GetRevisionResponse) ProtoMessage() {}
 
 func (x *GetRevisionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[39]
+	mi := &file_sts_v1_admin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2691,7 +2977,7 @@ func (x *GetRevisionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRevisionResponse.ProtoReflect.Descriptor instead.
 func (*GetRevisionResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{39}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *GetRevisionResponse) GetRevision() *Revision {
@@ -2737,7 +3023,7 @@ type ResourceDiff struct {
 
 func (x *ResourceDiff) Reset() {
 	*x = ResourceDiff{}
-	mi := &file_sts_v1_admin_proto_msgTypes[40]
+	mi := &file_sts_v1_admin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2749,7 +3035,7 @@ func (x *ResourceDiff) String() string {
 func (*ResourceDiff) ProtoMessage() {}
 
 func (x *ResourceDiff) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[40]
+	mi := &file_sts_v1_admin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2762,7 +3048,7 @@ func (x *ResourceDiff) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceDiff.ProtoReflect.Descriptor instead.
 func (*ResourceDiff) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{40}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ResourceDiff) GetRef() *ResourceRef {
@@ -2804,7 +3090,7 @@ type RollbackRequest struct {
 
 func (x *RollbackRequest) Reset() {
 	*x = RollbackRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[41]
+	mi := &file_sts_v1_admin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2816,7 +3102,7 @@ func (x *RollbackRequest) String() string {
 func (*RollbackRequest) ProtoMessage() {}
 
 func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[41]
+	mi := &file_sts_v1_admin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2829,7 +3115,7 @@ func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackRequest.ProtoReflect.Descriptor instead.
 func (*RollbackRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{41}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *RollbackRequest) GetTo() int64 {
@@ -2869,7 +3155,7 @@ type GetShadowRequest struct {
 
 func (x *GetShadowRequest) Reset() {
 	*x = GetShadowRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[42]
+	mi := &file_sts_v1_admin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2881,7 +3167,7 @@ func (x *GetShadowRequest) String() string {
 func (*GetShadowRequest) ProtoMessage() {}
 
 func (x *GetShadowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[42]
+	mi := &file_sts_v1_admin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2894,7 +3180,7 @@ func (x *GetShadowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetShadowRequest.ProtoReflect.Descriptor instead.
 func (*GetShadowRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{42}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{45}
 }
 
 // GetShadowResponse says what the shadow revision has shown on one node.
@@ -2925,7 +3211,7 @@ type GetShadowResponse struct {
 
 func (x *GetShadowResponse) Reset() {
 	*x = GetShadowResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[43]
+	mi := &file_sts_v1_admin_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2937,7 +3223,7 @@ func (x *GetShadowResponse) String() string {
 func (*GetShadowResponse) ProtoMessage() {}
 
 func (x *GetShadowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[43]
+	mi := &file_sts_v1_admin_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2950,7 +3236,7 @@ func (x *GetShadowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetShadowResponse.ProtoReflect.Descriptor instead.
 func (*GetShadowResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{43}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *GetShadowResponse) GetRevision() *Revision {
@@ -3040,7 +3326,7 @@ type DecisionDiff struct {
 
 func (x *DecisionDiff) Reset() {
 	*x = DecisionDiff{}
-	mi := &file_sts_v1_admin_proto_msgTypes[44]
+	mi := &file_sts_v1_admin_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3052,7 +3338,7 @@ func (x *DecisionDiff) String() string {
 func (*DecisionDiff) ProtoMessage() {}
 
 func (x *DecisionDiff) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[44]
+	mi := &file_sts_v1_admin_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3065,7 +3351,7 @@ func (x *DecisionDiff) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DecisionDiff.ProtoReflect.Descriptor instead.
 func (*DecisionDiff) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{44}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *DecisionDiff) GetKinds() []string {
@@ -3166,7 +3452,7 @@ type DecidedBy struct {
 
 func (x *DecidedBy) Reset() {
 	*x = DecidedBy{}
-	mi := &file_sts_v1_admin_proto_msgTypes[45]
+	mi := &file_sts_v1_admin_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3178,7 +3464,7 @@ func (x *DecidedBy) String() string {
 func (*DecidedBy) ProtoMessage() {}
 
 func (x *DecidedBy) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[45]
+	mi := &file_sts_v1_admin_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3191,7 +3477,7 @@ func (x *DecidedBy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DecidedBy.ProtoReflect.Descriptor instead.
 func (*DecidedBy) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{45}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *DecidedBy) GetAllowed() bool {
@@ -3252,7 +3538,7 @@ type PromoteShadowRequest struct {
 
 func (x *PromoteShadowRequest) Reset() {
 	*x = PromoteShadowRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[46]
+	mi := &file_sts_v1_admin_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3264,7 +3550,7 @@ func (x *PromoteShadowRequest) String() string {
 func (*PromoteShadowRequest) ProtoMessage() {}
 
 func (x *PromoteShadowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[46]
+	mi := &file_sts_v1_admin_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3277,7 +3563,7 @@ func (x *PromoteShadowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteShadowRequest.ProtoReflect.Descriptor instead.
 func (*PromoteShadowRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{46}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *PromoteShadowRequest) GetShadowRevision() int64 {
@@ -3315,7 +3601,7 @@ type DiscardShadowRequest struct {
 
 func (x *DiscardShadowRequest) Reset() {
 	*x = DiscardShadowRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[47]
+	mi := &file_sts_v1_admin_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3327,7 +3613,7 @@ func (x *DiscardShadowRequest) String() string {
 func (*DiscardShadowRequest) ProtoMessage() {}
 
 func (x *DiscardShadowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[47]
+	mi := &file_sts_v1_admin_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3340,7 +3626,7 @@ func (x *DiscardShadowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscardShadowRequest.ProtoReflect.Descriptor instead.
 func (*DiscardShadowRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{47}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *DiscardShadowRequest) GetShadowRevision() int64 {
@@ -3366,7 +3652,7 @@ type DiscardShadowResponse struct {
 
 func (x *DiscardShadowResponse) Reset() {
 	*x = DiscardShadowResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[48]
+	mi := &file_sts_v1_admin_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3378,7 +3664,7 @@ func (x *DiscardShadowResponse) String() string {
 func (*DiscardShadowResponse) ProtoMessage() {}
 
 func (x *DiscardShadowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[48]
+	mi := &file_sts_v1_admin_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3391,21 +3677,37 @@ func (x *DiscardShadowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscardShadowResponse.ProtoReflect.Descriptor instead.
 func (*DiscardShadowResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{48}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{51}
 }
 
 var File_sts_v1_admin_proto protoreflect.FileDescriptor
 
 const file_sts_v1_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x12sts/v1/admin.proto\x12\x06sts.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14sts/v1/explain.proto\x1a\x16sts/v1/resources.proto\"\xdb\x01\n" +
+	"\x12sts/v1/admin.proto\x12\x06sts.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14sts/v1/explain.proto\x1a\x16sts/v1/resources.proto\"\x88\x02\n" +
 	"\fApplyRequest\x12.\n" +
 	"\tresources\x18\x01 \x03(\v2\x10.sts.v1.ResourceR\tresources\x12+\n" +
 	"\x06delete\x18\x02 \x03(\v2\x13.sts.v1.ResourceRefR\x06delete\x12\x17\n" +
 	"\adry_run\x18\x03 \x01(\bR\x06dryRun\x12+\n" +
-	"\x11expected_revision\x18\x04 \x01(\x03R\x10expectedRevision\x12\x10\n" +
+	"\x11expected_revision\x18\x04 \x01(\x03R\x10expectedRevision\x12+\n" +
+	"\x05match\x18\a \x03(\v2\x15.sts.v1.ResourceMatchR\x05match\x12\x10\n" +
 	"\x03why\x18\x05 \x01(\tR\x03why\x12\x16\n" +
-	"\x06shadow\x18\x06 \x01(\bR\x06shadow\"5\n" +
+	"\x06shadow\x18\x06 \x01(\bR\x06shadow\"K\n" +
+	"\rResourceMatch\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
+	"\x04etag\x18\x03 \x01(\tR\x04etag\"\x96\x01\n" +
+	"\x12PutResourceRequest\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12,\n" +
+	"\bresource\x18\x03 \x01(\v2\x10.sts.v1.ResourceR\bresource\x12\x12\n" +
+	"\x04etag\x18\x04 \x01(\tR\x04etag\x12\x16\n" +
+	"\x06create\x18\x05 \x01(\bR\x06create\"\x8d\x01\n" +
+	"\x13PutResourceResponse\x12,\n" +
+	"\bresource\x18\x01 \x01(\v2\x10.sts.v1.ResourceR\bresource\x12\x12\n" +
+	"\x04etag\x18\x02 \x01(\tR\x04etag\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x03R\brevision\x12\x18\n" +
+	"\acreated\x18\x04 \x01(\bR\acreated\"5\n" +
 	"\vResourceRef\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"\xe1\x01\n" +
@@ -3417,22 +3719,25 @@ const file_sts_v1_admin_proto_rawDesc = "" +
 	"\x0fshadow_revision\x18\x05 \x01(\x03R\x0eshadowRevision\"<\n" +
 	"\x12GetResourceRequest\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\"_\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"s\n" +
 	"\x13GetResourceResponse\x12,\n" +
 	"\bresource\x18\x01 \x01(\v2\x10.sts.v1.ResourceR\bresource\x12\x1a\n" +
-	"\brevision\x18\x02 \x01(\x03R\brevision\"f\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\x12\x12\n" +
+	"\x04etag\x18\x03 \x01(\tR\x04etag\"f\n" +
 	"\x14ListResourcesRequest\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1b\n" +
 	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x03 \x01(\tR\tpageToken\"\x8b\x01\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\"\xa1\x01\n" +
 	"\x15ListResourcesResponse\x12.\n" +
 	"\tresources\x18\x01 \x03(\v2\x10.sts.v1.ResourceR\tresources\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x1a\n" +
-	"\brevision\x18\x03 \x01(\x03R\brevision\"?\n" +
+	"\brevision\x18\x03 \x01(\x03R\brevision\x12\x14\n" +
+	"\x05etags\x18\x04 \x03(\tR\x05etags\"S\n" +
 	"\x15DeleteResourceRequest\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\"4\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
+	"\x04etag\x18\x03 \x01(\tR\x04etag\"4\n" +
 	"\x16DeleteResourceResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\"\x91\x01\n" +
 	"\x19RotateClientSecretRequest\x12\x12\n" +
@@ -3490,10 +3795,14 @@ const file_sts_v1_admin_proto_rawDesc = "" +
 	"\x11RevokeKeyResponse\x12+\n" +
 	"\arevoked\x18\x01 \x01(\v2\x11.sts.v1.KeyStatusR\arevoked\x12/\n" +
 	"\tsuccessor\x18\x02 \x01(\v2\x11.sts.v1.KeyStatusR\tsuccessor\x12A\n" +
-	"\x0eaccepted_until\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\racceptedUntil\"\x19\n" +
-	"\x17ListIssuerStatusRequest\"J\n" +
+	"\x0eaccepted_until\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\racceptedUntil\"U\n" +
+	"\x17ListIssuerStatusRequest\x12\x1b\n" +
+	"\tpage_size\x18\x01 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\"r\n" +
 	"\x18ListIssuerStatusResponse\x12.\n" +
-	"\aissuers\x18\x01 \x03(\v2\x14.sts.v1.IssuerStatusR\aissuers\"\xcb\x02\n" +
+	"\aissuers\x18\x01 \x03(\v2\x14.sts.v1.IssuerStatusR\aissuers\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xcb\x02\n" +
 	"\fIssuerStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06source\x18\x02 \x01(\tR\x06source\x12%\n" +
@@ -3628,12 +3937,13 @@ const file_sts_v1_admin_proto_rawDesc = "" +
 	"\x14DiscardShadowRequest\x12'\n" +
 	"\x0fshadow_revision\x18\x01 \x01(\x03R\x0eshadowRevision\x12\x10\n" +
 	"\x03why\x18\x02 \x01(\tR\x03why\"\x17\n" +
-	"\x15DiscardShadowResponse2\xb3\x11\n" +
+	"\x15DiscardShadowResponse2\xad\x12\n" +
 	"\fAdminService\x12T\n" +
 	"\x05Apply\x12\x14.sts.v1.ApplyRequest\x1a\x15.sts.v1.ApplyResponse\"\x1e\x82\xd3\xe4\x93\x02\x18:\x01*\"\x13/v1/resources:apply\x12:\n" +
 	"\tApplyMany\x12\x14.sts.v1.ApplyRequest\x1a\x15.sts.v1.ApplyResponse(\x01\x12n\n" +
 	"\vGetResource\x12\x1a.sts.v1.GetResourceRequest\x1a\x1b.sts.v1.GetResourceResponse\"&\x82\xd3\xe4\x93\x02 \x12\x1e/v1/resources/{kind}/{name=**}\x12c\n" +
-	"\rListResources\x12\x1c.sts.v1.ListResourcesRequest\x1a\x1d.sts.v1.ListResourcesResponse\"\x15\x82\xd3\xe4\x93\x02\x0f\x12\r/v1/resources\x12w\n" +
+	"\rListResources\x12\x1c.sts.v1.ListResourcesRequest\x1a\x1d.sts.v1.ListResourcesResponse\"\x15\x82\xd3\xe4\x93\x02\x0f\x12\r/v1/resources\x12x\n" +
+	"\vPutResource\x12\x1a.sts.v1.PutResourceRequest\x1a\x1b.sts.v1.PutResourceResponse\"0\x82\xd3\xe4\x93\x02*:\bresource\x1a\x1e/v1/resources/{kind}/{name=**}\x12w\n" +
 	"\x0eDeleteResource\x12\x1d.sts.v1.DeleteResourceRequest\x1a\x1e.sts.v1.DeleteResourceResponse\"&\x82\xd3\xe4\x93\x02 *\x1e/v1/resources/{kind}/{name=**}\x12\x8a\x01\n" +
 	"\x12RotateClientSecret\x12!.sts.v1.RotateClientSecretRequest\x1a\".sts.v1.RotateClientSecretResponse\"-\x82\xd3\xe4\x93\x02':\x01*\"\"/v1/clients/{name=**}:rotateSecret\x12q\n" +
 	"\x0fGetClientStatus\x12\x1e.sts.v1.GetClientStatusRequest\x1a\x1f.sts.v1.GetClientStatusResponse\"\x1d\x82\xd3\xe4\x93\x02\x17\x12\x15/v1/clients/{name=**}\x12O\n" +
@@ -3667,174 +3977,182 @@ func file_sts_v1_admin_proto_rawDescGZIP() []byte {
 	return file_sts_v1_admin_proto_rawDescData
 }
 
-var file_sts_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
+var file_sts_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
 var file_sts_v1_admin_proto_goTypes = []any{
 	(*ApplyRequest)(nil),               // 0: sts.v1.ApplyRequest
-	(*ResourceRef)(nil),                // 1: sts.v1.ResourceRef
-	(*ApplyResponse)(nil),              // 2: sts.v1.ApplyResponse
-	(*GetResourceRequest)(nil),         // 3: sts.v1.GetResourceRequest
-	(*GetResourceResponse)(nil),        // 4: sts.v1.GetResourceResponse
-	(*ListResourcesRequest)(nil),       // 5: sts.v1.ListResourcesRequest
-	(*ListResourcesResponse)(nil),      // 6: sts.v1.ListResourcesResponse
-	(*DeleteResourceRequest)(nil),      // 7: sts.v1.DeleteResourceRequest
-	(*DeleteResourceResponse)(nil),     // 8: sts.v1.DeleteResourceResponse
-	(*RotateClientSecretRequest)(nil),  // 9: sts.v1.RotateClientSecretRequest
-	(*RotateClientSecretResponse)(nil), // 10: sts.v1.RotateClientSecretResponse
-	(*GetClientStatusRequest)(nil),     // 11: sts.v1.GetClientStatusRequest
-	(*GetClientStatusResponse)(nil),    // 12: sts.v1.GetClientStatusResponse
-	(*CredentialStatus)(nil),           // 13: sts.v1.CredentialStatus
-	(*ListKeysRequest)(nil),            // 14: sts.v1.ListKeysRequest
-	(*ListKeysResponse)(nil),           // 15: sts.v1.ListKeysResponse
-	(*KeySetStatus)(nil),               // 16: sts.v1.KeySetStatus
-	(*KeyStatus)(nil),                  // 17: sts.v1.KeyStatus
-	(*RotateKeyRequest)(nil),           // 18: sts.v1.RotateKeyRequest
-	(*RotateKeyResponse)(nil),          // 19: sts.v1.RotateKeyResponse
-	(*RevokeKeyRequest)(nil),           // 20: sts.v1.RevokeKeyRequest
-	(*RevokeKeyResponse)(nil),          // 21: sts.v1.RevokeKeyResponse
-	(*ListIssuerStatusRequest)(nil),    // 22: sts.v1.ListIssuerStatusRequest
-	(*ListIssuerStatusResponse)(nil),   // 23: sts.v1.ListIssuerStatusResponse
-	(*IssuerStatus)(nil),               // 24: sts.v1.IssuerStatus
-	(*IssuerKey)(nil),                  // 25: sts.v1.IssuerKey
-	(*RevokeRequest)(nil),              // 26: sts.v1.RevokeRequest
-	(*RevokeResponse)(nil),             // 27: sts.v1.RevokeResponse
-	(*Revocation)(nil),                 // 28: sts.v1.Revocation
-	(*ListRevocationsRequest)(nil),     // 29: sts.v1.ListRevocationsRequest
-	(*ListRevocationsResponse)(nil),    // 30: sts.v1.ListRevocationsResponse
-	(*BackupRequest)(nil),              // 31: sts.v1.BackupRequest
-	(*BackupResponse)(nil),             // 32: sts.v1.BackupResponse
-	(*BackupEnd)(nil),                  // 33: sts.v1.BackupEnd
-	(*Revision)(nil),                   // 34: sts.v1.Revision
-	(*ChangedResources)(nil),           // 35: sts.v1.ChangedResources
-	(*ListRevisionsRequest)(nil),       // 36: sts.v1.ListRevisionsRequest
-	(*ListRevisionsResponse)(nil),      // 37: sts.v1.ListRevisionsResponse
-	(*GetRevisionRequest)(nil),         // 38: sts.v1.GetRevisionRequest
-	(*GetRevisionResponse)(nil),        // 39: sts.v1.GetRevisionResponse
-	(*ResourceDiff)(nil),               // 40: sts.v1.ResourceDiff
-	(*RollbackRequest)(nil),            // 41: sts.v1.RollbackRequest
-	(*GetShadowRequest)(nil),           // 42: sts.v1.GetShadowRequest
-	(*GetShadowResponse)(nil),          // 43: sts.v1.GetShadowResponse
-	(*DecisionDiff)(nil),               // 44: sts.v1.DecisionDiff
-	(*DecidedBy)(nil),                  // 45: sts.v1.DecidedBy
-	(*PromoteShadowRequest)(nil),       // 46: sts.v1.PromoteShadowRequest
-	(*DiscardShadowRequest)(nil),       // 47: sts.v1.DiscardShadowRequest
-	(*DiscardShadowResponse)(nil),      // 48: sts.v1.DiscardShadowResponse
-	nil,                                // 49: sts.v1.GetShadowResponse.CountsEntry
-	(*Resource)(nil),                   // 50: sts.v1.Resource
-	(*durationpb.Duration)(nil),        // 51: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),      // 52: google.protobuf.Timestamp
-	(*ExplainDecisionRequest)(nil),     // 53: sts.v1.ExplainDecisionRequest
-	(*SimulateRequestRequest)(nil),     // 54: sts.v1.SimulateRequestRequest
-	(*ExplainDecisionResponse)(nil),    // 55: sts.v1.ExplainDecisionResponse
-	(*SimulateRequestResponse)(nil),    // 56: sts.v1.SimulateRequestResponse
+	(*ResourceMatch)(nil),              // 1: sts.v1.ResourceMatch
+	(*PutResourceRequest)(nil),         // 2: sts.v1.PutResourceRequest
+	(*PutResourceResponse)(nil),        // 3: sts.v1.PutResourceResponse
+	(*ResourceRef)(nil),                // 4: sts.v1.ResourceRef
+	(*ApplyResponse)(nil),              // 5: sts.v1.ApplyResponse
+	(*GetResourceRequest)(nil),         // 6: sts.v1.GetResourceRequest
+	(*GetResourceResponse)(nil),        // 7: sts.v1.GetResourceResponse
+	(*ListResourcesRequest)(nil),       // 8: sts.v1.ListResourcesRequest
+	(*ListResourcesResponse)(nil),      // 9: sts.v1.ListResourcesResponse
+	(*DeleteResourceRequest)(nil),      // 10: sts.v1.DeleteResourceRequest
+	(*DeleteResourceResponse)(nil),     // 11: sts.v1.DeleteResourceResponse
+	(*RotateClientSecretRequest)(nil),  // 12: sts.v1.RotateClientSecretRequest
+	(*RotateClientSecretResponse)(nil), // 13: sts.v1.RotateClientSecretResponse
+	(*GetClientStatusRequest)(nil),     // 14: sts.v1.GetClientStatusRequest
+	(*GetClientStatusResponse)(nil),    // 15: sts.v1.GetClientStatusResponse
+	(*CredentialStatus)(nil),           // 16: sts.v1.CredentialStatus
+	(*ListKeysRequest)(nil),            // 17: sts.v1.ListKeysRequest
+	(*ListKeysResponse)(nil),           // 18: sts.v1.ListKeysResponse
+	(*KeySetStatus)(nil),               // 19: sts.v1.KeySetStatus
+	(*KeyStatus)(nil),                  // 20: sts.v1.KeyStatus
+	(*RotateKeyRequest)(nil),           // 21: sts.v1.RotateKeyRequest
+	(*RotateKeyResponse)(nil),          // 22: sts.v1.RotateKeyResponse
+	(*RevokeKeyRequest)(nil),           // 23: sts.v1.RevokeKeyRequest
+	(*RevokeKeyResponse)(nil),          // 24: sts.v1.RevokeKeyResponse
+	(*ListIssuerStatusRequest)(nil),    // 25: sts.v1.ListIssuerStatusRequest
+	(*ListIssuerStatusResponse)(nil),   // 26: sts.v1.ListIssuerStatusResponse
+	(*IssuerStatus)(nil),               // 27: sts.v1.IssuerStatus
+	(*IssuerKey)(nil),                  // 28: sts.v1.IssuerKey
+	(*RevokeRequest)(nil),              // 29: sts.v1.RevokeRequest
+	(*RevokeResponse)(nil),             // 30: sts.v1.RevokeResponse
+	(*Revocation)(nil),                 // 31: sts.v1.Revocation
+	(*ListRevocationsRequest)(nil),     // 32: sts.v1.ListRevocationsRequest
+	(*ListRevocationsResponse)(nil),    // 33: sts.v1.ListRevocationsResponse
+	(*BackupRequest)(nil),              // 34: sts.v1.BackupRequest
+	(*BackupResponse)(nil),             // 35: sts.v1.BackupResponse
+	(*BackupEnd)(nil),                  // 36: sts.v1.BackupEnd
+	(*Revision)(nil),                   // 37: sts.v1.Revision
+	(*ChangedResources)(nil),           // 38: sts.v1.ChangedResources
+	(*ListRevisionsRequest)(nil),       // 39: sts.v1.ListRevisionsRequest
+	(*ListRevisionsResponse)(nil),      // 40: sts.v1.ListRevisionsResponse
+	(*GetRevisionRequest)(nil),         // 41: sts.v1.GetRevisionRequest
+	(*GetRevisionResponse)(nil),        // 42: sts.v1.GetRevisionResponse
+	(*ResourceDiff)(nil),               // 43: sts.v1.ResourceDiff
+	(*RollbackRequest)(nil),            // 44: sts.v1.RollbackRequest
+	(*GetShadowRequest)(nil),           // 45: sts.v1.GetShadowRequest
+	(*GetShadowResponse)(nil),          // 46: sts.v1.GetShadowResponse
+	(*DecisionDiff)(nil),               // 47: sts.v1.DecisionDiff
+	(*DecidedBy)(nil),                  // 48: sts.v1.DecidedBy
+	(*PromoteShadowRequest)(nil),       // 49: sts.v1.PromoteShadowRequest
+	(*DiscardShadowRequest)(nil),       // 50: sts.v1.DiscardShadowRequest
+	(*DiscardShadowResponse)(nil),      // 51: sts.v1.DiscardShadowResponse
+	nil,                                // 52: sts.v1.GetShadowResponse.CountsEntry
+	(*Resource)(nil),                   // 53: sts.v1.Resource
+	(*durationpb.Duration)(nil),        // 54: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),      // 55: google.protobuf.Timestamp
+	(*ExplainDecisionRequest)(nil),     // 56: sts.v1.ExplainDecisionRequest
+	(*SimulateRequestRequest)(nil),     // 57: sts.v1.SimulateRequestRequest
+	(*ExplainDecisionResponse)(nil),    // 58: sts.v1.ExplainDecisionResponse
+	(*SimulateRequestResponse)(nil),    // 59: sts.v1.SimulateRequestResponse
 }
 var file_sts_v1_admin_proto_depIdxs = []int32{
-	50, // 0: sts.v1.ApplyRequest.resources:type_name -> sts.v1.Resource
-	1,  // 1: sts.v1.ApplyRequest.delete:type_name -> sts.v1.ResourceRef
-	1,  // 2: sts.v1.ApplyResponse.created:type_name -> sts.v1.ResourceRef
-	1,  // 3: sts.v1.ApplyResponse.updated:type_name -> sts.v1.ResourceRef
-	1,  // 4: sts.v1.ApplyResponse.deleted:type_name -> sts.v1.ResourceRef
-	50, // 5: sts.v1.GetResourceResponse.resource:type_name -> sts.v1.Resource
-	50, // 6: sts.v1.ListResourcesResponse.resources:type_name -> sts.v1.Resource
-	51, // 7: sts.v1.RotateClientSecretRequest.overlap:type_name -> google.protobuf.Duration
-	52, // 8: sts.v1.RotateClientSecretResponse.previous_not_after:type_name -> google.protobuf.Timestamp
-	13, // 9: sts.v1.GetClientStatusResponse.credentials:type_name -> sts.v1.CredentialStatus
-	52, // 10: sts.v1.CredentialStatus.not_after:type_name -> google.protobuf.Timestamp
-	52, // 11: sts.v1.CredentialStatus.last_used:type_name -> google.protobuf.Timestamp
-	16, // 12: sts.v1.ListKeysResponse.key_sets:type_name -> sts.v1.KeySetStatus
-	17, // 13: sts.v1.KeySetStatus.keys:type_name -> sts.v1.KeyStatus
-	52, // 14: sts.v1.KeySetStatus.rotation_due:type_name -> google.protobuf.Timestamp
-	52, // 15: sts.v1.KeyStatus.published:type_name -> google.protobuf.Timestamp
-	52, // 16: sts.v1.KeyStatus.signs:type_name -> google.protobuf.Timestamp
-	52, // 17: sts.v1.KeyStatus.ends:type_name -> google.protobuf.Timestamp
-	52, // 18: sts.v1.KeyStatus.revoked:type_name -> google.protobuf.Timestamp
-	52, // 19: sts.v1.KeyStatus.last_fetch:type_name -> google.protobuf.Timestamp
-	17, // 20: sts.v1.RotateKeyResponse.key:type_name -> sts.v1.KeyStatus
-	17, // 21: sts.v1.RevokeKeyResponse.revoked:type_name -> sts.v1.KeyStatus
-	17, // 22: sts.v1.RevokeKeyResponse.successor:type_name -> sts.v1.KeyStatus
-	52, // 23: sts.v1.RevokeKeyResponse.accepted_until:type_name -> google.protobuf.Timestamp
-	24, // 24: sts.v1.ListIssuerStatusResponse.issuers:type_name -> sts.v1.IssuerStatus
-	25, // 25: sts.v1.IssuerStatus.keys:type_name -> sts.v1.IssuerKey
-	52, // 26: sts.v1.IssuerStatus.fetched:type_name -> google.protobuf.Timestamp
-	52, // 27: sts.v1.IssuerStatus.asked:type_name -> google.protobuf.Timestamp
-	52, // 28: sts.v1.IssuerStatus.refresh:type_name -> google.protobuf.Timestamp
-	52, // 29: sts.v1.IssuerStatus.stale:type_name -> google.protobuf.Timestamp
-	52, // 30: sts.v1.RevokeRequest.before:type_name -> google.protobuf.Timestamp
-	52, // 31: sts.v1.RevokeRequest.until:type_name -> google.protobuf.Timestamp
-	28, // 32: sts.v1.RevokeResponse.revocation:type_name -> sts.v1.Revocation
-	52, // 33: sts.v1.Revocation.before:type_name -> google.protobuf.Timestamp
-	52, // 34: sts.v1.Revocation.expires:type_name -> google.protobuf.Timestamp
-	52, // 35: sts.v1.Revocation.created:type_name -> google.protobuf.Timestamp
-	28, // 36: sts.v1.ListRevocationsResponse.revocations:type_name -> sts.v1.Revocation
-	33, // 37: sts.v1.BackupResponse.end:type_name -> sts.v1.BackupEnd
-	52, // 38: sts.v1.Revision.time:type_name -> google.protobuf.Timestamp
-	35, // 39: sts.v1.Revision.created:type_name -> sts.v1.ChangedResources
-	35, // 40: sts.v1.Revision.updated:type_name -> sts.v1.ChangedResources
-	35, // 41: sts.v1.Revision.deleted:type_name -> sts.v1.ChangedResources
-	1,  // 42: sts.v1.ChangedResources.first:type_name -> sts.v1.ResourceRef
-	34, // 43: sts.v1.ListRevisionsResponse.revisions:type_name -> sts.v1.Revision
-	34, // 44: sts.v1.GetRevisionResponse.revision:type_name -> sts.v1.Revision
-	40, // 45: sts.v1.GetRevisionResponse.differences:type_name -> sts.v1.ResourceDiff
-	1,  // 46: sts.v1.ResourceDiff.ref:type_name -> sts.v1.ResourceRef
-	50, // 47: sts.v1.ResourceDiff.before:type_name -> sts.v1.Resource
-	50, // 48: sts.v1.ResourceDiff.after:type_name -> sts.v1.Resource
-	34, // 49: sts.v1.GetShadowResponse.revision:type_name -> sts.v1.Revision
-	52, // 50: sts.v1.GetShadowResponse.since:type_name -> google.protobuf.Timestamp
-	49, // 51: sts.v1.GetShadowResponse.counts:type_name -> sts.v1.GetShadowResponse.CountsEntry
-	44, // 52: sts.v1.GetShadowResponse.differences:type_name -> sts.v1.DecisionDiff
-	45, // 53: sts.v1.DecisionDiff.live:type_name -> sts.v1.DecidedBy
-	45, // 54: sts.v1.DecisionDiff.shadow:type_name -> sts.v1.DecidedBy
-	52, // 55: sts.v1.DecisionDiff.first:type_name -> google.protobuf.Timestamp
-	52, // 56: sts.v1.DecisionDiff.last:type_name -> google.protobuf.Timestamp
-	51, // 57: sts.v1.DecidedBy.lifetime:type_name -> google.protobuf.Duration
-	0,  // 58: sts.v1.AdminService.Apply:input_type -> sts.v1.ApplyRequest
-	0,  // 59: sts.v1.AdminService.ApplyMany:input_type -> sts.v1.ApplyRequest
-	3,  // 60: sts.v1.AdminService.GetResource:input_type -> sts.v1.GetResourceRequest
-	5,  // 61: sts.v1.AdminService.ListResources:input_type -> sts.v1.ListResourcesRequest
-	7,  // 62: sts.v1.AdminService.DeleteResource:input_type -> sts.v1.DeleteResourceRequest
-	9,  // 63: sts.v1.AdminService.RotateClientSecret:input_type -> sts.v1.RotateClientSecretRequest
-	11, // 64: sts.v1.AdminService.GetClientStatus:input_type -> sts.v1.GetClientStatusRequest
-	14, // 65: sts.v1.AdminService.ListKeys:input_type -> sts.v1.ListKeysRequest
-	18, // 66: sts.v1.AdminService.RotateKey:input_type -> sts.v1.RotateKeyRequest
-	20, // 67: sts.v1.AdminService.RevokeKey:input_type -> sts.v1.RevokeKeyRequest
-	53, // 68: sts.v1.AdminService.ExplainDecision:input_type -> sts.v1.ExplainDecisionRequest
-	54, // 69: sts.v1.AdminService.SimulateRequest:input_type -> sts.v1.SimulateRequestRequest
-	26, // 70: sts.v1.AdminService.Revoke:input_type -> sts.v1.RevokeRequest
-	29, // 71: sts.v1.AdminService.ListRevocations:input_type -> sts.v1.ListRevocationsRequest
-	31, // 72: sts.v1.AdminService.Backup:input_type -> sts.v1.BackupRequest
-	22, // 73: sts.v1.AdminService.ListIssuerStatus:input_type -> sts.v1.ListIssuerStatusRequest
-	36, // 74: sts.v1.AdminService.ListRevisions:input_type -> sts.v1.ListRevisionsRequest
-	38, // 75: sts.v1.AdminService.GetRevision:input_type -> sts.v1.GetRevisionRequest
-	41, // 76: sts.v1.AdminService.Rollback:input_type -> sts.v1.RollbackRequest
-	42, // 77: sts.v1.AdminService.GetShadow:input_type -> sts.v1.GetShadowRequest
-	46, // 78: sts.v1.AdminService.PromoteShadow:input_type -> sts.v1.PromoteShadowRequest
-	47, // 79: sts.v1.AdminService.DiscardShadow:input_type -> sts.v1.DiscardShadowRequest
-	2,  // 80: sts.v1.AdminService.Apply:output_type -> sts.v1.ApplyResponse
-	2,  // 81: sts.v1.AdminService.ApplyMany:output_type -> sts.v1.ApplyResponse
-	4,  // 82: sts.v1.AdminService.GetResource:output_type -> sts.v1.GetResourceResponse
-	6,  // 83: sts.v1.AdminService.ListResources:output_type -> sts.v1.ListResourcesResponse
-	8,  // 84: sts.v1.AdminService.DeleteResource:output_type -> sts.v1.DeleteResourceResponse
-	10, // 85: sts.v1.AdminService.RotateClientSecret:output_type -> sts.v1.RotateClientSecretResponse
-	12, // 86: sts.v1.AdminService.GetClientStatus:output_type -> sts.v1.GetClientStatusResponse
-	15, // 87: sts.v1.AdminService.ListKeys:output_type -> sts.v1.ListKeysResponse
-	19, // 88: sts.v1.AdminService.RotateKey:output_type -> sts.v1.RotateKeyResponse
-	21, // 89: sts.v1.AdminService.RevokeKey:output_type -> sts.v1.RevokeKeyResponse
-	55, // 90: sts.v1.AdminService.ExplainDecision:output_type -> sts.v1.ExplainDecisionResponse
-	56, // 91: sts.v1.AdminService.SimulateRequest:output_type -> sts.v1.SimulateRequestResponse
-	27, // 92: sts.v1.AdminService.Revoke:output_type -> sts.v1.RevokeResponse
-	30, // 93: sts.v1.AdminService.ListRevocations:output_type -> sts.v1.ListRevocationsResponse
-	32, // 94: sts.v1.AdminService.Backup:output_type -> sts.v1.BackupResponse
-	23, // 95: sts.v1.AdminService.ListIssuerStatus:output_type -> sts.v1.ListIssuerStatusResponse
-	37, // 96: sts.v1.AdminService.ListRevisions:output_type -> sts.v1.ListRevisionsResponse
-	39, // 97: sts.v1.AdminService.GetRevision:output_type -> sts.v1.GetRevisionResponse
-	2,  // 98: sts.v1.AdminService.Rollback:output_type -> sts.v1.ApplyResponse
-	43, // 99: sts.v1.AdminService.GetShadow:output_type -> sts.v1.GetShadowResponse
-	2,  // 100: sts.v1.AdminService.PromoteShadow:output_type -> sts.v1.ApplyResponse
-	48, // 101: sts.v1.AdminService.DiscardShadow:output_type -> sts.v1.DiscardShadowResponse
-	80, // [80:102] is the sub-list for method output_type
-	58, // [58:80] is the sub-list for method input_type
-	58, // [58:58] is the sub-list for extension type_name
-	58, // [58:58] is the sub-list for extension extendee
-	0,  // [0:58] is the sub-list for field type_name
+	53, // 0: sts.v1.ApplyRequest.resources:type_name -> sts.v1.Resource
+	4,  // 1: sts.v1.ApplyRequest.delete:type_name -> sts.v1.ResourceRef
+	1,  // 2: sts.v1.ApplyRequest.match:type_name -> sts.v1.ResourceMatch
+	53, // 3: sts.v1.PutResourceRequest.resource:type_name -> sts.v1.Resource
+	53, // 4: sts.v1.PutResourceResponse.resource:type_name -> sts.v1.Resource
+	4,  // 5: sts.v1.ApplyResponse.created:type_name -> sts.v1.ResourceRef
+	4,  // 6: sts.v1.ApplyResponse.updated:type_name -> sts.v1.ResourceRef
+	4,  // 7: sts.v1.ApplyResponse.deleted:type_name -> sts.v1.ResourceRef
+	53, // 8: sts.v1.GetResourceResponse.resource:type_name -> sts.v1.Resource
+	53, // 9: sts.v1.ListResourcesResponse.resources:type_name -> sts.v1.Resource
+	54, // 10: sts.v1.RotateClientSecretRequest.overlap:type_name -> google.protobuf.Duration
+	55, // 11: sts.v1.RotateClientSecretResponse.previous_not_after:type_name -> google.protobuf.Timestamp
+	16, // 12: sts.v1.GetClientStatusResponse.credentials:type_name -> sts.v1.CredentialStatus
+	55, // 13: sts.v1.CredentialStatus.not_after:type_name -> google.protobuf.Timestamp
+	55, // 14: sts.v1.CredentialStatus.last_used:type_name -> google.protobuf.Timestamp
+	19, // 15: sts.v1.ListKeysResponse.key_sets:type_name -> sts.v1.KeySetStatus
+	20, // 16: sts.v1.KeySetStatus.keys:type_name -> sts.v1.KeyStatus
+	55, // 17: sts.v1.KeySetStatus.rotation_due:type_name -> google.protobuf.Timestamp
+	55, // 18: sts.v1.KeyStatus.published:type_name -> google.protobuf.Timestamp
+	55, // 19: sts.v1.KeyStatus.signs:type_name -> google.protobuf.Timestamp
+	55, // 20: sts.v1.KeyStatus.ends:type_name -> google.protobuf.Timestamp
+	55, // 21: sts.v1.KeyStatus.revoked:type_name -> google.protobuf.Timestamp
+	55, // 22: sts.v1.KeyStatus.last_fetch:type_name -> google.protobuf.Timestamp
+	20, // 23: sts.v1.RotateKeyResponse.key:type_name -> sts.v1.KeyStatus
+	20, // 24: sts.v1.RevokeKeyResponse.revoked:type_name -> sts.v1.KeyStatus
+	20, // 25: sts.v1.RevokeKeyResponse.successor:type_name -> sts.v1.KeyStatus
+	55, // 26: sts.v1.RevokeKeyResponse.accepted_until:type_name -> google.protobuf.Timestamp
+	27, // 27: sts.v1.ListIssuerStatusResponse.issuers:type_name -> sts.v1.IssuerStatus
+	28, // 28: sts.v1.IssuerStatus.keys:type_name -> sts.v1.IssuerKey
+	55, // 29: sts.v1.IssuerStatus.fetched:type_name -> google.protobuf.Timestamp
+	55, // 30: sts.v1.IssuerStatus.asked:type_name -> google.protobuf.Timestamp
+	55, // 31: sts.v1.IssuerStatus.refresh:type_name -> google.protobuf.Timestamp
+	55, // 32: sts.v1.IssuerStatus.stale:type_name -> google.protobuf.Timestamp
+	55, // 33: sts.v1.RevokeRequest.before:type_name -> google.protobuf.Timestamp
+	55, // 34: sts.v1.RevokeRequest.until:type_name -> google.protobuf.Timestamp
+	31, // 35: sts.v1.RevokeResponse.revocation:type_name -> sts.v1.Revocation
+	55, // 36: sts.v1.Revocation.before:type_name -> google.protobuf.Timestamp
+	55, // 37: sts.v1.Revocation.expires:type_name -> google.protobuf.Timestamp
+	55, // 38: sts.v1.Revocation.created:type_name -> google.protobuf.Timestamp
+	31, // 39: sts.v1.ListRevocationsResponse.revocations:type_name -> sts.v1.Revocation
+	36, // 40: sts.v1.BackupResponse.end:type_name -> sts.v1.BackupEnd
+	55, // 41: sts.v1.Revision.time:type_name -> google.protobuf.Timestamp
+	38, // 42: sts.v1.Revision.created:type_name -> sts.v1.ChangedResources
+	38, // 43: sts.v1.Revision.updated:type_name -> sts.v1.ChangedResources
+	38, // 44: sts.v1.Revision.deleted:type_name -> sts.v1.ChangedResources
+	4,  // 45: sts.v1.ChangedResources.first:type_name -> sts.v1.ResourceRef
+	37, // 46: sts.v1.ListRevisionsResponse.revisions:type_name -> sts.v1.Revision
+	37, // 47: sts.v1.GetRevisionResponse.revision:type_name -> sts.v1.Revision
+	43, // 48: sts.v1.GetRevisionResponse.differences:type_name -> sts.v1.ResourceDiff
+	4,  // 49: sts.v1.ResourceDiff.ref:type_name -> sts.v1.ResourceRef
+	53, // 50: sts.v1.ResourceDiff.before:type_name -> sts.v1.Resource
+	53, // 51: sts.v1.ResourceDiff.after:type_name -> sts.v1.Resource
+	37, // 52: sts.v1.GetShadowResponse.revision:type_name -> sts.v1.Revision
+	55, // 53: sts.v1.GetShadowResponse.since:type_name -> google.protobuf.Timestamp
+	52, // 54: sts.v1.GetShadowResponse.counts:type_name -> sts.v1.GetShadowResponse.CountsEntry
+	47, // 55: sts.v1.GetShadowResponse.differences:type_name -> sts.v1.DecisionDiff
+	48, // 56: sts.v1.DecisionDiff.live:type_name -> sts.v1.DecidedBy
+	48, // 57: sts.v1.DecisionDiff.shadow:type_name -> sts.v1.DecidedBy
+	55, // 58: sts.v1.DecisionDiff.first:type_name -> google.protobuf.Timestamp
+	55, // 59: sts.v1.DecisionDiff.last:type_name -> google.protobuf.Timestamp
+	54, // 60: sts.v1.DecidedBy.lifetime:type_name -> google.protobuf.Duration
+	0,  // 61: sts.v1.AdminService.Apply:input_type -> sts.v1.ApplyRequest
+	0,  // 62: sts.v1.AdminService.ApplyMany:input_type -> sts.v1.ApplyRequest
+	6,  // 63: sts.v1.AdminService.GetResource:input_type -> sts.v1.GetResourceRequest
+	8,  // 64: sts.v1.AdminService.ListResources:input_type -> sts.v1.ListResourcesRequest
+	2,  // 65: sts.v1.AdminService.PutResource:input_type -> sts.v1.PutResourceRequest
+	10, // 66: sts.v1.AdminService.DeleteResource:input_type -> sts.v1.DeleteResourceRequest
+	12, // 67: sts.v1.AdminService.RotateClientSecret:input_type -> sts.v1.RotateClientSecretRequest
+	14, // 68: sts.v1.AdminService.GetClientStatus:input_type -> sts.v1.GetClientStatusRequest
+	17, // 69: sts.v1.AdminService.ListKeys:input_type -> sts.v1.ListKeysRequest
+	21, // 70: sts.v1.AdminService.RotateKey:input_type -> sts.v1.RotateKeyRequest
+	23, // 71: sts.v1.AdminService.RevokeKey:input_type -> sts.v1.RevokeKeyRequest
+	56, // 72: sts.v1.AdminService.ExplainDecision:input_type -> sts.v1.ExplainDecisionRequest
+	57, // 73: sts.v1.AdminService.SimulateRequest:input_type -> sts.v1.SimulateRequestRequest
+	29, // 74: sts.v1.AdminService.Revoke:input_type -> sts.v1.RevokeRequest
+	32, // 75: sts.v1.AdminService.ListRevocations:input_type -> sts.v1.ListRevocationsRequest
+	34, // 76: sts.v1.AdminService.Backup:input_type -> sts.v1.BackupRequest
+	25, // 77: sts.v1.AdminService.ListIssuerStatus:input_type -> sts.v1.ListIssuerStatusRequest
+	39, // 78: sts.v1.AdminService.ListRevisions:input_type -> sts.v1.ListRevisionsRequest
+	41, // 79: sts.v1.AdminService.GetRevision:input_type -> sts.v1.GetRevisionRequest
+	44, // 80: sts.v1.AdminService.Rollback:input_type -> sts.v1.RollbackRequest
+	45, // 81: sts.v1.AdminService.GetShadow:input_type -> sts.v1.GetShadowRequest
+	49, // 82: sts.v1.AdminService.PromoteShadow:input_type -> sts.v1.PromoteShadowRequest
+	50, // 83: sts.v1.AdminService.DiscardShadow:input_type -> sts.v1.DiscardShadowRequest
+	5,  // 84: sts.v1.AdminService.Apply:output_type -> sts.v1.ApplyResponse
+	5,  // 85: sts.v1.AdminService.ApplyMany:output_type -> sts.v1.ApplyResponse
+	7,  // 86: sts.v1.AdminService.GetResource:output_type -> sts.v1.GetResourceResponse
+	9,  // 87: sts.v1.AdminService.ListResources:output_type -> sts.v1.ListResourcesResponse
+	3,  // 88: sts.v1.AdminService.PutResource:output_type -> sts.v1.PutResourceResponse
+	11, // 89: sts.v1.AdminService.DeleteResource:output_type -> sts.v1.DeleteResourceResponse
+	13, // 90: sts.v1.AdminService.RotateClientSecret:output_type -> sts.v1.RotateClientSecretResponse
+	15, // 91: sts.v1.AdminService.GetClientStatus:output_type -> sts.v1.GetClientStatusResponse
+	18, // 92: sts.v1.AdminService.ListKeys:output_type -> sts.v1.ListKeysResponse
+	22, // 93: sts.v1.AdminService.RotateKey:output_type -> sts.v1.RotateKeyResponse
+	24, // 94: sts.v1.AdminService.RevokeKey:output_type -> sts.v1.RevokeKeyResponse
+	58, // 95: sts.v1.AdminService.ExplainDecision:output_type -> sts.v1.ExplainDecisionResponse
+	59, // 96: sts.v1.AdminService.SimulateRequest:output_type -> sts.v1.SimulateRequestResponse
+	30, // 97: sts.v1.AdminService.Revoke:output_type -> sts.v1.RevokeResponse
+	33, // 98: sts.v1.AdminService.ListRevocations:output_type -> sts.v1.ListRevocationsResponse
+	35, // 99: sts.v1.AdminService.Backup:output_type -> sts.v1.BackupResponse
+	26, // 100: sts.v1.AdminService.ListIssuerStatus:output_type -> sts.v1.ListIssuerStatusResponse
+	40, // 101: sts.v1.AdminService.ListRevisions:output_type -> sts.v1.ListRevisionsResponse
+	42, // 102: sts.v1.AdminService.GetRevision:output_type -> sts.v1.GetRevisionResponse
+	5,  // 103: sts.v1.AdminService.Rollback:output_type -> sts.v1.ApplyResponse
+	46, // 104: sts.v1.AdminService.GetShadow:output_type -> sts.v1.GetShadowResponse
+	5,  // 105: sts.v1.AdminService.PromoteShadow:output_type -> sts.v1.ApplyResponse
+	51, // 106: sts.v1.AdminService.DiscardShadow:output_type -> sts.v1.DiscardShadowResponse
+	84, // [84:107] is the sub-list for method output_type
+	61, // [61:84] is the sub-list for method input_type
+	61, // [61:61] is the sub-list for extension type_name
+	61, // [61:61] is the sub-list for extension extendee
+	0,  // [0:61] is the sub-list for field type_name
 }
 
 func init() { file_sts_v1_admin_proto_init() }
@@ -3850,7 +4168,7 @@ func file_sts_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sts_v1_admin_proto_rawDesc), len(file_sts_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   50,
+			NumMessages:   53,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

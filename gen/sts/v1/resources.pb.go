@@ -178,6 +178,9 @@ type Client struct {
 	PrivateKeyJwt *PrivateKeyJwt `protobuf:"bytes,21,opt,name=private_key_jwt,json=privateKeyJwt,proto3" json:"private_key_jwt,omitempty"`
 	// The client presents a token that a trusted Issuer gave it.
 	Federated *FederatedIdentity `protobuf:"bytes,22,opt,name=federated,proto3" json:"federated,omitempty"`
+	// How many token requests of this client a node takes, instead of
+	// `limits.client` of the configuration.
+	Rate *Rate `protobuf:"bytes,30,opt,name=rate,proto3" json:"rate,omitempty"`
 	// How much it is told of why rules refuse it, beside the safe sentence and the id
 	// of the decision: none, claim-names (the predicate of the nearest rule that does
 	// not hold) or full (also what was presented and what is expected, with a hint).
@@ -288,11 +291,83 @@ func (x *Client) GetFederated() *FederatedIdentity {
 	return nil
 }
 
+func (x *Client) GetRate() *Rate {
+	if x != nil {
+		return x.Rate
+	}
+	return nil
+}
+
 func (x *Client) GetDisclosure() string {
 	if x != nil {
 		return x.Disclosure
 	}
 	return ""
+}
+
+// Rate is how often something may happen on one node. A node does not know what the
+// others have let through: n nodes let n times as much through.
+type Rate struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many in each period, on average. Required, 1 to 10,000,000.
+	Count int32 `protobuf:"varint,1,opt,name=count,proto3" json:"count,omitempty"`
+	// Default 1s, at most 744h.
+	Period *durationpb.Duration `protobuf:"bytes,2,opt,name=period,proto3" json:"period,omitempty"`
+	// How many at once, if there were fewer before. Default `count`.
+	Burst         int32 `protobuf:"varint,3,opt,name=burst,proto3" json:"burst,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Rate) Reset() {
+	*x = Rate{}
+	mi := &file_sts_v1_resources_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Rate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Rate) ProtoMessage() {}
+
+func (x *Rate) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_resources_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Rate.ProtoReflect.Descriptor instead.
+func (*Rate) Descriptor() ([]byte, []int) {
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Rate) GetCount() int32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *Rate) GetPeriod() *durationpb.Duration {
+	if x != nil {
+		return x.Period
+	}
+	return nil
+}
+
+func (x *Rate) GetBurst() int32 {
+	if x != nil {
+		return x.Burst
+	}
+	return 0
 }
 
 // PrivateKeyJwt says which keys sign a client's assertions [RFC 7523 section 2.2]:
@@ -335,7 +410,7 @@ type PrivateKeyJwt struct {
 
 func (x *PrivateKeyJwt) Reset() {
 	*x = PrivateKeyJwt{}
-	mi := &file_sts_v1_resources_proto_msgTypes[2]
+	mi := &file_sts_v1_resources_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -347,7 +422,7 @@ func (x *PrivateKeyJwt) String() string {
 func (*PrivateKeyJwt) ProtoMessage() {}
 
 func (x *PrivateKeyJwt) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[2]
+	mi := &file_sts_v1_resources_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -360,7 +435,7 @@ func (x *PrivateKeyJwt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrivateKeyJwt.ProtoReflect.Descriptor instead.
 func (*PrivateKeyJwt) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{2}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *PrivateKeyJwt) GetJwks() string {
@@ -443,7 +518,7 @@ type FederatedIdentity struct {
 
 func (x *FederatedIdentity) Reset() {
 	*x = FederatedIdentity{}
-	mi := &file_sts_v1_resources_proto_msgTypes[3]
+	mi := &file_sts_v1_resources_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -455,7 +530,7 @@ func (x *FederatedIdentity) String() string {
 func (*FederatedIdentity) ProtoMessage() {}
 
 func (x *FederatedIdentity) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[3]
+	mi := &file_sts_v1_resources_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -468,7 +543,7 @@ func (x *FederatedIdentity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FederatedIdentity.ProtoReflect.Descriptor instead.
 func (*FederatedIdentity) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{3}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *FederatedIdentity) GetIssuer() string {
@@ -522,7 +597,7 @@ type ClientTls struct {
 
 func (x *ClientTls) Reset() {
 	*x = ClientTls{}
-	mi := &file_sts_v1_resources_proto_msgTypes[4]
+	mi := &file_sts_v1_resources_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -534,7 +609,7 @@ func (x *ClientTls) String() string {
 func (*ClientTls) ProtoMessage() {}
 
 func (x *ClientTls) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[4]
+	mi := &file_sts_v1_resources_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -547,7 +622,7 @@ func (x *ClientTls) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientTls.ProtoReflect.Descriptor instead.
 func (*ClientTls) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{4}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ClientTls) GetMatch() isClientTls_Match {
@@ -693,7 +768,7 @@ type ClientSpiffe struct {
 
 func (x *ClientSpiffe) Reset() {
 	*x = ClientSpiffe{}
-	mi := &file_sts_v1_resources_proto_msgTypes[5]
+	mi := &file_sts_v1_resources_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -705,7 +780,7 @@ func (x *ClientSpiffe) String() string {
 func (*ClientSpiffe) ProtoMessage() {}
 
 func (x *ClientSpiffe) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[5]
+	mi := &file_sts_v1_resources_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -718,7 +793,7 @@ func (x *ClientSpiffe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientSpiffe.ProtoReflect.Descriptor instead.
 func (*ClientSpiffe) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{5}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ClientSpiffe) GetId() string {
@@ -755,7 +830,7 @@ type ClientSelfSigned struct {
 
 func (x *ClientSelfSigned) Reset() {
 	*x = ClientSelfSigned{}
-	mi := &file_sts_v1_resources_proto_msgTypes[6]
+	mi := &file_sts_v1_resources_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -767,7 +842,7 @@ func (x *ClientSelfSigned) String() string {
 func (*ClientSelfSigned) ProtoMessage() {}
 
 func (x *ClientSelfSigned) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[6]
+	mi := &file_sts_v1_resources_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -780,7 +855,7 @@ func (x *ClientSelfSigned) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientSelfSigned.ProtoReflect.Descriptor instead.
 func (*ClientSelfSigned) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{6}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ClientSelfSigned) GetJwks() string {
@@ -805,7 +880,7 @@ type ClientSecret struct {
 
 func (x *ClientSecret) Reset() {
 	*x = ClientSecret{}
-	mi := &file_sts_v1_resources_proto_msgTypes[7]
+	mi := &file_sts_v1_resources_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -817,7 +892,7 @@ func (x *ClientSecret) String() string {
 func (*ClientSecret) ProtoMessage() {}
 
 func (x *ClientSecret) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[7]
+	mi := &file_sts_v1_resources_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -830,7 +905,7 @@ func (x *ClientSecret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientSecret.ProtoReflect.Descriptor instead.
 func (*ClientSecret) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{7}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ClientSecret) GetHash() string {
@@ -940,7 +1015,7 @@ type Issuer struct {
 
 func (x *Issuer) Reset() {
 	*x = Issuer{}
-	mi := &file_sts_v1_resources_proto_msgTypes[8]
+	mi := &file_sts_v1_resources_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -952,7 +1027,7 @@ func (x *Issuer) String() string {
 func (*Issuer) ProtoMessage() {}
 
 func (x *Issuer) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[8]
+	mi := &file_sts_v1_resources_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -965,7 +1040,7 @@ func (x *Issuer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Issuer.ProtoReflect.Descriptor instead.
 func (*Issuer) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{8}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Issuer) GetName() string {
@@ -1170,7 +1245,7 @@ type SpiffeBundle struct {
 
 func (x *SpiffeBundle) Reset() {
 	*x = SpiffeBundle{}
-	mi := &file_sts_v1_resources_proto_msgTypes[9]
+	mi := &file_sts_v1_resources_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1182,7 +1257,7 @@ func (x *SpiffeBundle) String() string {
 func (*SpiffeBundle) ProtoMessage() {}
 
 func (x *SpiffeBundle) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[9]
+	mi := &file_sts_v1_resources_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1195,7 +1270,7 @@ func (x *SpiffeBundle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SpiffeBundle.ProtoReflect.Descriptor instead.
 func (*SpiffeBundle) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{9}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *SpiffeBundle) GetTrustDomain() string {
@@ -1240,7 +1315,7 @@ type TokenReview struct {
 
 func (x *TokenReview) Reset() {
 	*x = TokenReview{}
-	mi := &file_sts_v1_resources_proto_msgTypes[10]
+	mi := &file_sts_v1_resources_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1252,7 +1327,7 @@ func (x *TokenReview) String() string {
 func (*TokenReview) ProtoMessage() {}
 
 func (x *TokenReview) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[10]
+	mi := &file_sts_v1_resources_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1265,7 +1340,7 @@ func (x *TokenReview) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenReview.ProtoReflect.Descriptor instead.
 func (*TokenReview) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{10}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *TokenReview) GetApiServer() string {
@@ -1316,6 +1391,8 @@ type Audience struct {
 	// token is bound if its request has a DPoP proof, or if a Rule requires it, or
 	// if it is exchanged for one that is bound.
 	Binding string `protobuf:"bytes,7,opt,name=binding,proto3" json:"binding,omitempty"`
+	// How many tokens for it a node issues. Default: no limit.
+	Quota *Rate `protobuf:"bytes,30,opt,name=quota,proto3" json:"quota,omitempty"`
 	// Clients that may introspect its tokens, besides those that are this Audience
 	// (`audiences` of a Client): gateways, for example.
 	Introspectors []string `protobuf:"bytes,8,rep,name=introspectors,proto3" json:"introspectors,omitempty"`
@@ -1325,7 +1402,7 @@ type Audience struct {
 
 func (x *Audience) Reset() {
 	*x = Audience{}
-	mi := &file_sts_v1_resources_proto_msgTypes[11]
+	mi := &file_sts_v1_resources_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1337,7 +1414,7 @@ func (x *Audience) String() string {
 func (*Audience) ProtoMessage() {}
 
 func (x *Audience) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[11]
+	mi := &file_sts_v1_resources_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1350,7 +1427,7 @@ func (x *Audience) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Audience.ProtoReflect.Descriptor instead.
 func (*Audience) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{11}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Audience) GetName() string {
@@ -1400,6 +1477,13 @@ func (x *Audience) GetBinding() string {
 		return x.Binding
 	}
 	return ""
+}
+
+func (x *Audience) GetQuota() *Rate {
+	if x != nil {
+		return x.Quota
+	}
+	return nil
 }
 
 func (x *Audience) GetIntrospectors() []string {
@@ -1453,7 +1537,7 @@ type Rule struct {
 
 func (x *Rule) Reset() {
 	*x = Rule{}
-	mi := &file_sts_v1_resources_proto_msgTypes[12]
+	mi := &file_sts_v1_resources_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1465,7 +1549,7 @@ func (x *Rule) String() string {
 func (*Rule) ProtoMessage() {}
 
 func (x *Rule) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[12]
+	mi := &file_sts_v1_resources_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1478,7 +1562,7 @@ func (x *Rule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rule.ProtoReflect.Descriptor instead.
 func (*Rule) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{12}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Rule) GetName() string {
@@ -1573,7 +1657,7 @@ type Deny struct {
 
 func (x *Deny) Reset() {
 	*x = Deny{}
-	mi := &file_sts_v1_resources_proto_msgTypes[13]
+	mi := &file_sts_v1_resources_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1585,7 +1669,7 @@ func (x *Deny) String() string {
 func (*Deny) ProtoMessage() {}
 
 func (x *Deny) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[13]
+	mi := &file_sts_v1_resources_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1598,7 +1682,7 @@ func (x *Deny) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Deny.ProtoReflect.Descriptor instead.
 func (*Deny) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{13}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Deny) GetAudiences() []string {
@@ -1635,7 +1719,7 @@ type Require struct {
 
 func (x *Require) Reset() {
 	*x = Require{}
-	mi := &file_sts_v1_resources_proto_msgTypes[14]
+	mi := &file_sts_v1_resources_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1647,7 +1731,7 @@ func (x *Require) String() string {
 func (*Require) ProtoMessage() {}
 
 func (x *Require) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[14]
+	mi := &file_sts_v1_resources_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1660,7 +1744,7 @@ func (x *Require) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Require.ProtoReflect.Descriptor instead.
 func (*Require) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{14}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Require) GetBinding() string {
@@ -1705,7 +1789,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_sts_v1_resources_proto_msgTypes[15]
+	mi := &file_sts_v1_resources_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1717,7 +1801,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[15]
+	mi := &file_sts_v1_resources_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1730,7 +1814,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{15}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Limits) GetActors() int32 {
@@ -1770,7 +1854,7 @@ type Requester struct {
 
 func (x *Requester) Reset() {
 	*x = Requester{}
-	mi := &file_sts_v1_resources_proto_msgTypes[16]
+	mi := &file_sts_v1_resources_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1782,7 +1866,7 @@ func (x *Requester) String() string {
 func (*Requester) ProtoMessage() {}
 
 func (x *Requester) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[16]
+	mi := &file_sts_v1_resources_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1795,7 +1879,7 @@ func (x *Requester) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Requester.ProtoReflect.Descriptor instead.
 func (*Requester) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{16}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Requester) GetClients() []string {
@@ -1842,7 +1926,7 @@ type Party struct {
 
 func (x *Party) Reset() {
 	*x = Party{}
-	mi := &file_sts_v1_resources_proto_msgTypes[17]
+	mi := &file_sts_v1_resources_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1854,7 +1938,7 @@ func (x *Party) String() string {
 func (*Party) ProtoMessage() {}
 
 func (x *Party) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[17]
+	mi := &file_sts_v1_resources_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1867,7 +1951,7 @@ func (x *Party) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Party.ProtoReflect.Descriptor instead.
 func (*Party) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{17}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Party) GetIssuer() string {
@@ -1945,7 +2029,7 @@ type Allow struct {
 
 func (x *Allow) Reset() {
 	*x = Allow{}
-	mi := &file_sts_v1_resources_proto_msgTypes[18]
+	mi := &file_sts_v1_resources_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1957,7 +2041,7 @@ func (x *Allow) String() string {
 func (*Allow) ProtoMessage() {}
 
 func (x *Allow) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[18]
+	mi := &file_sts_v1_resources_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1970,7 +2054,7 @@ func (x *Allow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Allow.ProtoReflect.Descriptor instead.
 func (*Allow) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{18}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Allow) GetAudiences() []string {
@@ -2067,7 +2151,7 @@ type ScopesFromClaim struct {
 
 func (x *ScopesFromClaim) Reset() {
 	*x = ScopesFromClaim{}
-	mi := &file_sts_v1_resources_proto_msgTypes[19]
+	mi := &file_sts_v1_resources_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2079,7 +2163,7 @@ func (x *ScopesFromClaim) String() string {
 func (*ScopesFromClaim) ProtoMessage() {}
 
 func (x *ScopesFromClaim) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[19]
+	mi := &file_sts_v1_resources_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2092,7 +2176,7 @@ func (x *ScopesFromClaim) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScopesFromClaim.ProtoReflect.Descriptor instead.
 func (*ScopesFromClaim) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{19}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ScopesFromClaim) GetClaim() string {
@@ -2132,7 +2216,7 @@ type MayAct struct {
 
 func (x *MayAct) Reset() {
 	*x = MayAct{}
-	mi := &file_sts_v1_resources_proto_msgTypes[20]
+	mi := &file_sts_v1_resources_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2144,7 +2228,7 @@ func (x *MayAct) String() string {
 func (*MayAct) ProtoMessage() {}
 
 func (x *MayAct) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[20]
+	mi := &file_sts_v1_resources_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2157,7 +2241,7 @@ func (x *MayAct) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MayAct.ProtoReflect.Descriptor instead.
 func (*MayAct) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{20}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *MayAct) GetClient() string {
@@ -2191,7 +2275,7 @@ const file_sts_v1_resources_proto_rawDesc = "" +
 	"\x06issuer\x18\x02 \x01(\v2\x0e.sts.v1.IssuerH\x00R\x06issuer\x12.\n" +
 	"\baudience\x18\x03 \x01(\v2\x10.sts.v1.AudienceH\x00R\baudience\x12\"\n" +
 	"\x04rule\x18\x04 \x01(\v2\f.sts.v1.RuleH\x00R\x04ruleB\x06\n" +
-	"\x04kind\"\x8d\x04\n" +
+	"\x04kind\"\xaf\x04\n" +
 	"\x06Client\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\x12\x1a\n" +
@@ -2203,13 +2287,18 @@ const file_sts_v1_resources_proto_rawDesc = "" +
 	" \x01(\v2\x11.sts.v1.ClientTlsR\x03tls\x127\n" +
 	"\x18dpop_bound_access_tokens\x18\x14 \x01(\bR\x15dpopBoundAccessTokens\x12=\n" +
 	"\x0fprivate_key_jwt\x18\x15 \x01(\v2\x15.sts.v1.PrivateKeyJwtR\rprivateKeyJwt\x127\n" +
-	"\tfederated\x18\x16 \x01(\v2\x19.sts.v1.FederatedIdentityR\tfederated\x12\x1e\n" +
+	"\tfederated\x18\x16 \x01(\v2\x19.sts.v1.FederatedIdentityR\tfederated\x12 \n" +
+	"\x04rate\x18\x1e \x01(\v2\f.sts.v1.RateR\x04rate\x12\x1e\n" +
 	"\n" +
 	"disclosure\x18( \x01(\tR\n" +
 	"disclosure\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xb5\x02\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"e\n" +
+	"\x04Rate\x12\x14\n" +
+	"\x05count\x18\x01 \x01(\x05R\x05count\x121\n" +
+	"\x06period\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x06period\x12\x14\n" +
+	"\x05burst\x18\x03 \x01(\x05R\x05burst\"\xb5\x02\n" +
 	"\rPrivateKeyJwt\x12\x12\n" +
 	"\x04jwks\x18\x01 \x01(\tR\x04jwks\x12\x19\n" +
 	"\bjwks_uri\x18\x02 \x01(\tR\ajwksUri\x12\x1b\n" +
@@ -2295,7 +2384,7 @@ const file_sts_v1_resources_proto_rawDesc = "" +
 	"api_server\x18\x01 \x01(\tR\tapiServer\x12\x17\n" +
 	"\aca_file\x18\x02 \x01(\tR\x06caFile\x12\x1d\n" +
 	"\n" +
-	"token_file\x18\x03 \x01(\tR\ttokenFile\"\x87\x02\n" +
+	"token_file\x18\x03 \x01(\tR\ttokenFile\"\xab\x02\n" +
 	"\bAudience\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\x12 \n" +
@@ -2303,7 +2392,8 @@ const file_sts_v1_resources_proto_rawDesc = "" +
 	"\x06scopes\x18\x04 \x03(\tR\x06scopes\x122\n" +
 	"\amax_ttl\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x06maxTtl\x12\x17\n" +
 	"\akey_set\x18\x06 \x01(\tR\x06keySet\x12\x18\n" +
-	"\abinding\x18\a \x01(\tR\abinding\x12$\n" +
+	"\abinding\x18\a \x01(\tR\abinding\x12\"\n" +
+	"\x05quota\x18\x1e \x01(\v2\f.sts.v1.RateR\x05quota\x12$\n" +
 	"\rintrospectors\x18\b \x03(\tR\rintrospectors\"\x8c\x03\n" +
 	"\x04Rule\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
@@ -2387,81 +2477,85 @@ func file_sts_v1_resources_proto_rawDescGZIP() []byte {
 	return file_sts_v1_resources_proto_rawDescData
 }
 
-var file_sts_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_sts_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
 var file_sts_v1_resources_proto_goTypes = []any{
 	(*Resource)(nil),              // 0: sts.v1.Resource
 	(*Client)(nil),                // 1: sts.v1.Client
-	(*PrivateKeyJwt)(nil),         // 2: sts.v1.PrivateKeyJwt
-	(*FederatedIdentity)(nil),     // 3: sts.v1.FederatedIdentity
-	(*ClientTls)(nil),             // 4: sts.v1.ClientTls
-	(*ClientSpiffe)(nil),          // 5: sts.v1.ClientSpiffe
-	(*ClientSelfSigned)(nil),      // 6: sts.v1.ClientSelfSigned
-	(*ClientSecret)(nil),          // 7: sts.v1.ClientSecret
-	(*Issuer)(nil),                // 8: sts.v1.Issuer
-	(*SpiffeBundle)(nil),          // 9: sts.v1.SpiffeBundle
-	(*TokenReview)(nil),           // 10: sts.v1.TokenReview
-	(*Audience)(nil),              // 11: sts.v1.Audience
-	(*Rule)(nil),                  // 12: sts.v1.Rule
-	(*Deny)(nil),                  // 13: sts.v1.Deny
-	(*Require)(nil),               // 14: sts.v1.Require
-	(*Limits)(nil),                // 15: sts.v1.Limits
-	(*Requester)(nil),             // 16: sts.v1.Requester
-	(*Party)(nil),                 // 17: sts.v1.Party
-	(*Allow)(nil),                 // 18: sts.v1.Allow
-	(*ScopesFromClaim)(nil),       // 19: sts.v1.ScopesFromClaim
-	(*MayAct)(nil),                // 20: sts.v1.MayAct
-	nil,                           // 21: sts.v1.Client.LabelsEntry
-	nil,                           // 22: sts.v1.FederatedIdentity.ClaimsEntry
-	nil,                           // 23: sts.v1.Requester.LabelsEntry
-	nil,                           // 24: sts.v1.Party.ClaimsEntry
-	nil,                           // 25: sts.v1.Party.ClaimGlobsEntry
-	nil,                           // 26: sts.v1.Allow.ClaimsEntry
-	(*timestamppb.Timestamp)(nil), // 27: google.protobuf.Timestamp
+	(*Rate)(nil),                  // 2: sts.v1.Rate
+	(*PrivateKeyJwt)(nil),         // 3: sts.v1.PrivateKeyJwt
+	(*FederatedIdentity)(nil),     // 4: sts.v1.FederatedIdentity
+	(*ClientTls)(nil),             // 5: sts.v1.ClientTls
+	(*ClientSpiffe)(nil),          // 6: sts.v1.ClientSpiffe
+	(*ClientSelfSigned)(nil),      // 7: sts.v1.ClientSelfSigned
+	(*ClientSecret)(nil),          // 8: sts.v1.ClientSecret
+	(*Issuer)(nil),                // 9: sts.v1.Issuer
+	(*SpiffeBundle)(nil),          // 10: sts.v1.SpiffeBundle
+	(*TokenReview)(nil),           // 11: sts.v1.TokenReview
+	(*Audience)(nil),              // 12: sts.v1.Audience
+	(*Rule)(nil),                  // 13: sts.v1.Rule
+	(*Deny)(nil),                  // 14: sts.v1.Deny
+	(*Require)(nil),               // 15: sts.v1.Require
+	(*Limits)(nil),                // 16: sts.v1.Limits
+	(*Requester)(nil),             // 17: sts.v1.Requester
+	(*Party)(nil),                 // 18: sts.v1.Party
+	(*Allow)(nil),                 // 19: sts.v1.Allow
+	(*ScopesFromClaim)(nil),       // 20: sts.v1.ScopesFromClaim
+	(*MayAct)(nil),                // 21: sts.v1.MayAct
+	nil,                           // 22: sts.v1.Client.LabelsEntry
+	nil,                           // 23: sts.v1.FederatedIdentity.ClaimsEntry
+	nil,                           // 24: sts.v1.Requester.LabelsEntry
+	nil,                           // 25: sts.v1.Party.ClaimsEntry
+	nil,                           // 26: sts.v1.Party.ClaimGlobsEntry
+	nil,                           // 27: sts.v1.Allow.ClaimsEntry
 	(*durationpb.Duration)(nil),   // 28: google.protobuf.Duration
-	(*structpb.Value)(nil),        // 29: google.protobuf.Value
+	(*timestamppb.Timestamp)(nil), // 29: google.protobuf.Timestamp
+	(*structpb.Value)(nil),        // 30: google.protobuf.Value
 }
 var file_sts_v1_resources_proto_depIdxs = []int32{
 	1,  // 0: sts.v1.Resource.client:type_name -> sts.v1.Client
-	8,  // 1: sts.v1.Resource.issuer:type_name -> sts.v1.Issuer
-	11, // 2: sts.v1.Resource.audience:type_name -> sts.v1.Audience
-	12, // 3: sts.v1.Resource.rule:type_name -> sts.v1.Rule
-	21, // 4: sts.v1.Client.labels:type_name -> sts.v1.Client.LabelsEntry
-	7,  // 5: sts.v1.Client.secrets:type_name -> sts.v1.ClientSecret
-	4,  // 6: sts.v1.Client.tls:type_name -> sts.v1.ClientTls
-	2,  // 7: sts.v1.Client.private_key_jwt:type_name -> sts.v1.PrivateKeyJwt
-	3,  // 8: sts.v1.Client.federated:type_name -> sts.v1.FederatedIdentity
-	22, // 9: sts.v1.FederatedIdentity.claims:type_name -> sts.v1.FederatedIdentity.ClaimsEntry
-	5,  // 10: sts.v1.ClientTls.spiffe:type_name -> sts.v1.ClientSpiffe
-	6,  // 11: sts.v1.ClientTls.self_signed:type_name -> sts.v1.ClientSelfSigned
-	27, // 12: sts.v1.ClientSecret.not_after:type_name -> google.protobuf.Timestamp
-	28, // 13: sts.v1.Issuer.max_token_lifetime:type_name -> google.protobuf.Duration
-	9,  // 14: sts.v1.Issuer.spiffe_bundle:type_name -> sts.v1.SpiffeBundle
-	10, // 15: sts.v1.Issuer.token_review:type_name -> sts.v1.TokenReview
-	28, // 16: sts.v1.Audience.max_ttl:type_name -> google.protobuf.Duration
-	16, // 17: sts.v1.Rule.requester:type_name -> sts.v1.Requester
-	17, // 18: sts.v1.Rule.subject:type_name -> sts.v1.Party
-	17, // 19: sts.v1.Rule.actor:type_name -> sts.v1.Party
-	18, // 20: sts.v1.Rule.allow:type_name -> sts.v1.Allow
-	14, // 21: sts.v1.Rule.require:type_name -> sts.v1.Require
-	13, // 22: sts.v1.Rule.deny:type_name -> sts.v1.Deny
-	15, // 23: sts.v1.Rule.limits:type_name -> sts.v1.Limits
-	28, // 24: sts.v1.Require.max_token_age:type_name -> google.protobuf.Duration
-	28, // 25: sts.v1.Require.max_auth_age:type_name -> google.protobuf.Duration
-	23, // 26: sts.v1.Requester.labels:type_name -> sts.v1.Requester.LabelsEntry
-	24, // 27: sts.v1.Party.claims:type_name -> sts.v1.Party.ClaimsEntry
-	25, // 28: sts.v1.Party.claim_globs:type_name -> sts.v1.Party.ClaimGlobsEntry
-	28, // 29: sts.v1.Allow.ttl:type_name -> google.protobuf.Duration
-	26, // 30: sts.v1.Allow.claims:type_name -> sts.v1.Allow.ClaimsEntry
-	19, // 31: sts.v1.Allow.scopes_from_claims:type_name -> sts.v1.ScopesFromClaim
-	20, // 32: sts.v1.Allow.may_act:type_name -> sts.v1.MayAct
-	29, // 33: sts.v1.ScopesFromClaim.value:type_name -> google.protobuf.Value
-	29, // 34: sts.v1.FederatedIdentity.ClaimsEntry.value:type_name -> google.protobuf.Value
-	29, // 35: sts.v1.Party.ClaimsEntry.value:type_name -> google.protobuf.Value
-	36, // [36:36] is the sub-list for method output_type
-	36, // [36:36] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	9,  // 1: sts.v1.Resource.issuer:type_name -> sts.v1.Issuer
+	12, // 2: sts.v1.Resource.audience:type_name -> sts.v1.Audience
+	13, // 3: sts.v1.Resource.rule:type_name -> sts.v1.Rule
+	22, // 4: sts.v1.Client.labels:type_name -> sts.v1.Client.LabelsEntry
+	8,  // 5: sts.v1.Client.secrets:type_name -> sts.v1.ClientSecret
+	5,  // 6: sts.v1.Client.tls:type_name -> sts.v1.ClientTls
+	3,  // 7: sts.v1.Client.private_key_jwt:type_name -> sts.v1.PrivateKeyJwt
+	4,  // 8: sts.v1.Client.federated:type_name -> sts.v1.FederatedIdentity
+	2,  // 9: sts.v1.Client.rate:type_name -> sts.v1.Rate
+	28, // 10: sts.v1.Rate.period:type_name -> google.protobuf.Duration
+	23, // 11: sts.v1.FederatedIdentity.claims:type_name -> sts.v1.FederatedIdentity.ClaimsEntry
+	6,  // 12: sts.v1.ClientTls.spiffe:type_name -> sts.v1.ClientSpiffe
+	7,  // 13: sts.v1.ClientTls.self_signed:type_name -> sts.v1.ClientSelfSigned
+	29, // 14: sts.v1.ClientSecret.not_after:type_name -> google.protobuf.Timestamp
+	28, // 15: sts.v1.Issuer.max_token_lifetime:type_name -> google.protobuf.Duration
+	10, // 16: sts.v1.Issuer.spiffe_bundle:type_name -> sts.v1.SpiffeBundle
+	11, // 17: sts.v1.Issuer.token_review:type_name -> sts.v1.TokenReview
+	28, // 18: sts.v1.Audience.max_ttl:type_name -> google.protobuf.Duration
+	2,  // 19: sts.v1.Audience.quota:type_name -> sts.v1.Rate
+	17, // 20: sts.v1.Rule.requester:type_name -> sts.v1.Requester
+	18, // 21: sts.v1.Rule.subject:type_name -> sts.v1.Party
+	18, // 22: sts.v1.Rule.actor:type_name -> sts.v1.Party
+	19, // 23: sts.v1.Rule.allow:type_name -> sts.v1.Allow
+	15, // 24: sts.v1.Rule.require:type_name -> sts.v1.Require
+	14, // 25: sts.v1.Rule.deny:type_name -> sts.v1.Deny
+	16, // 26: sts.v1.Rule.limits:type_name -> sts.v1.Limits
+	28, // 27: sts.v1.Require.max_token_age:type_name -> google.protobuf.Duration
+	28, // 28: sts.v1.Require.max_auth_age:type_name -> google.protobuf.Duration
+	24, // 29: sts.v1.Requester.labels:type_name -> sts.v1.Requester.LabelsEntry
+	25, // 30: sts.v1.Party.claims:type_name -> sts.v1.Party.ClaimsEntry
+	26, // 31: sts.v1.Party.claim_globs:type_name -> sts.v1.Party.ClaimGlobsEntry
+	28, // 32: sts.v1.Allow.ttl:type_name -> google.protobuf.Duration
+	27, // 33: sts.v1.Allow.claims:type_name -> sts.v1.Allow.ClaimsEntry
+	20, // 34: sts.v1.Allow.scopes_from_claims:type_name -> sts.v1.ScopesFromClaim
+	21, // 35: sts.v1.Allow.may_act:type_name -> sts.v1.MayAct
+	30, // 36: sts.v1.ScopesFromClaim.value:type_name -> google.protobuf.Value
+	30, // 37: sts.v1.FederatedIdentity.ClaimsEntry.value:type_name -> google.protobuf.Value
+	30, // 38: sts.v1.Party.ClaimsEntry.value:type_name -> google.protobuf.Value
+	39, // [39:39] is the sub-list for method output_type
+	39, // [39:39] is the sub-list for method input_type
+	39, // [39:39] is the sub-list for extension type_name
+	39, // [39:39] is the sub-list for extension extendee
+	0,  // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_sts_v1_resources_proto_init() }
@@ -2475,7 +2569,7 @@ func file_sts_v1_resources_proto_init() {
 		(*Resource_Audience)(nil),
 		(*Resource_Rule)(nil),
 	}
-	file_sts_v1_resources_proto_msgTypes[4].OneofWrappers = []any{
+	file_sts_v1_resources_proto_msgTypes[5].OneofWrappers = []any{
 		(*ClientTls_SubjectDn)(nil),
 		(*ClientTls_SanUri)(nil),
 		(*ClientTls_SanDns)(nil),
@@ -2490,7 +2584,7 @@ func file_sts_v1_resources_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sts_v1_resources_proto_rawDesc), len(file_sts_v1_resources_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   27,
+			NumMessages:   28,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
