@@ -27,10 +27,10 @@ func TestHistoryBolt(t *testing.T) {
 	h := newHistory(t, 0)
 	s := h.add(t.TempDir(), "{bolt_file: sts.db}", newKeyFile(t))
 	h.run(6)
-	for range faultsOf(t, 20) {
-		time.Sleep(time.Duration(50+h.rnd.IntN(500)) * time.Millisecond)
+	for range faultsOf(t, 30) {
+		time.Sleep(time.Duration(20+h.rnd.IntN(300)) * time.Millisecond)
 		if h.rnd.IntN(4) == 0 {
-			h.pause(s, time.Duration(h.rnd.IntN(1000))*time.Millisecond)
+			h.pause(s, time.Duration(h.rnd.IntN(600))*time.Millisecond)
 		} else {
 			h.kill(s, 0)
 		}

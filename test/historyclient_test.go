@@ -112,7 +112,9 @@ func (c *loadClient) took(call *check.Call, body map[string]any) {
 	if len(c.h.secrets) < 500 {
 		c.h.secrets = append(c.h.secrets, canary("a token", call.Token))
 	}
-	if call.Kind != check.Exchange { // whose tokens go with what they come from
+	// Those of the other client are not its to ask about, and those of an exchange go
+	// with what they come from.
+	if call.Kind == check.Issue {
 		c.h.tokens = append(c.h.tokens, issued{jti, call.Token, time.Now()})
 	}
 	if len(c.h.tokens) > 60 {
@@ -168,7 +170,7 @@ func (c *loadClient) exchange(s *site) check.Call {
 	}, c.secret)
 	call.Kind, call.Key = check.Exchange, token.jti
 	if call.Answer == check.No && !strings.Contains(fmt.Sprint(body["error_description"]), "has been revoked") {
-		call.Problem = fmt.Sprintf("a good token is refused: %v", body)
+		call.Answer, call.Problem = check.Unknown, fmt.Sprintf("a good token is refused: %v", body)
 	}
 	c.took(&call, body)
 	return call
