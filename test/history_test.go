@@ -102,9 +102,11 @@ func newHistory(t *testing.T, lag time.Duration) *history {
 	return h
 }
 
-// add starts a server in a directory. All but the issuer and the storage is its own.
-func (h *history) add(dir, storage, keyFile string, under ...string) *site {
+// add starts a server whose data is in a directory, besides what it keeps in its
+// storage. All but the issuer and the storage is its own.
+func (h *history) add(data, storage, keyFile string, under ...string) *site {
 	h.t.Helper()
+	dir := h.t.TempDir()
 	s := &site{number: len(h.sites), config: filepath.Join(dir, "stsd.yaml"), under: under}
 	httpAddr, grpcAddr := steadyAddress(h.t), steadyAddress(h.t)
 	s.url = "http://" + httpAddr
@@ -117,18 +119,18 @@ func (h *history) add(dir, storage, keyFile string, under ...string) *site {
 http: {listen: "%s"}
 grpc: {listen: "%s"}
 storage: %s
-audit: {file: audit.jsonl, durability: sync}
+audit: {file: %s, durability: sync}
 admin: {token_file: admin.token, socket: {disabled: true}}
 keys: {sets: [{name: default, local: {key_file: %s}}]}
 rotation: {period: 10s, publish_ahead: 6s, retain: 62s, jwks_max_age: 4s, clock_skew: 1s}
-`, issuer, httpAddr, grpcAddr, storage, keyFile)
+`, issuer, httpAddr, grpcAddr, storage, filepath.Join(data, "audit.jsonl"), keyFile)
 	if err := os.WriteFile(s.config, []byte(text), 0o600); err != nil {
 		h.t.Fatal(err)
 	}
 	s.admin = adminToken(h.t, dir)
 	h.secrets = append(h.secrets, check.Text{Name: "an admin token", Text: s.admin})
 	h.begin(s)
-	s.node.dir = dir
+	s.node.dir = data
 	s.env = map[string]string{"STS_ISSUER": issuer, "STS_HTTP": s.url, "STS_GRPC": grpcAddr, "STS_ADMIN_TOKEN": s.admin}
 	h.sites = append(h.sites, s)
 	return s

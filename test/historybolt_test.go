@@ -3,6 +3,7 @@ package e2e
 import (
 	"crypto/rand"
 	"encoding/base64"
+	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -21,11 +22,17 @@ func newKeyFile(t *testing.T) string {
 	return file
 }
 
+// addBolt starts a server with an embedded store in a directory.
+func (h *history) addBolt(data string, under ...string) *site {
+	h.t.Helper()
+	return h.add(data, fmt.Sprintf("{bolt_file: %s}", filepath.Join(data, "sts.db")), newKeyFile(h.t), under...)
+}
+
 // TestHistoryBolt kills and pauses a server with an embedded store under load, and
 // checks all that its clients saw [F24, F28, V1-V10].
 func TestHistoryBolt(t *testing.T) {
 	h := newHistory(t, 0)
-	s := h.add(t.TempDir(), "{bolt_file: sts.db}", newKeyFile(t))
+	s := h.addBolt(t.TempDir())
 	h.run(6)
 	for range faultsOf(t, 30) {
 		time.Sleep(time.Duration(20+h.rnd.IntN(300)) * time.Millisecond)

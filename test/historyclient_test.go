@@ -19,7 +19,8 @@ type loadClient struct {
 	h       *history
 	number  int
 	rnd     *rand.Rand
-	written int // the last value that was written to the client's resource
+	written int    // the last value that was written to the client's resource
+	own     string // a token that nobody revokes, if it has one
 }
 
 func free(address string) bool {
