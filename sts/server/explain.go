@@ -29,10 +29,13 @@ func (a *adminService) ExplainDecision(ctx context.Context, m *stsv1.ExplainDeci
 func ExplainedToProto(e sts.Explained) *stsv1.ExplainDecisionResponse {
 	out := &stsv1.ExplainDecisionResponse{
 		Id: e.Record.Decision, Time: timestamppb.New(e.Record.Time), Revision: e.Record.Revision,
-		Code: string(e.Record.Error), Reason: e.Record.Reason, Reasons: reasonsToProto(e.Record.Reasons), Unknown: e.Now.Unknown,
+		Code: string(e.Record.Error), Reason: e.Record.Reason, Reasons: reasonsToProto(e.Record.Reasons), Unknown: e.Then.Unknown,
 	}
-	if e.Now.Unknown == "" {
-		out.Explanation = OutcomeToProto(e.Now.Outcome)
+	if e.Then.Unknown == "" {
+		out.Explanation = OutcomeToProto(e.Then.Outcome)
+	}
+	if e.Now != nil && e.Now.Unknown == "" {
+		out.Now = OutcomeToProto(e.Now.Outcome)
 	}
 	return out
 }

@@ -85,11 +85,15 @@ type ExplainDecisionResponse struct {
 	Reason string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
 	// What was not as it must be, as in the audit log.
 	Reasons []*DecisionReason `protobuf:"bytes,6,rep,name=reasons,proto3" json:"reasons,omitempty"`
-	// What comes of the same request by the revision in force, with every predicate.
-	// Not set if that cannot be told: see `unknown`.
+	// What comes of the same request by that revision, with every predicate, or by the
+	// one in force if that one is not kept any more: its `revision` says which. Not set
+	// if that cannot be told: see `unknown`.
 	Explanation *Explanation `protobuf:"bytes,7,opt,name=explanation,proto3" json:"explanation,omitempty"`
 	// Why `explanation` is not set.
-	Unknown       string `protobuf:"bytes,8,opt,name=unknown,proto3" json:"unknown,omitempty"`
+	Unknown string `protobuf:"bytes,8,opt,name=unknown,proto3" json:"unknown,omitempty"`
+	// What comes of the same request by the revision in force, if that is another one
+	// and it can be told.
+	Now           *Explanation `protobuf:"bytes,9,opt,name=now,proto3" json:"now,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -178,6 +182,13 @@ func (x *ExplainDecisionResponse) GetUnknown() string {
 		return x.Unknown
 	}
 	return ""
+}
+
+func (x *ExplainDecisionResponse) GetNow() *Explanation {
+	if x != nil {
+		return x.Now
+	}
+	return nil
 }
 
 // SimulateRequestRequest is the request to try.
@@ -970,7 +981,7 @@ const file_sts_v1_explain_proto_rawDesc = "" +
 	"\n" +
 	"\x14sts/v1/explain.proto\x12\x06sts.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17sts/v1/policytest.proto\"(\n" +
 	"\x16ExplainDecisionRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"\xa4\x02\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\xcb\x02\n" +
 	"\x17ExplainDecisionResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x1a\n" +
@@ -979,7 +990,8 @@ const file_sts_v1_explain_proto_rawDesc = "" +
 	"\x06reason\x18\x05 \x01(\tR\x06reason\x120\n" +
 	"\areasons\x18\x06 \x03(\v2\x16.sts.v1.DecisionReasonR\areasons\x125\n" +
 	"\vexplanation\x18\a \x01(\v2\x13.sts.v1.ExplanationR\vexplanation\x12\x18\n" +
-	"\aunknown\x18\b \x01(\tR\aunknown\"G\n" +
+	"\aunknown\x18\b \x01(\tR\aunknown\x12%\n" +
+	"\x03now\x18\t \x01(\v2\x13.sts.v1.ExplanationR\x03now\"G\n" +
 	"\x16SimulateRequestRequest\x12-\n" +
 	"\arequest\x18\x01 \x01(\v2\x13.sts.v1.TestRequestR\arequest\"P\n" +
 	"\x17SimulateRequestResponse\x125\n" +
@@ -1077,24 +1089,25 @@ var file_sts_v1_explain_proto_depIdxs = []int32{
 	11, // 0: sts.v1.ExplainDecisionResponse.time:type_name -> google.protobuf.Timestamp
 	4,  // 1: sts.v1.ExplainDecisionResponse.reasons:type_name -> sts.v1.DecisionReason
 	5,  // 2: sts.v1.ExplainDecisionResponse.explanation:type_name -> sts.v1.Explanation
-	12, // 3: sts.v1.SimulateRequestRequest.request:type_name -> sts.v1.TestRequest
-	5,  // 4: sts.v1.SimulateRequestResponse.explanation:type_name -> sts.v1.Explanation
-	4,  // 5: sts.v1.Explanation.reasons:type_name -> sts.v1.DecisionReason
-	9,  // 6: sts.v1.Explanation.grant:type_name -> sts.v1.Offer
-	6,  // 7: sts.v1.Explanation.rules:type_name -> sts.v1.RuleTrial
-	6,  // 8: sts.v1.Explanation.others:type_name -> sts.v1.RuleTrial
-	8,  // 9: sts.v1.Explanation.scopes:type_name -> sts.v1.ScopeTrial
-	9,  // 10: sts.v1.Explanation.would:type_name -> sts.v1.Offer
-	6,  // 11: sts.v1.Explanation.denials:type_name -> sts.v1.RuleTrial
-	7,  // 12: sts.v1.RuleTrial.checks:type_name -> sts.v1.Check
-	13, // 13: sts.v1.Offer.lifetime:type_name -> google.protobuf.Duration
-	14, // 14: sts.v1.Offer.claims:type_name -> google.protobuf.Struct
-	10, // 15: sts.v1.Offer.may_act:type_name -> sts.v1.OfferedMayAct
-	16, // [16:16] is the sub-list for method output_type
-	16, // [16:16] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	5,  // 3: sts.v1.ExplainDecisionResponse.now:type_name -> sts.v1.Explanation
+	12, // 4: sts.v1.SimulateRequestRequest.request:type_name -> sts.v1.TestRequest
+	5,  // 5: sts.v1.SimulateRequestResponse.explanation:type_name -> sts.v1.Explanation
+	4,  // 6: sts.v1.Explanation.reasons:type_name -> sts.v1.DecisionReason
+	9,  // 7: sts.v1.Explanation.grant:type_name -> sts.v1.Offer
+	6,  // 8: sts.v1.Explanation.rules:type_name -> sts.v1.RuleTrial
+	6,  // 9: sts.v1.Explanation.others:type_name -> sts.v1.RuleTrial
+	8,  // 10: sts.v1.Explanation.scopes:type_name -> sts.v1.ScopeTrial
+	9,  // 11: sts.v1.Explanation.would:type_name -> sts.v1.Offer
+	6,  // 12: sts.v1.Explanation.denials:type_name -> sts.v1.RuleTrial
+	7,  // 13: sts.v1.RuleTrial.checks:type_name -> sts.v1.Check
+	13, // 14: sts.v1.Offer.lifetime:type_name -> google.protobuf.Duration
+	14, // 15: sts.v1.Offer.claims:type_name -> google.protobuf.Struct
+	10, // 16: sts.v1.Offer.may_act:type_name -> sts.v1.OfferedMayAct
+	17, // [17:17] is the sub-list for method output_type
+	17, // [17:17] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_sts_v1_explain_proto_init() }
