@@ -195,10 +195,13 @@ func (s *Set) would(ctx context.Context, q *query, all []tried) []Offer {
 }
 
 // supposed is what a rule would grant if its predicates held. There is none if what
-// it sets cannot be evaluated.
+// it sets cannot be evaluated, or no claim gives it a scope.
 func (r *rule) supposed(ctx context.Context, q *query) (match, bool) {
 	own := query{r: q.r, vars: variables{r: q.r}}
 	m := r.assumed(q)
+	if len(m.scopes) == 0 && !r.scopeless() && !r.Allow.ScopesFromRequest {
+		return m, false
+	}
 	p := progress{at: matched}
 	return m, !r.set(ctx, &own, &p, &m)
 }
