@@ -28,12 +28,16 @@ func loadCompany(t *testing.T) *offline {
 	return o
 }
 
-// TestCompany runs the cases of the example, which must show all of its rules.
-func TestCompany(t *testing.T) {
-	var stdout, stderr bytes.Buffer
-	code := run(context.Background(), []string{"policy", "test", company, "--coverage", "--min-coverage", "100"}, strings.NewReader(""), &stdout, &stderr)
-	if code != exitOK {
-		t.Errorf("exit code %d\n%s%s", code, stdout.String(), stderr.String())
+// TestExamples runs the cases of the examples, which must show all of their rules and
+// predicates, and looks for what is not meant.
+func TestExamples(t *testing.T) {
+	for _, dir := range []string{company, "../../deploy/examples/delegation"} {
+		for _, args := range [][]string{{"policy", "test", dir, "--coverage", "--min-coverage", "100"}, {"policy", "lint", dir}} {
+			var stdout, stderr bytes.Buffer
+			if code := run(context.Background(), args, strings.NewReader(""), &stdout, &stderr); code != exitOK {
+				t.Errorf("stsctl %s: exit code %d\n%s%s", strings.Join(args, " "), code, stdout.String(), stderr.String())
+			}
+		}
 	}
 }
 
