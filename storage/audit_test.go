@@ -464,7 +464,7 @@ func TestAuditQueueBytes(t *testing.T) {
 		go a.Record(t.Context(), &sts.Record{Event: sts.EventToken})
 		synctest.Wait()
 		large := strings.Repeat("x", sts.MaxRecordSize/2)
-		for range maxQueueBytes / len(large) {
+		for range maxQueueBytes/len(large) + 1 {
 			go a.Record(t.Context(), &sts.Record{Event: sts.EventToken, Reason: large})
 		}
 		synctest.Wait()

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/workload-sts/sts/jose"
@@ -26,11 +27,14 @@ type AuditVerifier struct {
 	Keys jose.KeySet
 	// Expect are signed checkpoints that the log is known to have had.
 	Expect []string
+	// Kept are those by the name of the chain that has them: only that of the log
+	// counts.
+	Kept map[string]string
 
 	report AuditReport
 	ready  bool
-	expect []Checkpoint
-	found  map[string]bool // those of Expect that are in the log
+	expect []expectation
+	found  map[string]bool // signed checkpoints that are in the log and expected
 
 	head   chainHead
 	before []byte // the last line, and where it is
@@ -39,6 +43,12 @@ type AuditVerifier struct {
 	hashes []lineHash
 	base   int64 // number of the line whose hash is the first of hashes
 	keys   map[string]*loggedKey
+}
+
+// expectation is a checkpoint that the log must have.
+type expectation struct {
+	Checkpoint
+	jws string
 }
 
 // loggedKey is a key that the log has.
@@ -73,6 +83,7 @@ type AuditReport struct {
 	// did.
 	LongestGap int64 `json:"longest_gap"`
 	Torn       int64 `json:"torn"`    // times that something was set aside after a crash
+	Unknown    int64 `json:"unknown"` // times that the store did not know the chain: it began, or was put there
 	Dropped    int64 `json:"dropped"` // lines that a sink did not get
 }
 
@@ -109,18 +120,24 @@ func (v *AuditVerifier) start() error {
 		v.report.Pinned = true
 	}
 	for _, jws := range v.Expect {
-		c, kid, err := ParseCheckpoint(jws)
-		if err != nil {
-			return fmt.Errorf("the expected checkpoint: %w", err)
+		if err := v.expected(jws); err != nil {
+			return err
 		}
-		if k := v.keys[kid]; k != nil {
-			if err := verifyCheckpoint(jws, k.Key); err != nil {
-				return fmt.Errorf("the expected checkpoint: %w", err)
-			}
-		}
-		v.expect = append(v.expect, c)
 	}
 	v.ready = true
+	return nil
+}
+
+// expected has the log held to a checkpoint.
+func (v *AuditVerifier) expected(jws string) error {
+	c, kid, err := ParseCheckpoint(jws)
+	if k := v.keys[kid]; err == nil && k != nil {
+		err = verifyCheckpoint(jws, k.Key)
+	}
+	if err != nil {
+		return fmt.Errorf("the expected checkpoint: %w", err)
+	}
+	v.expect = append(v.expect, expectation{c, jws})
 	return nil
 }
 
@@ -189,16 +206,18 @@ func (v *AuditVerifier) line(place linePlace, line []byte, rest *lineReader) err
 				head.hash.String()+" in chain "+head.chain, c.Hash+" in chain "+c.Chain)
 		}
 	}
-	switch l.event {
-	case sts.EventToken, sts.EventChange, sts.EventRevoke, sts.EventIntrospect, sts.EventRegister, sts.EventAdmin, sts.EventFile:
-	default:
+	if !slices.Contains(sts.RecordEvents, l.event) && !slices.Contains(sts.LogEvents, l.event) {
 		return place.fault(l.seq, "it tells of something that this program does not know", fmt.Sprintf("event %q", l.event), "one of docs/audit.md")
+	}
+	switch l.event {
 	case sts.EventKey:
 		return v.key(place, line, l)
 	case sts.EventCheckpoint:
 		return v.checkpoint(place, line, l)
 	case sts.EventTorn:
 		v.report.Torn++
+	case sts.EventBegin:
+		v.report.Unknown++
 	case sts.EventDropped:
 		var d droppedLine
 		if json.Unmarshal(line, &d) == nil {
@@ -301,6 +320,9 @@ func (v *AuditVerifier) begins(place linePlace, line []byte, l chainLine) (strin
 	}
 	if v.before == nil {
 		v.report.Chain, v.report.Begins = f.Chain, f.Time
+		if jws := v.Kept[f.Chain]; jws != "" {
+			return f.Chain, v.expected(jws)
+		}
 	}
 	return f.Chain, nil
 }
@@ -328,9 +350,9 @@ func (v *AuditVerifier) Report() (AuditReport, error) {
 	if fault := v.broken(); fault != nil {
 		return v.report, fault
 	}
-	for i, c := range v.expect {
+	for _, c := range v.expect {
 		switch {
-		case c.Seq >= v.report.First && !v.found[v.Expect[i]]:
+		case c.Seq >= v.report.First && !v.found[c.jws]:
 			return v.report, v.at.fault(v.head.seq, "the log does not have the expected checkpoint: it was truncated, or is another",
 				fmt.Sprintf("%d as the last record", v.head.seq), fmt.Sprintf("a record after %d with that checkpoint", c.Seq))
 		case c.Seq < v.report.First:
