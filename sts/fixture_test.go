@@ -39,6 +39,7 @@ type fixture struct {
 
 	strangers sts.StrangerLimits
 	limits    sts.Limits // as of the next restart
+	uses      int        // single uses of one client, as of the next restart
 	secrets   map[string]string
 }
 
@@ -95,7 +96,7 @@ func (f *fixture) restart(t testing.TB, nonceKey []byte) {
 	var err error
 	f.service, err = sts.New(t.Context(), sts.Config{
 		Issuer: selfIssuer, Store: f.store, Keys: f.keys, IssuerKeys: f.issuers, ClientKeys: f.clients, Audit: f.audit, Replay: f.replay, NonceKey: nonceKey,
-		Revocations: f.revoked, MaxStaleness: maxStaleness, Limits: f.limits,
+		Revocations: f.revoked, MaxStaleness: maxStaleness, Limits: f.limits, SingleUses: f.uses,
 		Now: func() time.Time { return f.now }, Strangers: f.strangers,
 	})
 	if err != nil {

@@ -1,6 +1,7 @@
 package sts
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"sync"
@@ -39,6 +40,10 @@ type Config struct {
 	// token endpoint with a TLS certificate, for the metadata.
 	CertificateMethods []AuthMethod
 	Limits             Limits
+	// SingleUses is how many single uses of one client, or of the workloads of one
+	// Issuer, are remembered at once: assertions, proofs, tokens. 0: 262,144, a quarter
+	// of what storage.Replay has room for.
+	SingleUses int
 	// MaxStaleness is for how long tokens are issued after the store has confirmed
 	// last that what is known here, the resources and what is revoked, is in force. 0: for ever, which is for a
 	// store that nobody else writes to.
@@ -67,6 +72,7 @@ type Service struct {
 	now         func() time.Time
 
 	limits   *limits
+	shares   *shares
 	refusals *refusals
 	throttle *throttle
 	recent   *recent
@@ -96,7 +102,7 @@ func New(ctx context.Context, c Config) (*Service, error) {
 	if s.now == nil {
 		s.now = time.Now
 	}
-	s.limits, s.refusals = newLimits(c.Limits), newRefusals()
+	s.limits, s.refusals, s.shares = newLimits(c.Limits), newRefusals(), newShares(cmp.Or(c.SingleUses, maxShare))
 	s.recent, s.noFacts = newRecent(), c.OmitFacts
 	s.throttle, s.usage, s.strangers = newThrottle(), &usage{store: c.Usage}, newStrangers(c.Strangers)
 	if err := s.reload(ctx); err != nil {

@@ -8,6 +8,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -135,7 +136,8 @@ func TestAuditVerifyCommand(t *testing.T) {
 		t.Errorf("%s", errs)
 	}
 	edited, was := edit(t, files)
-	if _, errs := verify(exitUnverified); !strings.Contains(errs, edited+":2: ") || !strings.Contains(errs, "it was changed: presented ") {
+	line := bytes.Count(was[:bytes.Index(was, []byte(`"outcome":"deny"`))], []byte("\n")) + 1
+	if _, errs := verify(exitUnverified); !strings.Contains(errs, fmt.Sprintf("%s:%d: ", edited, line)) || !strings.Contains(errs, "it was changed: presented ") {
 		t.Errorf("%s", errs)
 	}
 	if err := os.WriteFile(edited, was, 0o600); err != nil {
