@@ -114,7 +114,10 @@ type Record struct {
 	// and with those members that name what was asked for all that decided.
 	Facts *Facts `json:"facts,omitempty"`
 
-	Revocation *Revocation `json:"revocation,omitempty"` // that was made, or may have been; see Event
+	// Revocation is what is being made; if it could not be, a second record says so.
+	Revocation *Revocation `json:"revocation,omitempty"`
+	// Late says that it took effect while it could not be recorded.
+	Late bool `json:"late,omitempty"`
 
 	Issued *RecordToken `json:"issued,omitempty"` // present if and only if allowed
 
@@ -214,7 +217,7 @@ const (
 // bound cuts what is too long.
 func (c *RecordedChange) bound() {
 	c.Line, c.Why = Line(cut(string(c.Line), maxText)), cut(c.Why, maxReasonText)
-	c.By = Principal{Name: cut(c.By.Name, maxText), Method: cut(c.By.Method, maxText), Peer: cut(c.By.Peer, maxText)}
+	c.By.bound()
 	for _, refs := range []*Refs{&c.Created, &c.Updated, &c.Deleted} {
 		first := refs.First
 		refs.First = nil

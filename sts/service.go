@@ -85,6 +85,7 @@ type Service struct {
 	health  health
 
 	strangers *strangers
+	late      late
 
 	confirmed    atomic.Pointer[time.Time] // when the store said last that state is in force
 	maxStaleness time.Duration

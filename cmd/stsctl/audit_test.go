@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"context"
 	"crypto/ecdsa"
@@ -67,11 +68,13 @@ func testLog(t *testing.T) (files []string, jwks string) {
 	}, {
 		{Decision: "d3", Outcome: "allow", Grant: sts.TokenExchange, Client: "agent", Subject: party("self", "idp:user-1", "t1", "x1", "web"), Issued: issued("t2", "agent", "db", "x1", "agent", "web"), Revision: 8},
 		{Decision: "d4", Outcome: "deny", Error: sts.InvalidTarget, Reason: "not allowed by policy", Grant: sts.TokenExchange, Client: "other", Subject: party("self", "idp:user-1", "t2", "x1", "agent", "web"), Revision: 8},
+		{Event: sts.EventRevoke, Decision: "d5", Outcome: "allow", Revision: 8, Revocation: &sts.Revocation{Kind: sts.RevokeToken, Issuer: "self", Value: "jti t1", By: "ops"}, Admin: &sts.RecordAdmin{Action: "revoke", By: sts.Principal{Name: "ops", Token: "adm-1"}}},
+		{Event: sts.EventRevoke, Decision: "d6", Outcome: "allow", Revision: 8, Revocation: &sts.Revocation{Kind: sts.RevokeClient, Value: "batch", By: "ops"}},
 	}} {
 		a, _, err := storage.OpenAudit(storage.AuditOptions{File: filepath.Join(dir, "audit.jsonl"), Signer: signer, MaxSize: 1})
 		must(err)
 		for n, r := range part {
-			r.Event, r.Time = sts.EventToken, now.Add(time.Duration(10*i+n)*time.Minute)
+			r.Event, r.Time = cmp.Or(r.Event, sts.EventToken), now.Add(time.Duration(10*i+n)*time.Minute)
 			must(a.Record(t.Context(), r))
 		}
 		must(a.Close())
@@ -192,7 +195,9 @@ func TestAuditSearchCommand(t *testing.T) {
 		return ids
 	}
 	for args, want := range map[string]string{
-		"--jti t1":                      "d1 d3",
+		"--jti t1":                      "d1 d3 d5",
+		"--jti adm-1":                   "d5",
+		"--client batch":                "d2 d6",
 		"--jti ext-1":                   "d1",
 		"--txn x1":                      "d1 d3 d4",
 		"--subject user-1":              "d1",

@@ -1610,7 +1610,9 @@ func (x *RotateKeyResponse) GetKey() *KeyStatus {
 type RevokeKeyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Its key id.
-	Kid           string `protobuf:"bytes,1,opt,name=kid,proto3" json:"kid,omitempty"`
+	Kid string `protobuf:"bytes,1,opt,name=kid,proto3" json:"kid,omitempty"`
+	// Why, for whoever finds the revocation later.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1652,6 +1654,13 @@ func (x *RevokeKeyRequest) GetKid() string {
 	return ""
 }
 
+func (x *RevokeKeyRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 // RevokeKeyResponse says what is in force now.
 type RevokeKeyResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1662,6 +1671,9 @@ type RevokeKeyResponse struct {
 	Successor *KeyStatus `protobuf:"bytes,2,opt,name=successor,proto3" json:"successor,omitempty"`
 	// Until when verifiers that cached the key set may accept the revoked key.
 	AcceptedUntil *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=accepted_until,json=acceptedUntil,proto3" json:"accepted_until,omitempty"`
+	// It is in force, and not in the audit log, which does not work at the moment. It
+	// is recorded when it works again, unless this node ends before.
+	Unrecorded    bool `protobuf:"varint,4,opt,name=unrecorded,proto3" json:"unrecorded,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1715,6 +1727,13 @@ func (x *RevokeKeyResponse) GetAcceptedUntil() *timestamppb.Timestamp {
 		return x.AcceptedUntil
 	}
 	return nil
+}
+
+func (x *RevokeKeyResponse) GetUnrecorded() bool {
+	if x != nil {
+		return x.Unrecorded
+	}
+	return false
 }
 
 // ListIssuerStatusRequest selects a page.
@@ -2323,7 +2342,10 @@ type RevokeResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The revocation. If there was one like it before, the later of their moments
 	// count.
-	Revocation    *Revocation `protobuf:"bytes,1,opt,name=revocation,proto3" json:"revocation,omitempty"`
+	Revocation *Revocation `protobuf:"bytes,1,opt,name=revocation,proto3" json:"revocation,omitempty"`
+	// It is in force, and not in the audit log, which does not work at the moment. It
+	// is recorded when it works again, unless this node ends before.
+	Unrecorded    bool `protobuf:"varint,2,opt,name=unrecorded,proto3" json:"unrecorded,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2363,6 +2385,13 @@ func (x *RevokeResponse) GetRevocation() *Revocation {
 		return x.Revocation
 	}
 	return nil
+}
+
+func (x *RevokeResponse) GetUnrecorded() bool {
+	if x != nil {
+		return x.Unrecorded
+	}
+	return false
 }
 
 // Revocation makes tokens count no more.
@@ -3990,13 +4019,17 @@ const file_sts_v1_admin_proto_rawDesc = "" +
 	"\x10RotateKeyRequest\x12\x10\n" +
 	"\x03set\x18\x01 \x01(\tR\x03set\"8\n" +
 	"\x11RotateKeyResponse\x12#\n" +
-	"\x03key\x18\x01 \x01(\v2\x11.sts.v1.KeyStatusR\x03key\"$\n" +
+	"\x03key\x18\x01 \x01(\v2\x11.sts.v1.KeyStatusR\x03key\"<\n" +
 	"\x10RevokeKeyRequest\x12\x10\n" +
-	"\x03kid\x18\x01 \x01(\tR\x03kid\"\xb4\x01\n" +
+	"\x03kid\x18\x01 \x01(\tR\x03kid\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xd4\x01\n" +
 	"\x11RevokeKeyResponse\x12+\n" +
 	"\arevoked\x18\x01 \x01(\v2\x11.sts.v1.KeyStatusR\arevoked\x12/\n" +
 	"\tsuccessor\x18\x02 \x01(\v2\x11.sts.v1.KeyStatusR\tsuccessor\x12A\n" +
-	"\x0eaccepted_until\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\racceptedUntil\"U\n" +
+	"\x0eaccepted_until\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\racceptedUntil\x12\x1e\n" +
+	"\n" +
+	"unrecorded\x18\x04 \x01(\bR\n" +
+	"unrecorded\"U\n" +
 	"\x17ListIssuerStatusRequest\x12\x1b\n" +
 	"\tpage_size\x18\x01 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
@@ -4040,11 +4073,14 @@ const file_sts_v1_admin_proto_rawDesc = "" +
 	"\x05token\x18\x04 \x01(\tB\x03\x80\x01\x01R\x05token\x122\n" +
 	"\x06before\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x06before\x120\n" +
 	"\x05until\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12\x16\n" +
-	"\x06reason\x18\a \x01(\tR\x06reason\"D\n" +
+	"\x06reason\x18\a \x01(\tR\x06reason\"d\n" +
 	"\x0eRevokeResponse\x122\n" +
 	"\n" +
 	"revocation\x18\x01 \x01(\v2\x12.sts.v1.RevocationR\n" +
-	"revocation\"\x96\x02\n" +
+	"revocation\x12\x1e\n" +
+	"\n" +
+	"unrecorded\x18\x02 \x01(\bR\n" +
+	"unrecorded\"\x96\x02\n" +
 	"\n" +
 	"Revocation\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x14\n" +

@@ -114,6 +114,8 @@ type AdminServiceClient interface {
 	//
 	// Verifiers elsewhere accept the revoked key until they fetch the key set anew;
 	// `accepted_until` says by when they must have, if they do as they are told.
+	//
+	// It is the same as to Revoke the key, but for the answer.
 	RevokeKey(ctx context.Context, in *RevokeKeyRequest, opts ...grpc.CallOption) (*RevokeKeyResponse, error)
 	// ExplainDecision says why a decision was taken, by its id: for every rule for the
 	// requester, the nearest first, which predicates hold and which do not. This node
@@ -126,7 +128,8 @@ type AdminServiceClient interface {
 	// service's own interfaces. It is never taken back; workloads get new tokens. When
 	// it has answered, that is durable and in force at this node, and at others
 	// within a second, or they answer nothing. After UNAVAILABLE it may or may not be
-	// in force; try again.
+	// in force; try again. An audit log that does not work holds nothing up; see
+	// `unrecorded`.
 	Revoke(ctx context.Context, in *RevokeRequest, opts ...grpc.CallOption) (*RevokeResponse, error)
 	// ListRevocations returns the revocations whose tokens may still be alive, by
 	// kind and in no order that means something.
@@ -505,6 +508,8 @@ type AdminServiceServer interface {
 	//
 	// Verifiers elsewhere accept the revoked key until they fetch the key set anew;
 	// `accepted_until` says by when they must have, if they do as they are told.
+	//
+	// It is the same as to Revoke the key, but for the answer.
 	RevokeKey(context.Context, *RevokeKeyRequest) (*RevokeKeyResponse, error)
 	// ExplainDecision says why a decision was taken, by its id: for every rule for the
 	// requester, the nearest first, which predicates hold and which do not. This node
@@ -517,7 +522,8 @@ type AdminServiceServer interface {
 	// service's own interfaces. It is never taken back; workloads get new tokens. When
 	// it has answered, that is durable and in force at this node, and at others
 	// within a second, or they answer nothing. After UNAVAILABLE it may or may not be
-	// in force; try again.
+	// in force; try again. An audit log that does not work holds nothing up; see
+	// `unrecorded`.
 	Revoke(context.Context, *RevokeRequest) (*RevokeResponse, error)
 	// ListRevocations returns the revocations whose tokens may still be alive, by
 	// kind and in no order that means something.
