@@ -36,8 +36,11 @@ type fixture struct {
 	audit   *memAudit
 	revoked *memRevocations
 	now     time.Time
-	limits  sts.Limits // as of the next restart
-	secrets map[string]string
+
+	strangers sts.StrangerLimits
+	limits    sts.Limits // as of the next restart
+	uses      int        // single uses of one client, as of the next restart
+	secrets   map[string]string
 }
 
 // newFixture has a client web, which is the audience web, a client api, two
@@ -93,8 +96,8 @@ func (f *fixture) restart(t testing.TB, nonceKey []byte) {
 	var err error
 	f.service, err = sts.New(t.Context(), sts.Config{
 		Issuer: selfIssuer, Store: f.store, Keys: f.keys, IssuerKeys: f.issuers, ClientKeys: f.clients, Audit: f.audit, Replay: f.replay, NonceKey: nonceKey,
-		Revocations: f.revoked, MaxStaleness: maxStaleness, Limits: f.limits,
-		Now: func() time.Time { return f.now },
+		Revocations: f.revoked, MaxStaleness: maxStaleness, Limits: f.limits, SingleUses: f.uses,
+		Now: func() time.Time { return f.now }, Strangers: f.strangers,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -330,10 +333,21 @@ type memAudit struct {
 	err     error
 	failed  error
 
+	hang bool // each record takes until its context ends
+
 	deadline time.Time // of the last record's context
 }
 
+func (a *memAudit) fail(err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.err = err
+}
+
 func (a *memAudit) Record(ctx context.Context, r *sts.Record) error {
+	if a.hang {
+		<-ctx.Done()
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if ctx.Err() != nil {

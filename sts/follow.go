@@ -18,6 +18,8 @@ const failureCheck = time.Second
 func (s *Service) Run(ctx context.Context) error {
 	// At the end what is not written yet, while the store still works.
 	defer s.saveUsage(context.WithoutCancel(ctx), true)
+	defer s.tellSuppressed(context.WithoutCancel(ctx), true)
+	defer s.tellLate(ctx)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.watchFailures(ctx) })
 	g.Go(func() error { s.follow(ctx); return nil })
@@ -31,6 +33,8 @@ func (s *Service) watchFailures(ctx context.Context) error {
 	defer check.Stop()
 	for {
 		s.saveUsage(ctx, false)
+		s.tellSuppressed(ctx, false)
+		s.tellLate(ctx)
 		if failed := errors.Join(s.audit.Err(), s.store.Err(), s.replay.Err()); failed != nil && ctx.Err() == nil {
 			return failed
 		}

@@ -21,6 +21,7 @@ type metrics struct {
 
 	introspections *prometheus.CounterVec
 	revocations    prometheus.GaugeFunc
+	suppressed     prometheus.CounterFunc
 }
 
 var (
@@ -61,6 +62,10 @@ func newMetrics(version string, service *sts.Service) *metrics {
 			Help: "Revocations whose tokens may still be alive, as this node knows them.",
 		}, func() float64 { return float64(service.RevocationCount()) }),
 	}
+	m.suppressed = prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "sts_audit_suppressed_total",
+		Help: "Refusals of callers of whom it is not known who they are that are in the audit log by their count only.",
+	}, func() float64 { return float64(service.Suppressed()) })
 	m.service = service
 	m.build.WithLabelValues(version, runtime.Version()).Set(1)
 	return m
@@ -87,7 +92,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 }
 
 func (m *metrics) all() []prometheus.Collector {
-	return []prometheus.Collector{m.requests, m.duration, m.limited, m.watches, m.build, m.introspections, m.revocations}
+	return []prometheus.Collector{m.requests, m.duration, m.limited, m.watches, m.build, m.introspections, m.revocations, m.suppressed}
 }
 
 // Metrics describes the metrics that a Server has, for their reference.

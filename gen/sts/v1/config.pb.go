@@ -1995,7 +1995,10 @@ type AuditConfig struct {
 	// claims that a rule could read, and no others, so that the decision can be
 	// explained later and tried with other rules: `stsctl explain` and `stsctl policy
 	// replay` cannot tell without. Claims are about people.
-	OmitFacts     bool `protobuf:"varint,6,opt,name=omit_facts,json=omitFacts,proto3" json:"omit_facts,omitempty"`
+	OmitFacts bool `protobuf:"varint,6,opt,name=omit_facts,json=omitFacts,proto3" json:"omit_facts,omitempty"`
+	// How much those can write into the audit log of whom it is not known who they
+	// are.
+	Strangers     *AuditStrangersConfig `protobuf:"bytes,7,opt,name=strangers,proto3" json:"strangers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2072,6 +2075,71 @@ func (x *AuditConfig) GetOmitFacts() bool {
 	return false
 }
 
+func (x *AuditConfig) GetStrangers() *AuditStrangersConfig {
+	if x != nil {
+		return x.Strangers
+	}
+	return nil
+}
+
+// AuditStrangersConfig bounds the records of refusals before it is known who asks.
+// Beyond, refusals are counted, and the counts recorded each minute. What is decided
+// about clients and workloads that are known is always recorded.
+type AuditStrangersConfig struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Records in a minute from one network, which is an IPv4 address or an IPv6 prefix
+	// of 64 bits. Default 60, at most 1000000.
+	PerNetwork int32 `protobuf:"varint,1,opt,name=per_network,json=perNetwork,proto3" json:"per_network,omitempty"`
+	// Records in a minute from all networks. Default 600, at most 1000000.
+	Total         int32 `protobuf:"varint,2,opt,name=total,proto3" json:"total,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditStrangersConfig) Reset() {
+	*x = AuditStrangersConfig{}
+	mi := &file_sts_v1_config_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditStrangersConfig) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditStrangersConfig) ProtoMessage() {}
+
+func (x *AuditStrangersConfig) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_config_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditStrangersConfig.ProtoReflect.Descriptor instead.
+func (*AuditStrangersConfig) Descriptor() ([]byte, []int) {
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *AuditStrangersConfig) GetPerNetwork() int32 {
+	if x != nil {
+		return x.PerNetwork
+	}
+	return 0
+}
+
+func (x *AuditStrangersConfig) GetTotal() int32 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
 // AuditRotationConfig says when a file of the audit log is followed by the next.
 // The one before is renamed: audit.jsonl to audit-FIRST-TIME.jsonl, with the number
 // of its first record and when it was begun. The chain of hashes goes on.
@@ -2090,7 +2158,7 @@ type AuditRotationConfig struct {
 
 func (x *AuditRotationConfig) Reset() {
 	*x = AuditRotationConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[24]
+	mi := &file_sts_v1_config_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2102,7 +2170,7 @@ func (x *AuditRotationConfig) String() string {
 func (*AuditRotationConfig) ProtoMessage() {}
 
 func (x *AuditRotationConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[24]
+	mi := &file_sts_v1_config_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2115,7 +2183,7 @@ func (x *AuditRotationConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRotationConfig.ProtoReflect.Descriptor instead.
 func (*AuditRotationConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{24}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *AuditRotationConfig) GetMaxSizeMib() int32 {
@@ -2155,7 +2223,7 @@ type AuditCheckpointConfig struct {
 
 func (x *AuditCheckpointConfig) Reset() {
 	*x = AuditCheckpointConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[25]
+	mi := &file_sts_v1_config_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2167,7 +2235,7 @@ func (x *AuditCheckpointConfig) String() string {
 func (*AuditCheckpointConfig) ProtoMessage() {}
 
 func (x *AuditCheckpointConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[25]
+	mi := &file_sts_v1_config_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2180,7 +2248,7 @@ func (x *AuditCheckpointConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditCheckpointConfig.ProtoReflect.Descriptor instead.
 func (*AuditCheckpointConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{25}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *AuditCheckpointConfig) GetRecords() int32 {
@@ -2222,7 +2290,7 @@ type AuditSinkConfig struct {
 
 func (x *AuditSinkConfig) Reset() {
 	*x = AuditSinkConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[26]
+	mi := &file_sts_v1_config_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2234,7 +2302,7 @@ func (x *AuditSinkConfig) String() string {
 func (*AuditSinkConfig) ProtoMessage() {}
 
 func (x *AuditSinkConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[26]
+	mi := &file_sts_v1_config_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2247,7 +2315,7 @@ func (x *AuditSinkConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditSinkConfig.ProtoReflect.Descriptor instead.
 func (*AuditSinkConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{26}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *AuditSinkConfig) GetName() string {
@@ -2325,7 +2393,7 @@ type AuditStdoutConfig struct {
 
 func (x *AuditStdoutConfig) Reset() {
 	*x = AuditStdoutConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[27]
+	mi := &file_sts_v1_config_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2337,7 +2405,7 @@ func (x *AuditStdoutConfig) String() string {
 func (*AuditStdoutConfig) ProtoMessage() {}
 
 func (x *AuditStdoutConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[27]
+	mi := &file_sts_v1_config_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2350,7 +2418,7 @@ func (x *AuditStdoutConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditStdoutConfig.ProtoReflect.Descriptor instead.
 func (*AuditStdoutConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{27}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{28}
 }
 
 // AuditSyslogConfig is a syslog server.
@@ -2375,7 +2443,7 @@ type AuditSyslogConfig struct {
 
 func (x *AuditSyslogConfig) Reset() {
 	*x = AuditSyslogConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[28]
+	mi := &file_sts_v1_config_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2387,7 +2455,7 @@ func (x *AuditSyslogConfig) String() string {
 func (*AuditSyslogConfig) ProtoMessage() {}
 
 func (x *AuditSyslogConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[28]
+	mi := &file_sts_v1_config_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2400,7 +2468,7 @@ func (x *AuditSyslogConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditSyslogConfig.ProtoReflect.Descriptor instead.
 func (*AuditSyslogConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{28}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *AuditSyslogConfig) GetAddress() string {
@@ -2458,7 +2526,7 @@ type AuditOtlpConfig struct {
 
 func (x *AuditOtlpConfig) Reset() {
 	*x = AuditOtlpConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[29]
+	mi := &file_sts_v1_config_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2470,7 +2538,7 @@ func (x *AuditOtlpConfig) String() string {
 func (*AuditOtlpConfig) ProtoMessage() {}
 
 func (x *AuditOtlpConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[29]
+	mi := &file_sts_v1_config_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2483,7 +2551,7 @@ func (x *AuditOtlpConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditOtlpConfig.ProtoReflect.Descriptor instead.
 func (*AuditOtlpConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{29}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *AuditOtlpConfig) GetEndpoint() string {
@@ -2532,7 +2600,7 @@ type LogConfig struct {
 
 func (x *LogConfig) Reset() {
 	*x = LogConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[30]
+	mi := &file_sts_v1_config_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2544,7 +2612,7 @@ func (x *LogConfig) String() string {
 func (*LogConfig) ProtoMessage() {}
 
 func (x *LogConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[30]
+	mi := &file_sts_v1_config_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2557,7 +2625,7 @@ func (x *LogConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogConfig.ProtoReflect.Descriptor instead.
 func (*LogConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{30}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *LogConfig) GetLevel() string {
@@ -2595,7 +2663,7 @@ type LimitsConfig struct {
 
 func (x *LimitsConfig) Reset() {
 	*x = LimitsConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[31]
+	mi := &file_sts_v1_config_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2607,7 +2675,7 @@ func (x *LimitsConfig) String() string {
 func (*LimitsConfig) ProtoMessage() {}
 
 func (x *LimitsConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[31]
+	mi := &file_sts_v1_config_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2620,7 +2688,7 @@ func (x *LimitsConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LimitsConfig.ProtoReflect.Descriptor instead.
 func (*LimitsConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{31}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *LimitsConfig) GetRequestTimeout() *durationpb.Duration {
@@ -2814,7 +2882,7 @@ const file_sts_v1_config_proto_rawDesc = "" +
 	"\fjwks_max_age\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\n" +
 	"jwksMaxAge\x128\n" +
 	"\n" +
-	"clock_skew\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\tclockSkew\"\x89\x02\n" +
+	"clock_skew\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\tclockSkew\"\xc5\x02\n" +
 	"\vAuditConfig\x12\x12\n" +
 	"\x04file\x18\x01 \x01(\tR\x04file\x12\x1e\n" +
 	"\n" +
@@ -2824,7 +2892,12 @@ const file_sts_v1_config_proto_rawDesc = "" +
 	"\vcheckpoints\x18\x04 \x01(\v2\x1d.sts.v1.AuditCheckpointConfigR\vcheckpoints\x12-\n" +
 	"\x05sinks\x18\x05 \x03(\v2\x17.sts.v1.AuditSinkConfigR\x05sinks\x12\x1d\n" +
 	"\n" +
-	"omit_facts\x18\x06 \x01(\bR\tomitFacts\"\x8a\x01\n" +
+	"omit_facts\x18\x06 \x01(\bR\tomitFacts\x12:\n" +
+	"\tstrangers\x18\a \x01(\v2\x1c.sts.v1.AuditStrangersConfigR\tstrangers\"M\n" +
+	"\x14AuditStrangersConfig\x12\x1f\n" +
+	"\vper_network\x18\x01 \x01(\x05R\n" +
+	"perNetwork\x12\x14\n" +
+	"\x05total\x18\x02 \x01(\x05R\x05total\"\x8a\x01\n" +
 	"\x13AuditRotationConfig\x12 \n" +
 	"\fmax_size_mib\x18\x01 \x01(\x05R\n" +
 	"maxSizeMib\x122\n" +
@@ -2879,7 +2952,7 @@ func file_sts_v1_config_proto_rawDescGZIP() []byte {
 	return file_sts_v1_config_proto_rawDescData
 }
 
-var file_sts_v1_config_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_sts_v1_config_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_sts_v1_config_proto_goTypes = []any{
 	(*ServerConfig)(nil),             // 0: sts.v1.ServerConfig
 	(*AdminConfig)(nil),              // 1: sts.v1.AdminConfig
@@ -2905,16 +2978,17 @@ var file_sts_v1_config_proto_goTypes = []any{
 	(*VaultBatchConfig)(nil),         // 21: sts.v1.VaultBatchConfig
 	(*RotationConfig)(nil),           // 22: sts.v1.RotationConfig
 	(*AuditConfig)(nil),              // 23: sts.v1.AuditConfig
-	(*AuditRotationConfig)(nil),      // 24: sts.v1.AuditRotationConfig
-	(*AuditCheckpointConfig)(nil),    // 25: sts.v1.AuditCheckpointConfig
-	(*AuditSinkConfig)(nil),          // 26: sts.v1.AuditSinkConfig
-	(*AuditStdoutConfig)(nil),        // 27: sts.v1.AuditStdoutConfig
-	(*AuditSyslogConfig)(nil),        // 28: sts.v1.AuditSyslogConfig
-	(*AuditOtlpConfig)(nil),          // 29: sts.v1.AuditOtlpConfig
-	(*LogConfig)(nil),                // 30: sts.v1.LogConfig
-	(*LimitsConfig)(nil),             // 31: sts.v1.LimitsConfig
-	(*durationpb.Duration)(nil),      // 32: google.protobuf.Duration
-	(*Rate)(nil),                     // 33: sts.v1.Rate
+	(*AuditStrangersConfig)(nil),     // 24: sts.v1.AuditStrangersConfig
+	(*AuditRotationConfig)(nil),      // 25: sts.v1.AuditRotationConfig
+	(*AuditCheckpointConfig)(nil),    // 26: sts.v1.AuditCheckpointConfig
+	(*AuditSinkConfig)(nil),          // 27: sts.v1.AuditSinkConfig
+	(*AuditStdoutConfig)(nil),        // 28: sts.v1.AuditStdoutConfig
+	(*AuditSyslogConfig)(nil),        // 29: sts.v1.AuditSyslogConfig
+	(*AuditOtlpConfig)(nil),          // 30: sts.v1.AuditOtlpConfig
+	(*LogConfig)(nil),                // 31: sts.v1.LogConfig
+	(*LimitsConfig)(nil),             // 32: sts.v1.LimitsConfig
+	(*durationpb.Duration)(nil),      // 33: google.protobuf.Duration
+	(*Rate)(nil),                     // 34: sts.v1.Rate
 }
 var file_sts_v1_config_proto_depIdxs = []int32{
 	5,  // 0: sts.v1.ServerConfig.http:type_name -> sts.v1.Listener
@@ -2923,9 +2997,9 @@ var file_sts_v1_config_proto_depIdxs = []int32{
 	12, // 3: sts.v1.ServerConfig.keys:type_name -> sts.v1.KeysConfig
 	22, // 4: sts.v1.ServerConfig.rotation:type_name -> sts.v1.RotationConfig
 	23, // 5: sts.v1.ServerConfig.audit:type_name -> sts.v1.AuditConfig
-	30, // 6: sts.v1.ServerConfig.log:type_name -> sts.v1.LogConfig
-	31, // 7: sts.v1.ServerConfig.limits:type_name -> sts.v1.LimitsConfig
-	32, // 8: sts.v1.ServerConfig.shutdown_grace:type_name -> google.protobuf.Duration
+	31, // 6: sts.v1.ServerConfig.log:type_name -> sts.v1.LogConfig
+	32, // 7: sts.v1.ServerConfig.limits:type_name -> sts.v1.LimitsConfig
+	33, // 8: sts.v1.ServerConfig.shutdown_grace:type_name -> google.protobuf.Duration
 	4,  // 9: sts.v1.ServerConfig.dpop:type_name -> sts.v1.DpopConfig
 	1,  // 10: sts.v1.ServerConfig.admin:type_name -> sts.v1.AdminConfig
 	2,  // 11: sts.v1.AdminConfig.socket:type_name -> sts.v1.AdminSocketConfig
@@ -2935,42 +3009,43 @@ var file_sts_v1_config_proto_depIdxs = []int32{
 	8,  // 15: sts.v1.TlsConfig.client_certificates:type_name -> sts.v1.ClientCertificatesConfig
 	9,  // 16: sts.v1.ClientCertificatesConfig.spiffe_bundles:type_name -> sts.v1.SpiffeBundleConfig
 	11, // 17: sts.v1.StorageConfig.etcd:type_name -> sts.v1.EtcdConfig
-	32, // 18: sts.v1.StorageConfig.max_staleness:type_name -> google.protobuf.Duration
-	32, // 19: sts.v1.EtcdConfig.request_timeout:type_name -> google.protobuf.Duration
+	33, // 18: sts.v1.StorageConfig.max_staleness:type_name -> google.protobuf.Duration
+	33, // 19: sts.v1.EtcdConfig.request_timeout:type_name -> google.protobuf.Duration
 	13, // 20: sts.v1.KeysConfig.sets:type_name -> sts.v1.KeySetConfig
 	16, // 21: sts.v1.KeysConfig.vault:type_name -> sts.v1.VaultConfig
 	14, // 22: sts.v1.KeySetConfig.vault:type_name -> sts.v1.VaultKeyConfig
 	15, // 23: sts.v1.KeySetConfig.local:type_name -> sts.v1.LocalKeyConfig
 	14, // 24: sts.v1.KeySetConfig.vault_wrapped:type_name -> sts.v1.VaultKeyConfig
-	32, // 25: sts.v1.VaultConfig.timeout:type_name -> google.protobuf.Duration
+	33, // 25: sts.v1.VaultConfig.timeout:type_name -> google.protobuf.Duration
 	17, // 26: sts.v1.VaultConfig.login:type_name -> sts.v1.VaultLoginConfig
 	21, // 27: sts.v1.VaultConfig.batch:type_name -> sts.v1.VaultBatchConfig
 	18, // 28: sts.v1.VaultLoginConfig.app_role:type_name -> sts.v1.VaultAppRoleConfig
 	19, // 29: sts.v1.VaultLoginConfig.kubernetes:type_name -> sts.v1.VaultKubernetesConfig
 	20, // 30: sts.v1.VaultLoginConfig.certificate:type_name -> sts.v1.VaultCertificateConfig
-	32, // 31: sts.v1.VaultBatchConfig.delay:type_name -> google.protobuf.Duration
-	32, // 32: sts.v1.RotationConfig.period:type_name -> google.protobuf.Duration
-	32, // 33: sts.v1.RotationConfig.publish_ahead:type_name -> google.protobuf.Duration
-	32, // 34: sts.v1.RotationConfig.retain:type_name -> google.protobuf.Duration
-	32, // 35: sts.v1.RotationConfig.jwks_max_age:type_name -> google.protobuf.Duration
-	32, // 36: sts.v1.RotationConfig.clock_skew:type_name -> google.protobuf.Duration
-	24, // 37: sts.v1.AuditConfig.rotation:type_name -> sts.v1.AuditRotationConfig
-	25, // 38: sts.v1.AuditConfig.checkpoints:type_name -> sts.v1.AuditCheckpointConfig
-	26, // 39: sts.v1.AuditConfig.sinks:type_name -> sts.v1.AuditSinkConfig
-	32, // 40: sts.v1.AuditRotationConfig.max_age:type_name -> google.protobuf.Duration
-	32, // 41: sts.v1.AuditCheckpointConfig.every:type_name -> google.protobuf.Duration
-	27, // 42: sts.v1.AuditSinkConfig.stdout:type_name -> sts.v1.AuditStdoutConfig
-	28, // 43: sts.v1.AuditSinkConfig.syslog:type_name -> sts.v1.AuditSyslogConfig
-	29, // 44: sts.v1.AuditSinkConfig.otlp:type_name -> sts.v1.AuditOtlpConfig
-	32, // 45: sts.v1.LimitsConfig.request_timeout:type_name -> google.protobuf.Duration
-	33, // 46: sts.v1.LimitsConfig.total:type_name -> sts.v1.Rate
-	33, // 47: sts.v1.LimitsConfig.source:type_name -> sts.v1.Rate
-	33, // 48: sts.v1.LimitsConfig.client:type_name -> sts.v1.Rate
-	49, // [49:49] is the sub-list for method output_type
-	49, // [49:49] is the sub-list for method input_type
-	49, // [49:49] is the sub-list for extension type_name
-	49, // [49:49] is the sub-list for extension extendee
-	0,  // [0:49] is the sub-list for field type_name
+	33, // 31: sts.v1.VaultBatchConfig.delay:type_name -> google.protobuf.Duration
+	33, // 32: sts.v1.RotationConfig.period:type_name -> google.protobuf.Duration
+	33, // 33: sts.v1.RotationConfig.publish_ahead:type_name -> google.protobuf.Duration
+	33, // 34: sts.v1.RotationConfig.retain:type_name -> google.protobuf.Duration
+	33, // 35: sts.v1.RotationConfig.jwks_max_age:type_name -> google.protobuf.Duration
+	33, // 36: sts.v1.RotationConfig.clock_skew:type_name -> google.protobuf.Duration
+	25, // 37: sts.v1.AuditConfig.rotation:type_name -> sts.v1.AuditRotationConfig
+	26, // 38: sts.v1.AuditConfig.checkpoints:type_name -> sts.v1.AuditCheckpointConfig
+	27, // 39: sts.v1.AuditConfig.sinks:type_name -> sts.v1.AuditSinkConfig
+	24, // 40: sts.v1.AuditConfig.strangers:type_name -> sts.v1.AuditStrangersConfig
+	33, // 41: sts.v1.AuditRotationConfig.max_age:type_name -> google.protobuf.Duration
+	33, // 42: sts.v1.AuditCheckpointConfig.every:type_name -> google.protobuf.Duration
+	28, // 43: sts.v1.AuditSinkConfig.stdout:type_name -> sts.v1.AuditStdoutConfig
+	29, // 44: sts.v1.AuditSinkConfig.syslog:type_name -> sts.v1.AuditSyslogConfig
+	30, // 45: sts.v1.AuditSinkConfig.otlp:type_name -> sts.v1.AuditOtlpConfig
+	33, // 46: sts.v1.LimitsConfig.request_timeout:type_name -> google.protobuf.Duration
+	34, // 47: sts.v1.LimitsConfig.total:type_name -> sts.v1.Rate
+	34, // 48: sts.v1.LimitsConfig.source:type_name -> sts.v1.Rate
+	34, // 49: sts.v1.LimitsConfig.client:type_name -> sts.v1.Rate
+	50, // [50:50] is the sub-list for method output_type
+	50, // [50:50] is the sub-list for method input_type
+	50, // [50:50] is the sub-list for extension type_name
+	50, // [50:50] is the sub-list for extension extendee
+	0,  // [0:50] is the sub-list for field type_name
 }
 
 func init() { file_sts_v1_config_proto_init() }
@@ -2998,7 +3073,7 @@ func file_sts_v1_config_proto_init() {
 		(*VaultLoginConfig_Kubernetes)(nil),
 		(*VaultLoginConfig_Certificate)(nil),
 	}
-	file_sts_v1_config_proto_msgTypes[26].OneofWrappers = []any{
+	file_sts_v1_config_proto_msgTypes[27].OneofWrappers = []any{
 		(*AuditSinkConfig_Stdout)(nil),
 		(*AuditSinkConfig_Syslog)(nil),
 		(*AuditSinkConfig_Otlp)(nil),
@@ -3009,7 +3084,7 @@ func file_sts_v1_config_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sts_v1_config_proto_rawDesc), len(file_sts_v1_config_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   32,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   0,
 		},
