@@ -27,8 +27,8 @@ func newExplain(c *cli) *cobra.Command {
 		Long: `Say why a token was granted or refused, by the id of the decision, which is in
 every refusal and in the audit log: for each rule for the requester, the nearest
 first, which predicates hold and which do not, what was presented and what is
-expected, and what would have been granted. It is by the revision that decided; if
-another is in force now, the last line says what that makes of the request.
+expected, and what would have been granted. It is by the revision that decided;
+if another is in force now, the last line says what that makes of the request.
 
 The node that took the decision remembers it for a while. From another time or
 node, read it from its audit log with --audit, together with the resources of
