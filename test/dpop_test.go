@@ -7,7 +7,6 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"net/url"
@@ -51,11 +50,7 @@ func proofOf(t *testing.T, alg jose.Algorithm, url string) string {
 func startNonces(t *testing.T) *node {
 	t.Helper()
 	dir := t.TempDir()
-	var wrapping [32]byte
-	rand.Read(wrapping[:])
-	if err := os.WriteFile(filepath.Join(dir, "signing.key"), []byte(base64.StdEncoding.EncodeToString(wrapping[:])+"\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	writeSigningKey(t, dir)
 	httpAddr, grpcAddr := freeAddress(t), freeAddress(t)
 	file := filepath.Join(dir, "stsd.yaml")
 	if err := os.WriteFile(file, fmt.Appendf(nil, `issuer: http://%[1]s
@@ -77,27 +72,7 @@ dpop: {require_nonce: true, grpc_url: "http://%[2]s"}
 		"STS_ADMIN_TOKEN": token,
 		"STS_CLIENT_ID":   "demo", "STS_AUDIENCE": "demo",
 	}
-	out, _, _ := n.stsctl(t, "", "secret", "new", "-o", "json")
-	var made struct{ Secret, Hash string }
-	if err := json.Unmarshal([]byte(out), &made); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	n.env["STS_CLIENT_SECRET"] = made.Secret
-	n.apply(t, fmt.Sprintf(`
-kind: Audience
-name: demo
-scopes: [demo.read, demo.write]
----
-kind: Client
-name: demo
-audiences: [demo]
-secrets: [{hash: "%s"}]
----
-kind: Rule
-name: demo
-requester: {clients: [demo]}
-allow: {audiences: [demo], scopes: [demo.read, demo.write]}
-`, made.Hash))
+	n.applyDemo(t)
 	return n
 }
 

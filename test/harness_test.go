@@ -83,7 +83,13 @@ func startDev(t *testing.T, dir string, more ...string) *node {
 // start runs stsd and returns when it serves.
 func start(t *testing.T, args ...string) *node {
 	t.Helper()
-	n := &node{cmd: exec.Command(filepath.Join(bin, "stsd"), args...), log: &lockedBuffer{}, done: make(chan error, 1)}
+	return startBy(t, append([]string{filepath.Join(bin, "stsd")}, args...)...)
+}
+
+// startBy runs stsd by a whole command line.
+func startBy(t *testing.T, args ...string) *node {
+	t.Helper()
+	n := &node{cmd: exec.Command(args[0], args[1:]...), log: &lockedBuffer{}, done: make(chan error, 1)}
 	n.stdout = &lockedBuffer{}
 	n.cmd.Stdout = n.stdout
 	stderr, err := n.cmd.StderrPipe()
@@ -111,11 +117,47 @@ func start(t *testing.T, args ...string) *node {
 	case <-ready:
 	case err := <-n.done:
 		n.done <- err
-		t.Fatalf("stsd %s ended: %v\n%s", strings.Join(args, " "), err, n.log)
+		t.Fatalf("%s ended: %v\n%s", strings.Join(args, " "), err, n.log)
 	case <-time.After(20 * time.Second):
 		t.Fatalf("stsd is not ready after 20 s:\n%s", n.log)
 	}
 	return n
+}
+
+// writeSigningKey makes the file that local keys are encrypted by.
+func writeSigningKey(t *testing.T, dir string) {
+	t.Helper()
+	var key [32]byte
+	rand.Read(key[:])
+	if err := os.WriteFile(filepath.Join(dir, "signing.key"), []byte(base64.StdEncoding.EncodeToString(key[:])+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// applyDemo makes the client, audience and rule of a development server.
+func (n *node) applyDemo(t *testing.T) {
+	t.Helper()
+	out, _, _ := n.stsctl(t, "", "secret", "new", "-o", "json")
+	var made struct{ Secret, Hash string }
+	if err := json.Unmarshal([]byte(out), &made); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	n.env["STS_CLIENT_SECRET"] = made.Secret
+	n.apply(t, fmt.Sprintf(`
+kind: Audience
+name: demo
+scopes: [demo.read, demo.write]
+---
+kind: Client
+name: demo
+audiences: [demo]
+secrets: [{hash: "%s"}]
+---
+kind: Rule
+name: demo
+requester: {clients: [demo]}
+allow: {audiences: [demo], scopes: [demo.read, demo.write]}
+`, made.Hash))
 }
 
 // printed waits until the server has printed a text, and returns what follows it.
