@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -83,12 +84,13 @@ func startDev(t *testing.T, dir string, more ...string) *node {
 // start runs stsd and returns when it serves.
 func start(t *testing.T, args ...string) *node {
 	t.Helper()
-	return startBy(t, append([]string{filepath.Join(bin, "stsd")}, args...)...)
+	return startUnder(t, nil, args...)
 }
 
-// startBy runs stsd by a whole command line.
-func startBy(t *testing.T, args ...string) *node {
+// startUnder runs stsd by another command, if there is one, which becomes stsd.
+func startUnder(t *testing.T, under []string, args ...string) *node {
 	t.Helper()
+	args = append(append(slices.Clone(under), filepath.Join(bin, "stsd")), args...)
 	n := &node{cmd: exec.Command(args[0], args[1:]...), log: &lockedBuffer{}, done: make(chan error, 1)}
 	n.stdout = &lockedBuffer{}
 	n.cmd.Stdout = n.stdout

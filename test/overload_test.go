@@ -19,8 +19,8 @@ import (
 
 // startLimited starts a server as an operator sets it up, with more in its
 // configuration, and with the client, audience and rule of a development server.
-// A wrapper may run it.
-func startLimited(t *testing.T, more string, wrapper ...string) *node {
+// It may be run by another command, which becomes stsd.
+func startLimited(t *testing.T, more string, under ...string) *node {
 	t.Helper()
 	dir := t.TempDir()
 	httpAddr, grpcAddr := freeAddress(t), freeAddress(t)
@@ -38,7 +38,7 @@ keys: {sets: [{name: default, local: {key_file: signing.key}}]}
 		t.Fatal(err)
 	}
 	token := adminToken(t, dir)
-	n := startBy(t, append(wrapper, filepath.Join(bin, "stsd"), "serve", "--config", file)...)
+	n := startUnder(t, under, "serve", "--config", file)
 	n.dir = dir
 	n.env = map[string]string{
 		"STS_ISSUER": "http://" + httpAddr, "STS_HTTP": "http://" + httpAddr, "STS_GRPC": grpcAddr, "STS_ADMIN_TOKEN": token,
