@@ -134,7 +134,7 @@ func TestPanic(t *testing.T) {
 func TestUnavailable(t *testing.T) {
 	f := newFixture(t)
 	for name, broken := range map[string]func(bool){
-		"audit": func(b bool) {
+		"L-07 audit": func(b bool) {
 			f.audit.fail(map[bool]error{true: errBroken}[b])
 		},
 		"keys": f.keys.broken.Store,
