@@ -121,9 +121,9 @@ func (n *node) wire(ctx context.Context, c *stsv1.ServerConfig, store *storage.S
 	if n.ring, err = n.openKeys(ctx, c, store.KeyStates(), createKeyFile); err != nil {
 		return err
 	}
-	remote := keys.NewRemote(keys.RemoteConfig{OnFetch: n.fetched})
+	remote := keys.NewRemote(keys.RemoteConfig{Now: clock, OnFetch: n.fetched})
 	n.closers = append(n.closers, func() error { remote.Close(); return nil })
-	clients := keys.NewRemote(keys.RemoteConfig{OnFetch: n.fetchedOfClient})
+	clients := keys.NewRemote(keys.RemoteConfig{Now: clock, OnFetch: n.fetchedOfClient})
 	n.closers = append(n.closers, func() error { clients.Close(); return nil })
 	audit, err := n.openAudit(c.Audit)
 	if err != nil {
@@ -139,6 +139,7 @@ func (n *node) wire(ctx context.Context, c *stsv1.ServerConfig, store *storage.S
 		return err
 	}
 	n.service, err = sts.New(ctx, sts.Config{
+		Now:    clock,
 		Issuer: c.Issuer, Store: store, Keys: signingKeys{n.ring}, IssuerKeys: issuerKeys{remote}, ClientKeys: clientKeys{clients},
 		Audit: audit, Replay: n.replay, Transactions: store, Revocations: n.revoked, Usage: store, Snapshots: store.Snapshots(), NonceKey: nonceKey,
 		OmitFacts: c.GetAudit().GetOmitFacts(), CertificateMethods: certificateMethods(c.Http),
