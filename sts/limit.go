@@ -33,6 +33,8 @@ const (
 	LimitSource   = "source"
 	LimitClient   = "client"
 	LimitAudience = "audience"
+
+	LimitSingleUse = "single_use" // of one client or Issuer; see maxShare
 )
 
 // bucketsSize is how many clients, networks and Audiences are told apart. Who

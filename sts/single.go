@@ -28,15 +28,11 @@ func (s *Service) once(ctx context.Context, d *decision) *Error {
 			continue
 		}
 		u := useOf(issuer, p.is, p.token)
-		fresh, err := s.replay.Use(ctx, u.space, u.key, u.since, u.until)
-		if e := ctx.Err(); err != nil && e != nil {
-			return gone(e)
-		}
-		if err != nil {
-			return &Error{
-				Code: Unavailable, Field: p.field, RetryAfter: retryAfter(err), Err: err,
-				Message: "it cannot be told now whether the " + p.field + " has been used before; try again later, with a fresh one",
-			}
+		u.what, u.owner = p.field, d.shareOf()
+		fresh, e := s.spend(ctx, u)
+		if e != nil {
+			e.Field = p.field
+			return e
 		}
 		if !fresh {
 			return errToken(p.field, "the "+p.field+" has been used before, and its Issuer allows one use; present a fresh one", &mismatch{
@@ -54,7 +50,10 @@ func useOf(issuer *Issuer, t *policy.Token, token string) use {
 	if iat, ok := jose.Seconds(t.Claims["iat"]); ok {
 		since = time.Unix(iat, 0)
 	}
-	return use{ReplayPresented, replayKey(issuer.Name, identity(t, token)), since.Add(-Skew), t.Expires.Add(Skew)}
+	return use{
+		space: ReplayPresented, key: replayKey(issuer.Name, identity(t, token)), owner: issuerShare(issuer.Name),
+		since: since.Add(-Skew), until: t.Expires.Add(Skew),
+	}
 }
 
 // identity is what tells a token from every other of its issuer: its jti, or else

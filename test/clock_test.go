@@ -2,26 +2,38 @@ package e2e
 
 import (
 	"bytes"
+	"fmt"
 	"net/http"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 )
 
-// clocked builds a server whose clock can be set, and returns what runs it and what
-// sets it. The machine's clock is left alone.
-func clocked(t *testing.T) (under []string, set func(off string)) {
-	t.Helper()
-	dir := t.TempDir()
-	binary, file := filepath.Join(dir, "stsd"), filepath.Join(dir, "clock")
+// buildClocked builds, once, a server whose clock can be set.
+var buildClocked = sync.OnceValues(func() (binary string, err error) {
+	binary = filepath.Join(bin, "stsd-with-clock")
 	build := exec.Command("go", "build", "-tags", "testclock", "-o", binary, "./cmd/stsd")
 	build.Dir = ".."
 	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+		return "", fmt.Errorf("%w\n%s", err, out)
 	}
+	return binary, nil
+})
+
+// clocked returns what runs a server whose clock can be set, and what sets it. The
+// machine's clock is left alone.
+func clocked(t *testing.T) (under []string, set func(off string)) {
+	t.Helper()
+	binary, err := buildClocked()
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "clock")
 	set = func(off string) {
 		t.Helper()
 		if err := os.WriteFile(file, []byte(off), 0o600); err != nil {
@@ -91,6 +103,17 @@ func TestClockJumps(t *testing.T) {
 			time.Sleep(1200 * time.Millisecond) // until what has expired is dropped
 		}
 		look("started anew, clock "+jump.off, jump.good, jump.issues)
+	}
+}
+
+// TestClockUnset starts a server on a clock that was never set: it says so, and does
+// not start [F39].
+func TestClockUnset(t *testing.T) {
+	under, set := clocked(t)
+	set("-482000h") // in the seventies
+	args := append(append(under[1:], filepath.Join(bin, "stsd")), "serve", "--dev", "--data", t.TempDir())
+	if out, stderr, code := command(t, os.Environ(), "", under[0], args...); code != 1 || !strings.Contains(stderr, "the clock of this machine says 19") {
+		t.Errorf("%d %s%s", code, out, stderr)
 	}
 }
 

@@ -21,11 +21,15 @@ type connFlags struct {
 	addr, issuer, caFile, envFile string
 	adminTokenFile                string
 	clientID, clientSecretFile    string
+	clientKeyFile, clientKeyID    string
+	clientAssertionFile           string
 	dpopKeyFile                   string // empty: no proofs
 	tlsCert, tlsKey               string
 	timeout                       time.Duration
 
 	env map[string]string // of envFile
+
+	assertions *assertions // signs for calls; nil: none are needed
 }
 
 // server adds the flags of every command that connects.
@@ -59,6 +63,9 @@ func (f *connFlags) client(cmd *cobra.Command) {
 	f.server(cmd)
 	cmd.Flags().StringVar(&f.clientID, "client-id", "", "`NAME` of the client that asks (default $STS_CLIENT_ID)")
 	cmd.Flags().StringVar(&f.clientSecretFile, "client-secret-file", "", "`FILE` with the client's secret (default $STS_CLIENT_SECRET); a secret is never a flag, see `stsctl help environment`")
+	cmd.Flags().StringVar(&f.clientKeyFile, "client-key", "", "`FILE` with the client's private key, PEM or JWK, that signs an assertion (default $STS_CLIENT_KEY)")
+	cmd.Flags().StringVar(&f.clientKeyID, "client-key-id", "", "`KID` that the server knows the key by, if the file does not say")
+	cmd.Flags().StringVar(&f.clientAssertionFile, "client-assertion-file", "", "`FILE` with a token of the client's platform (default $STS_CLIENT_ASSERTION_FILE or $STS_CLIENT_ASSERTION)")
 	f.certificate(cmd)
 }
 
@@ -149,10 +156,14 @@ func (c *cli) dial() (*grpc.ClientConn, error) {
 	}
 	if c.conn.dpopKeyFile != "" {
 		p := &proofs{url: scheme + "://" + addr, now: time.Now}
-		if p.key, p.alg, err = readProofKey(c.conn.dpopKeyFile); err != nil {
+		if p.key, err = readProofKey(c.conn.dpopKeyFile); err != nil {
 			return nil, err
 		}
-		opts = append(opts, grpc.WithUnaryInterceptor(p.intercept))
+		opts = append(opts, grpc.WithChainUnaryInterceptor(p.intercept))
+	}
+	if c.conn.assertions != nil {
+		// After the proof, which may have the call made again.
+		opts = append(opts, grpc.WithChainUnaryInterceptor(c.conn.assertions.intercept))
 	}
 	conn, err := grpc.NewClient("dns:///"+addr, opts...)
 	if err != nil {

@@ -2,12 +2,9 @@ package main
 
 import (
 	"context"
-	"crypto"
 	"crypto/ecdsa"
-	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
-	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/base64"
@@ -29,8 +26,7 @@ import (
 
 // proofs makes DPoP proofs for calls of the token service [RFC 9449 §4].
 type proofs struct {
-	key crypto.Signer
-	alg jose.Algorithm
+	key privateKey
 	url string // scheme and address of the server
 	now func() time.Time
 }
@@ -79,59 +75,36 @@ func (p *proofs) proof(method string, req any, nonce string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return jose.SignProof(p.alg, p.key, encoded)
+	return jose.SignProof(p.key.alg, p.key.signer, encoded)
 }
 
 // readProofKey reads a private key, and makes one if there is no file.
-func readProofKey(file string) (crypto.Signer, jose.Algorithm, error) {
-	data, err := os.ReadFile(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		data, err = makeProofKey(file)
-	}
-	if err != nil {
-		return nil, "", badInput("--dpop-key: %v", err)
-	}
-	block, _ := pem.Decode(data)
-	if block == nil || block.Type != "PRIVATE KEY" {
-		return nil, "", badInput("--dpop-key: %s is not a private key in PEM (PKCS #8); name a file that does not exist to have one made", file)
-	}
-	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	if err != nil {
-		return nil, "", badInput("--dpop-key: %s: %v", file, err)
-	}
-	switch k := key.(type) {
-	case *ecdsa.PrivateKey:
-		for _, alg := range []jose.Algorithm{jose.ES256, jose.ES384} {
-			if alg.Fits(k.Public()) == nil {
-				return k, alg, nil
-			}
-		}
-	case ed25519.PrivateKey:
-		return k, jose.EdDSA, nil
-	case *rsa.PrivateKey:
-		if jose.PS256.Fits(k.Public()) == nil {
-			return k, jose.PS256, nil
+func readProofKey(file string) (privateKey, error) {
+	const flag = "--dpop-key"
+	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
+		if err := makeProofKey(file); err != nil {
+			return privateKey{}, badInput("%s: %v", flag, err)
 		}
 	}
-	return nil, "", badInput("--dpop-key: the key in %s is not of a kind for proofs; use P-256, P-384, Ed25519, or RSA of 2048 bits or more", file)
+	return readPrivateKey(flag, file, "; name a file that does not exist to have one made")
 }
 
 // makeProofKey writes a new key, which nobody else may read. A file that has come
 // to be in between is left alone.
-func makeProofKey(file string) ([]byte, error) {
+func makeProofKey(file string) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	data := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
 	f, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	_, err = f.Write(data)
-	return data, errors.Join(err, f.Close())
+	return errors.Join(err, f.Close())
 }

@@ -192,8 +192,8 @@ type errorReply struct {
 // writeError answers with an error.
 func writeError(w http.ResponseWriter, r *refusal, details []json.RawMessage) {
 	h := w.Header()
-	if c := r.challenge(); c != "" {
-		h.Set("WWW-Authenticate", c)
+	for _, c := range r.challenges() {
+		h.Add("WWW-Authenticate", c)
 	}
 	if s := r.retryAfter(); s > 0 {
 		h.Set("Retry-After", strconv.Itoa(s))
@@ -201,22 +201,24 @@ func writeError(w http.ResponseWriter, r *refusal, details []json.RawMessage) {
 	writeJSON(w, r.httpStatus(), errorReply{Error: r.sts.Code, Description: r.description(), Details: details})
 }
 
-// challenge is the value of WWW-Authenticate for a refusal, empty if it has none
-// [RFC 6750 §3, RFC 9449 §7.1].
-func (r *refusal) challenge() string {
+// challenges are the values of WWW-Authenticate for a refusal, none if it has none
+// [RFC 6750 §3, RFC 9449 §7.1]. An access token may come by either scheme, so both
+// are offered.
+func (r *refusal) challenges() []string {
+	algs := `algs="` + strings.Join(sts.ProofAlgorithms, " ") + `"`
 	switch {
 	case r.sts.Code == sts.InvalidClient:
-		return `Basic realm="sts"`
+		return []string{`Basic realm="sts"`}
 	case r.sts.Code == sts.Unauthenticated && r.sts.Err == nil:
-		return `Bearer realm="sts"` // no token: no error is said [RFC 6750 §3.1]
+		return []string{`Bearer realm="sts"`, "DPoP " + algs} // no token: no error is said [RFC 6750 §3.1]
 	case r.sts.Code == sts.Unauthenticated:
-		return `Bearer realm="sts", error="invalid_token"`
+		return []string{`Bearer realm="sts", error="invalid_token"`, `DPoP error="invalid_token", ` + algs}
 	case r.sts.Code == sts.InsufficientScope:
-		return `Bearer realm="sts", error="insufficient_scope", scope="` + sts.ScopeAdminWrite + `"`
+		return []string{`Bearer realm="sts", error="insufficient_scope", scope="` + sts.ScopeAdminWrite + `"`}
 	case r.http == http.StatusUnauthorized:
-		return `DPoP error="` + string(r.sts.Code) + `", algs="` + strings.Join(sts.ProofAlgorithms, " ") + `"`
+		return []string{`DPoP error="` + string(r.sts.Code) + `", ` + algs}
 	}
-	return ""
+	return nil
 }
 
 // writeJSON answers with what nobody may cache [RFC 6749 §5.1].
