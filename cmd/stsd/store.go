@@ -16,7 +16,7 @@ func (n *node) openStore(ctx context.Context, c *stsv1.StorageConfig) (*storage.
 		return n.openEtcd(ctx, c.Etcd)
 	}
 	_, missing := os.Stat(c.BoltFile)
-	kv, err := storage.OpenBolt(c.BoltFile, storage.BoltOptions{})
+	kv, err := storage.OpenBolt(c.BoltFile, storage.BoltOptions{Now: clock})
 	if err != nil {
 		return nil, err
 	}
@@ -27,7 +27,7 @@ func (n *node) openStore(ctx context.Context, c *stsv1.StorageConfig) (*storage.
 		return nil, err
 	}
 	// Where there is no store yet, there was no client to use anything.
-	replay, err := storage.OpenReplay(c.ReplayFile, storage.ReplayOptions{New: errors.Is(missing, fs.ErrNotExist), Begins: begins})
+	replay, err := storage.OpenReplay(c.ReplayFile, storage.ReplayOptions{Now: clock, New: errors.Is(missing, fs.ErrNotExist), Begins: begins})
 	if err != nil {
 		return nil, err
 	}
@@ -50,7 +50,7 @@ func (n *node) openEtcd(ctx context.Context, c *stsv1.EtcdConfig) (*storage.Stor
 	if err != nil {
 		return nil, err
 	}
-	replay := storage.NewReplayKV(kv, storage.ReplayKVOptions{Begins: begins})
+	replay := storage.NewReplayKV(kv, storage.ReplayKVOptions{Now: clock, Begins: begins})
 	n.closers = append(n.closers, replay.Close)
 	n.replay = replay
 	if !begins.IsZero() {
