@@ -33,7 +33,7 @@ func (s *Service) Revision(ctx context.Context, p Place) (Contents, error) {
 
 func unreadableRevision(err error) error {
 	if errors.Is(err, ErrNoRevision) {
-		return &Error{Code: NotFound, Message: "there is no such revision, or it is not kept any more", Err: err}
+		return &Error{Code: NotFound, Message: "there is no such revision, or it is not kept any more; the history lists those that are", Err: err}
 	}
 	return &Error{Code: Unavailable, RetryAfter: retryLater, Message: "the revisions cannot be read now", Err: err}
 }

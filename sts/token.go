@@ -119,6 +119,7 @@ func (s *Service) walk(ctx context.Context, d *decision) (Token, *Error) {
 	}
 	// 4. On whose behalf.
 	if e := s.parties(ctx, d); e != nil {
+		e.Detail = d.discloseToken(e)
 		return Token{}, e
 	}
 	if e := d.hashed(); e != nil {

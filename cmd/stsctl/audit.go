@@ -58,7 +58,7 @@ Keep the last checkpoint that this command prints, or those that a sink gets, on
 another machine, and give it the next time:
 
   --expect-checkpoint JWS|@FILE
-  --server               the one that the server keeps in its store, beside the log`,
+  --server               the one that the server keeps in its store`,
 		Example: "  stsctl audit verify --issuer https://sts.example.com audit*.jsonl\n  stsctl audit verify --jwks jwks.json --expect-checkpoint @last.jws audit*.jsonl",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {

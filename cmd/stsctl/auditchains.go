@@ -18,9 +18,9 @@ func newAuditChains(c *cli) *cobra.Command {
 		Use:   "chains",
 		Short: "Show what the server keeps of audit logs",
 		Long: `Show what the server keeps of audit logs in its store, apart from the logs: for
-each chain of records whose it is, when it began, and the last signed checkpoint,
-at most some seconds old while its server runs. The newest is shown first. A chain
-that ended where no server was taken out of use is worth a look.
+each chain of records whose it is, when it began, and the last signed
+checkpoint, at most some seconds old while its server runs. The newest is shown
+first. A chain that ended where no server was taken out of use is worth a look.
 
 ` + "`stsctl audit verify --server`" + ` holds a log to its checkpoint.`,
 		Example: "  stsctl audit chains\n  stsctl audit chains -o json",
