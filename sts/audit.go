@@ -65,6 +65,8 @@ type Record struct {
 
 	Revocation *Revocation `json:"revocation,omitempty"` // that was made, or may have been; see Event
 
+	Registration *RecordRegistration `json:"registration,omitempty"` // of EventRegister
+
 	Issued *RecordToken `json:"issued,omitempty"` // present if and only if allowed
 
 	Change *RecordedChange `json:"change,omitempty"` // of EventChange
@@ -78,6 +80,17 @@ type RecordedChange struct {
 	Line     Line `json:"line"`
 	Discards bool `json:"discards,omitempty"` // the shadow revision is given up
 	Revision
+}
+
+// RecordRegistration says what is done with the registration of a client. It is
+// recorded before it is done; if it could not be, another record with the same
+// decision denies it.
+type RecordRegistration struct {
+	Action    string       `json:"action"` // register, read, update or delete
+	Template  string       `json:"template,omitempty"`
+	Client    string       `json:"client,omitempty"`             // whose registration it is
+	Statement *RecordParty `json:"software_statement,omitempty"` // that was presented
+	By        *Principal   `json:"by,omitempty"`                 // the administrator, if it was one; else the client itself, or the bearer of the subject token
 }
 
 // RecordAdmin says what an administrator did.

@@ -62,7 +62,9 @@ func (d *decision) disclose(denial *policy.Denial) *Detail {
 func (d *decision) disclosure() Disclosure {
 	var all []Disclosure
 	if c := d.asked.Client; c != nil {
-		all = append(all, d.st.clients[c.ID].Disclosure)
+		if known, ok := d.st.client(c.ID, d.now); ok {
+			all = append(all, known.Disclosure)
+		}
 	}
 	for _, t := range []*policy.Token{d.asked.Subject, d.asked.Actor} {
 		if t == nil || t.Issuer == policy.Self {

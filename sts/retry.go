@@ -48,7 +48,7 @@ func (s *Service) retry(ctx context.Context, st *state, r *Record) Retrial {
 // revive finds who asked, and their tokens.
 func (d *decision) revive(r *Record) *Error {
 	if r.Client != "" {
-		c, known := d.st.clients[r.Client]
+		c, known := d.st.client(r.Client, d.now)
 		switch {
 		case !known:
 			return invalidClient("no client of this name")

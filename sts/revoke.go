@@ -107,7 +107,7 @@ func (d *decision) ownedBy(t *policy.Token, missing *Error) *Error {
 		}
 		return nil
 	}
-	if _, client := d.st.clients[t.ClientID]; client {
+	if _, client := d.st.client(t.ClientID, d.now); client {
 		return missing
 	}
 	switch c := t.Confirmation; {
@@ -276,7 +276,7 @@ func (s *Service) checkValue(st *state, r *Revocation) *Error {
 			return bad("a revocation of all tokens has no value")
 		}
 	case RevokeClient:
-		if _, ok := st.clients[r.Value]; !ok {
+		if _, ok := st.client(r.Value, s.now()); !ok {
 			return refuse(NotFound, "value", "there is no client of this name; tokens of one that was deleted do not count anyway")
 		}
 	case RevokeIssuer:

@@ -23,26 +23,34 @@ func (s *Service) once(ctx context.Context, d *decision) *Error {
 		if p.is == nil || p.is.Issuer == policy.Self {
 			continue
 		}
-		issuer := d.st.issuers[p.is.Iss]
-		if !issuer.SingleUse {
-			continue
+		if e := s.onceToken(ctx, d, p.field, p.token, p.is); e != nil {
+			return e
 		}
-		u := useOf(issuer, p.is, p.token)
-		fresh, err := s.replay.Use(ctx, u.space, u.key, u.since, u.until)
-		if e := ctx.Err(); err != nil && e != nil {
-			return gone(e)
+	}
+	return nil
+}
+
+// onceToken uses up a verified token of an Issuer, if that allows one use.
+func (s *Service) onceToken(ctx context.Context, d *decision, field, token string, is *policy.Token) *Error {
+	issuer := d.st.issuers[is.Iss]
+	if !issuer.SingleUse {
+		return nil
+	}
+	u := useOf(issuer, is, token)
+	fresh, err := s.replay.Use(ctx, u.space, u.key, u.since, u.until)
+	if e := ctx.Err(); err != nil && e != nil {
+		return gone(e)
+	}
+	if err != nil {
+		return &Error{
+			Code: Unavailable, Field: field, RetryAfter: retryAfter(err), Err: err,
+			Message: "it cannot be told now whether the " + field + " has been used before; try again later, with a fresh one",
 		}
-		if err != nil {
-			return &Error{
-				Code: Unavailable, Field: p.field, RetryAfter: retryAfter(err), Err: err,
-				Message: "it cannot be told now whether the " + p.field + " has been used before; try again later, with a fresh one",
-			}
-		}
-		if !fresh {
-			return errToken(p.field, "the "+p.field+" has been used before, and its Issuer allows one use; present a fresh one", &mismatch{
-				RecordReason: RecordReason{Predicate: p.field + ".jti", Presented: "used before", Expected: "a token that was not, as single_use of the Issuer has it"},
-			})
-		}
+	}
+	if !fresh {
+		return errToken(field, "the "+field+" has been used before, and its Issuer allows one use; present a fresh one", &mismatch{
+			RecordReason: RecordReason{Predicate: field + ".jti", Presented: "used before", Expected: "a token that was not, as single_use of the Issuer has it"},
+		})
 	}
 	return nil
 }

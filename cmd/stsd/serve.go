@@ -89,15 +89,16 @@ func (ls listeners) close() (err error) {
 
 // node is a wired service.
 type node struct {
-	ring    *keys.Ring
-	replay  sts.Replay
-	revoked *storage.Revocations
-	store   *storage.Store
-	keep    int // revisions of the resources
-	service *sts.Service
-	server  *server.Server
-	log     *slog.Logger
-	closers []func() error // in the order of opening
+	ring       *keys.Ring
+	replay     sts.Replay
+	revoked    *storage.Revocations
+	registered *storage.Registrations // nil: clients cannot be registered
+	store      *storage.Store
+	keep       int // revisions of the resources
+	service    *sts.Service
+	server     *server.Server
+	log        *slog.Logger
+	closers    []func() error // in the order of opening
 }
 
 // open wires a service from its configuration.
@@ -138,9 +139,16 @@ func (n *node) wire(ctx context.Context, c *stsv1.ServerConfig, store *storage.S
 	if n.revoked, err = store.Revocations(ctx); err != nil {
 		return err
 	}
+	var registrations sts.Registrations
+	if c.GetRegistration().GetEnabled() {
+		if n.registered, err = store.Registrations(ctx); err != nil {
+			return err
+		}
+		registrations = n.registered
+	}
 	n.service, err = sts.New(ctx, sts.Config{
 		Issuer: c.Issuer, Store: store, Keys: signingKeys{n.ring}, IssuerKeys: issuerKeys{remote}, ClientKeys: clientKeys{clients},
-		Audit: audit, Replay: n.replay, Revocations: n.revoked, Usage: store, Snapshots: store.Snapshots(), NonceKey: nonceKey,
+		Audit: audit, Replay: n.replay, Revocations: n.revoked, Registrations: registrations, Usage: store, Snapshots: store.Snapshots(), NonceKey: nonceKey,
 		OmitFacts: c.GetAudit().GetOmitFacts(), CertificateMethods: certificateMethods(c.Http),
 		MaxStaleness: c.Storage.MaxStaleness.AsDuration(),
 	})
@@ -211,6 +219,9 @@ func (n *node) serve(ctx context.Context, ls listeners) error {
 	serving, served := context.WithCancel(context.WithoutCancel(ctx))
 	g.Go(func() error { return n.ring.Run(serving) })
 	g.Go(func() error { return n.revoked.Run(serving) })
+	if n.registered != nil {
+		g.Go(func() error { return n.registered.Run(serving) })
+	}
 	g.Go(func() error { return n.service.Run(serving) })
 	g.Go(func() error {
 		n.store.Collect(serving, n.keep, func(err error) { n.log.Warn("storage", "error", err.Error()) })

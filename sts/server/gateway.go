@@ -121,8 +121,8 @@ func adminQuery(r *http.Request) *refusal {
 		return nil
 	}
 	for name, values := range r.URL.Query() {
-		lists := r.URL.Path == "/v1/resources" || r.URL.Path == "/v1/revocations"
-		if r.Method != http.MethodGet || !lists || !slices.Contains([]string{"kind", "page_size", "page_token"}, name) {
+		lists := r.URL.Path == "/v1/resources" || r.URL.Path == "/v1/revocations" || r.URL.Path == "/v1/registered-clients"
+		if r.Method != http.MethodGet || !lists || !slices.Contains([]string{"kind", "template", "page_size", "page_token"}, name) {
 			return malformed("", "the query of the URL has a parameter that this method does not have")
 		}
 		if len(values) > 1 {
@@ -293,12 +293,14 @@ func (j *jsonAPI) routingError(ctx context.Context, _ *runtime.ServeMux, _ runti
 // allowed lists the methods of a path under /v1/ [RFC 9110 §15.5.6].
 func allowed(path string) string {
 	switch {
-	case path == "/v1/resources", path == "/v1/keys", path == "/v1/issuers:status":
+	case path == "/v1/resources", path == "/v1/registered-clients", path == "/v1/keys", path == "/v1/issuers:status":
 		return "GET"
 	case path == "/v1/revocations":
 		return "GET, POST"
 	case strings.HasPrefix(path, "/v1/clients/") && !strings.HasSuffix(path, ":rotateSecret"):
 		return "GET"
+	case strings.HasPrefix(path, "/v1/registered-clients/"):
+		return "DELETE"
 	case strings.HasPrefix(path, "/v1/resources/"):
 		return "GET, DELETE"
 	default:

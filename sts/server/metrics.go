@@ -20,6 +20,8 @@ type metrics struct {
 
 	introspections *prometheus.CounterVec
 	revocations    prometheus.GaugeFunc
+	registrations  *prometheus.CounterVec
+	registered     prometheus.GaugeFunc
 }
 
 var (
@@ -56,6 +58,14 @@ func newMetrics(version string, service *sts.Service) *metrics {
 			Help: "Revocations whose tokens may still be alive, as this node knows them.",
 		}, func() float64 { return float64(service.RevocationCount()) }),
 	}
+	m.registrations = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "sts_registrations_total",
+		Help: "What registered clients, and those who register, have done, by action: register, read, update, delete.",
+	}, []string{"action"})
+	m.registered = prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "sts_registered_clients",
+		Help: "Clients that were registered dynamically, as this node knows them.",
+	}, func() float64 { return float64(service.RegisteredClientCount()) })
 	m.service = service
 	m.build.WithLabelValues(version, runtime.Version()).Set(1)
 	return m
@@ -82,7 +92,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 }
 
 func (m *metrics) all() []prometheus.Collector {
-	return []prometheus.Collector{m.requests, m.duration, m.watches, m.build, m.introspections, m.revocations}
+	return []prometheus.Collector{m.requests, m.duration, m.watches, m.build, m.introspections, m.revocations, m.registrations, m.registered}
 }
 
 // Metrics describes the metrics that a Server has, for their reference.

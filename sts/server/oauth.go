@@ -212,7 +212,7 @@ func (r *refusal) challenge() string {
 	case r.sts.Code == sts.Unauthenticated:
 		return `Bearer realm="sts", error="invalid_token"`
 	case r.sts.Code == sts.InsufficientScope:
-		return `Bearer realm="sts", error="insufficient_scope", scope="` + sts.ScopeAdminWrite + `"`
+		return `Bearer realm="sts", error="insufficient_scope", scope="` + r.sts.Scope + `"`
 	case r.http == http.StatusUnauthorized:
 		return `DPoP error="` + string(r.sts.Code) + `", algs="` + strings.Join(sts.ProofAlgorithms, " ") + `"`
 	}

@@ -94,7 +94,7 @@ func New(c Config) (*Server, error) {
 	s.grpc = newGRPCServer(ch, c.GRPCClients.ask(hardened(c.GRPCTLS)))
 	s.socket = newGRPCServer(ch, nil)
 	conn := &inProcess{methods: map[string]inProcessMethod{}, intercept: ch.unary}
-	for _, service := range []struct {
+	services := []struct {
 		desc grpc.ServiceDesc
 		impl any
 	}{
@@ -102,7 +102,15 @@ func New(c Config) (*Server, error) {
 		{stsv1.DiscoveryService_ServiceDesc, &discoveryService{service: c.Service}},
 		{stsv1.AdminService_ServiceDesc, &adminService{service: c.Service, timeout: c.RequestTimeout}},
 		{healthpb.Health_ServiceDesc, &healthService{ready: ready, watches: make(chan struct{}, maxHealthWatches)}},
-	} {
+	}
+	if c.Service.Registers() {
+		registrations := &registrationService{service: c.Service, chain: ch, proofs: proofs}
+		services = append(services, struct {
+			desc grpc.ServiceDesc
+			impl any
+		}{stsv1.RegistrationService_ServiceDesc, registrations})
+	}
+	for _, service := range services {
 		s.grpc.RegisterService(receiving(service.desc), service.impl)
 		s.socket.RegisterService(receiving(service.desc), service.impl)
 		conn.RegisterService(&service.desc, service.impl)
@@ -142,7 +150,7 @@ func newHTTPFace(c Config, ch *chain, conn grpc.ClientConnInterface, ready *read
 		return nil, fmt.Errorf("setting up the JSON API: %w", err)
 	}
 	metadata, keySet := documents(ch)
-	return &httpFace{
+	face := &httpFace{
 		chain:   ch,
 		log:     c.Logger,
 		api:     api,
@@ -154,6 +162,7 @@ func newHTTPFace(c Config, ch *chain, conn grpc.ClientConnInterface, ready *read
 			"/v1/resources":                           api,
 			"/v1/resources:apply":                     api,
 			"/v1/revocations":                         api,
+			"/v1/registered-clients":                  api,
 			"/.well-known/openid-configuration":       metadata,
 			"/.well-known/oauth-authorization-server": metadata,
 			"/.well-known/jwks.json":                  keySet,
@@ -161,7 +170,11 @@ func newHTTPFace(c Config, ch *chain, conn grpc.ClientConnInterface, ready *read
 			"/healthz/ready":                          ready,
 			"/metrics":                                promhttp.HandlerFor(c.Registry, promhttp.HandlerOpts{DisableCompression: true}),
 		},
-	}, nil
+	}
+	if c.Service.Registers() {
+		face.registration = &registrationEndpoint{conn: conn}
+	}
+	return face, nil
 }
 
 // Serve serves until ctx ends or a listener fails, also on admin sockets, see

@@ -11,6 +11,7 @@ import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
+	structpb "google.golang.org/protobuf/types/known/structpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -2107,6 +2108,335 @@ func (x *ListRevocationsResponse) GetNextPageToken() string {
 	return ""
 }
 
+// ListRegisteredClientsRequest asks for a page of registered clients.
+type ListRegisteredClientsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of a ClientTemplate whose clients are asked for. Empty: of all.
+	Template string `protobuf:"bytes,1,opt,name=template,proto3" json:"template,omitempty"`
+	// How many at the most: 1 to 1,000, default 100.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// `next_page_token` of the page before.
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRegisteredClientsRequest) Reset() {
+	*x = ListRegisteredClientsRequest{}
+	mi := &file_sts_v1_admin_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRegisteredClientsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRegisteredClientsRequest) ProtoMessage() {}
+
+func (x *ListRegisteredClientsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRegisteredClientsRequest.ProtoReflect.Descriptor instead.
+func (*ListRegisteredClientsRequest) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *ListRegisteredClientsRequest) GetTemplate() string {
+	if x != nil {
+		return x.Template
+	}
+	return ""
+}
+
+func (x *ListRegisteredClientsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListRegisteredClientsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ListRegisteredClientsResponse is a page.
+type ListRegisteredClientsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The clients, by name.
+	Clients []*RegisteredClient `protobuf:"bytes,1,rep,name=clients,proto3" json:"clients,omitempty"`
+	// Names the next page; empty on the last one.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRegisteredClientsResponse) Reset() {
+	*x = ListRegisteredClientsResponse{}
+	mi := &file_sts_v1_admin_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRegisteredClientsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRegisteredClientsResponse) ProtoMessage() {}
+
+func (x *ListRegisteredClientsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRegisteredClientsResponse.ProtoReflect.Descriptor instead.
+func (*ListRegisteredClientsResponse) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *ListRegisteredClientsResponse) GetClients() []*RegisteredClient {
+	if x != nil {
+		return x.Clients
+	}
+	return nil
+}
+
+func (x *ListRegisteredClientsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// RegisteredClient is a client that was registered dynamically.
+type RegisteredClient struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its `client_id`.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Its ClientTemplate.
+	Template string `protobuf:"bytes,2,opt,name=template,proto3" json:"template,omitempty"`
+	// What it registered, as RFC 7591 has it, without keys and secrets.
+	Metadata *structpb.Struct `protobuf:"bytes,3,opt,name=metadata,proto3" json:"metadata,omitempty"`
+	// Subject of the initial access token.
+	By string `protobuf:"bytes,4,opt,name=by,proto3" json:"by,omitempty"`
+	// Issuer of the software statement. Empty if none was needed.
+	StatementIssuer string `protobuf:"bytes,5,opt,name=statement_issuer,json=statementIssuer,proto3" json:"statement_issuer,omitempty"`
+	// When it was registered.
+	Created *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=created,proto3" json:"created,omitempty"`
+	// When it was changed last.
+	Changed *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=changed,proto3" json:"changed,omitempty"`
+	// About when it authenticated last.
+	LastUsed *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=last_used,json=lastUsed,proto3" json:"last_used,omitempty"`
+	// When it is deleted, unless it is used.
+	Ends *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=ends,proto3" json:"ends,omitempty"`
+	// Why it is disabled: its template does not allow it any more. Empty: it is not.
+	Disabled      string `protobuf:"bytes,10,opt,name=disabled,proto3" json:"disabled,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RegisteredClient) Reset() {
+	*x = RegisteredClient{}
+	mi := &file_sts_v1_admin_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RegisteredClient) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RegisteredClient) ProtoMessage() {}
+
+func (x *RegisteredClient) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RegisteredClient.ProtoReflect.Descriptor instead.
+func (*RegisteredClient) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *RegisteredClient) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RegisteredClient) GetTemplate() string {
+	if x != nil {
+		return x.Template
+	}
+	return ""
+}
+
+func (x *RegisteredClient) GetMetadata() *structpb.Struct {
+	if x != nil {
+		return x.Metadata
+	}
+	return nil
+}
+
+func (x *RegisteredClient) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *RegisteredClient) GetStatementIssuer() string {
+	if x != nil {
+		return x.StatementIssuer
+	}
+	return ""
+}
+
+func (x *RegisteredClient) GetCreated() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Created
+	}
+	return nil
+}
+
+func (x *RegisteredClient) GetChanged() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Changed
+	}
+	return nil
+}
+
+func (x *RegisteredClient) GetLastUsed() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastUsed
+	}
+	return nil
+}
+
+func (x *RegisteredClient) GetEnds() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Ends
+	}
+	return nil
+}
+
+func (x *RegisteredClient) GetDisabled() string {
+	if x != nil {
+		return x.Disabled
+	}
+	return ""
+}
+
+// DeleteRegisteredClientRequest names a registered client.
+type DeleteRegisteredClientRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its `client_id`.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteRegisteredClientRequest) Reset() {
+	*x = DeleteRegisteredClientRequest{}
+	mi := &file_sts_v1_admin_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteRegisteredClientRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteRegisteredClientRequest) ProtoMessage() {}
+
+func (x *DeleteRegisteredClientRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteRegisteredClientRequest.ProtoReflect.Descriptor instead.
+func (*DeleteRegisteredClientRequest) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *DeleteRegisteredClientRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// DeleteRegisteredClientResponse is empty.
+type DeleteRegisteredClientResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteRegisteredClientResponse) Reset() {
+	*x = DeleteRegisteredClientResponse{}
+	mi := &file_sts_v1_admin_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteRegisteredClientResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteRegisteredClientResponse) ProtoMessage() {}
+
+func (x *DeleteRegisteredClientResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteRegisteredClientResponse.ProtoReflect.Descriptor instead.
+func (*DeleteRegisteredClientResponse) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{35}
+}
+
 // BackupRequest asks for a copy of the store.
 type BackupRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2116,7 +2446,7 @@ type BackupRequest struct {
 
 func (x *BackupRequest) Reset() {
 	*x = BackupRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[31]
+	mi := &file_sts_v1_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2128,7 +2458,7 @@ func (x *BackupRequest) String() string {
 func (*BackupRequest) ProtoMessage() {}
 
 func (x *BackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[31]
+	mi := &file_sts_v1_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2141,7 +2471,7 @@ func (x *BackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupRequest.ProtoReflect.Descriptor instead.
 func (*BackupRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{31}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{36}
 }
 
 // BackupResponse is the next part of a copy, or its end.
@@ -2157,7 +2487,7 @@ type BackupResponse struct {
 
 func (x *BackupResponse) Reset() {
 	*x = BackupResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[32]
+	mi := &file_sts_v1_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2169,7 +2499,7 @@ func (x *BackupResponse) String() string {
 func (*BackupResponse) ProtoMessage() {}
 
 func (x *BackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[32]
+	mi := &file_sts_v1_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2182,7 +2512,7 @@ func (x *BackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupResponse.ProtoReflect.Descriptor instead.
 func (*BackupResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{32}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *BackupResponse) GetData() []byte {
@@ -2214,7 +2544,7 @@ type BackupEnd struct {
 
 func (x *BackupEnd) Reset() {
 	*x = BackupEnd{}
-	mi := &file_sts_v1_admin_proto_msgTypes[33]
+	mi := &file_sts_v1_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2226,7 +2556,7 @@ func (x *BackupEnd) String() string {
 func (*BackupEnd) ProtoMessage() {}
 
 func (x *BackupEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[33]
+	mi := &file_sts_v1_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2239,7 +2569,7 @@ func (x *BackupEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupEnd.ProtoReflect.Descriptor instead.
 func (*BackupEnd) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{33}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *BackupEnd) GetSize() int64 {
@@ -2299,7 +2629,7 @@ type Revision struct {
 
 func (x *Revision) Reset() {
 	*x = Revision{}
-	mi := &file_sts_v1_admin_proto_msgTypes[34]
+	mi := &file_sts_v1_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2311,7 +2641,7 @@ func (x *Revision) String() string {
 func (*Revision) ProtoMessage() {}
 
 func (x *Revision) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[34]
+	mi := &file_sts_v1_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2324,7 +2654,7 @@ func (x *Revision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revision.ProtoReflect.Descriptor instead.
 func (*Revision) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{34}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Revision) GetRevision() int64 {
@@ -2431,7 +2761,7 @@ type ChangedResources struct {
 
 func (x *ChangedResources) Reset() {
 	*x = ChangedResources{}
-	mi := &file_sts_v1_admin_proto_msgTypes[35]
+	mi := &file_sts_v1_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2443,7 +2773,7 @@ func (x *ChangedResources) String() string {
 func (*ChangedResources) ProtoMessage() {}
 
 func (x *ChangedResources) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[35]
+	mi := &file_sts_v1_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2456,7 +2786,7 @@ func (x *ChangedResources) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangedResources.ProtoReflect.Descriptor instead.
 func (*ChangedResources) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{35}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ChangedResources) GetCount() int64 {
@@ -2486,7 +2816,7 @@ type ListRevisionsRequest struct {
 
 func (x *ListRevisionsRequest) Reset() {
 	*x = ListRevisionsRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[36]
+	mi := &file_sts_v1_admin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2498,7 +2828,7 @@ func (x *ListRevisionsRequest) String() string {
 func (*ListRevisionsRequest) ProtoMessage() {}
 
 func (x *ListRevisionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[36]
+	mi := &file_sts_v1_admin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2511,7 +2841,7 @@ func (x *ListRevisionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRevisionsRequest.ProtoReflect.Descriptor instead.
 func (*ListRevisionsRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{36}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ListRevisionsRequest) GetPageSize() int32 {
@@ -2541,7 +2871,7 @@ type ListRevisionsResponse struct {
 
 func (x *ListRevisionsResponse) Reset() {
 	*x = ListRevisionsResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[37]
+	mi := &file_sts_v1_admin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2553,7 +2883,7 @@ func (x *ListRevisionsResponse) String() string {
 func (*ListRevisionsResponse) ProtoMessage() {}
 
 func (x *ListRevisionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[37]
+	mi := &file_sts_v1_admin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2566,7 +2896,7 @@ func (x *ListRevisionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRevisionsResponse.ProtoReflect.Descriptor instead.
 func (*ListRevisionsResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{37}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ListRevisionsResponse) GetRevisions() []*Revision {
@@ -2599,7 +2929,7 @@ type GetRevisionRequest struct {
 
 func (x *GetRevisionRequest) Reset() {
 	*x = GetRevisionRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[38]
+	mi := &file_sts_v1_admin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2611,7 +2941,7 @@ func (x *GetRevisionRequest) String() string {
 func (*GetRevisionRequest) ProtoMessage() {}
 
 func (x *GetRevisionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[38]
+	mi := &file_sts_v1_admin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2624,7 +2954,7 @@ func (x *GetRevisionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRevisionRequest.ProtoReflect.Descriptor instead.
 func (*GetRevisionRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{38}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *GetRevisionRequest) GetRevision() int64 {
@@ -2666,7 +2996,7 @@ type GetRevisionResponse struct {
 
 func (x *GetRevisionResponse) Reset() {
 	*x = GetRevisionResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[39]
+	mi := &file_sts_v1_admin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2678,7 +3008,7 @@ func (x *GetRevisionResponse) String() string {
 func (*GetRevisionResponse) ProtoMessage() {}
 
 func (x *GetRevisionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[39]
+	mi := &file_sts_v1_admin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2691,7 +3021,7 @@ func (x *GetRevisionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRevisionResponse.ProtoReflect.Descriptor instead.
 func (*GetRevisionResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{39}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *GetRevisionResponse) GetRevision() *Revision {
@@ -2737,7 +3067,7 @@ type ResourceDiff struct {
 
 func (x *ResourceDiff) Reset() {
 	*x = ResourceDiff{}
-	mi := &file_sts_v1_admin_proto_msgTypes[40]
+	mi := &file_sts_v1_admin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2749,7 +3079,7 @@ func (x *ResourceDiff) String() string {
 func (*ResourceDiff) ProtoMessage() {}
 
 func (x *ResourceDiff) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[40]
+	mi := &file_sts_v1_admin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2762,7 +3092,7 @@ func (x *ResourceDiff) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceDiff.ProtoReflect.Descriptor instead.
 func (*ResourceDiff) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{40}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ResourceDiff) GetRef() *ResourceRef {
@@ -2804,7 +3134,7 @@ type RollbackRequest struct {
 
 func (x *RollbackRequest) Reset() {
 	*x = RollbackRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[41]
+	mi := &file_sts_v1_admin_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2816,7 +3146,7 @@ func (x *RollbackRequest) String() string {
 func (*RollbackRequest) ProtoMessage() {}
 
 func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[41]
+	mi := &file_sts_v1_admin_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2829,7 +3159,7 @@ func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackRequest.ProtoReflect.Descriptor instead.
 func (*RollbackRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{41}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *RollbackRequest) GetTo() int64 {
@@ -2869,7 +3199,7 @@ type GetShadowRequest struct {
 
 func (x *GetShadowRequest) Reset() {
 	*x = GetShadowRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[42]
+	mi := &file_sts_v1_admin_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2881,7 +3211,7 @@ func (x *GetShadowRequest) String() string {
 func (*GetShadowRequest) ProtoMessage() {}
 
 func (x *GetShadowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[42]
+	mi := &file_sts_v1_admin_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2894,7 +3224,7 @@ func (x *GetShadowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetShadowRequest.ProtoReflect.Descriptor instead.
 func (*GetShadowRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{42}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{47}
 }
 
 // GetShadowResponse says what the shadow revision has shown on one node.
@@ -2925,7 +3255,7 @@ type GetShadowResponse struct {
 
 func (x *GetShadowResponse) Reset() {
 	*x = GetShadowResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[43]
+	mi := &file_sts_v1_admin_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2937,7 +3267,7 @@ func (x *GetShadowResponse) String() string {
 func (*GetShadowResponse) ProtoMessage() {}
 
 func (x *GetShadowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[43]
+	mi := &file_sts_v1_admin_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2950,7 +3280,7 @@ func (x *GetShadowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetShadowResponse.ProtoReflect.Descriptor instead.
 func (*GetShadowResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{43}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *GetShadowResponse) GetRevision() *Revision {
@@ -3040,7 +3370,7 @@ type DecisionDiff struct {
 
 func (x *DecisionDiff) Reset() {
 	*x = DecisionDiff{}
-	mi := &file_sts_v1_admin_proto_msgTypes[44]
+	mi := &file_sts_v1_admin_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3052,7 +3382,7 @@ func (x *DecisionDiff) String() string {
 func (*DecisionDiff) ProtoMessage() {}
 
 func (x *DecisionDiff) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[44]
+	mi := &file_sts_v1_admin_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3065,7 +3395,7 @@ func (x *DecisionDiff) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DecisionDiff.ProtoReflect.Descriptor instead.
 func (*DecisionDiff) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{44}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *DecisionDiff) GetKinds() []string {
@@ -3166,7 +3496,7 @@ type DecidedBy struct {
 
 func (x *DecidedBy) Reset() {
 	*x = DecidedBy{}
-	mi := &file_sts_v1_admin_proto_msgTypes[45]
+	mi := &file_sts_v1_admin_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3178,7 +3508,7 @@ func (x *DecidedBy) String() string {
 func (*DecidedBy) ProtoMessage() {}
 
 func (x *DecidedBy) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[45]
+	mi := &file_sts_v1_admin_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3191,7 +3521,7 @@ func (x *DecidedBy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DecidedBy.ProtoReflect.Descriptor instead.
 func (*DecidedBy) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{45}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *DecidedBy) GetAllowed() bool {
@@ -3252,7 +3582,7 @@ type PromoteShadowRequest struct {
 
 func (x *PromoteShadowRequest) Reset() {
 	*x = PromoteShadowRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[46]
+	mi := &file_sts_v1_admin_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3264,7 +3594,7 @@ func (x *PromoteShadowRequest) String() string {
 func (*PromoteShadowRequest) ProtoMessage() {}
 
 func (x *PromoteShadowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[46]
+	mi := &file_sts_v1_admin_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3277,7 +3607,7 @@ func (x *PromoteShadowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteShadowRequest.ProtoReflect.Descriptor instead.
 func (*PromoteShadowRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{46}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *PromoteShadowRequest) GetShadowRevision() int64 {
@@ -3315,7 +3645,7 @@ type DiscardShadowRequest struct {
 
 func (x *DiscardShadowRequest) Reset() {
 	*x = DiscardShadowRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[47]
+	mi := &file_sts_v1_admin_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3327,7 +3657,7 @@ func (x *DiscardShadowRequest) String() string {
 func (*DiscardShadowRequest) ProtoMessage() {}
 
 func (x *DiscardShadowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[47]
+	mi := &file_sts_v1_admin_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3340,7 +3670,7 @@ func (x *DiscardShadowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscardShadowRequest.ProtoReflect.Descriptor instead.
 func (*DiscardShadowRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{47}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *DiscardShadowRequest) GetShadowRevision() int64 {
@@ -3366,7 +3696,7 @@ type DiscardShadowResponse struct {
 
 func (x *DiscardShadowResponse) Reset() {
 	*x = DiscardShadowResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[48]
+	mi := &file_sts_v1_admin_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3378,7 +3708,7 @@ func (x *DiscardShadowResponse) String() string {
 func (*DiscardShadowResponse) ProtoMessage() {}
 
 func (x *DiscardShadowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[48]
+	mi := &file_sts_v1_admin_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3391,14 +3721,14 @@ func (x *DiscardShadowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscardShadowResponse.ProtoReflect.Descriptor instead.
 func (*DiscardShadowResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{48}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{53}
 }
 
 var File_sts_v1_admin_proto protoreflect.FileDescriptor
 
 const file_sts_v1_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x12sts/v1/admin.proto\x12\x06sts.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14sts/v1/explain.proto\x1a\x16sts/v1/resources.proto\"\xdb\x01\n" +
+	"\x12sts/v1/admin.proto\x12\x06sts.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14sts/v1/explain.proto\x1a\x16sts/v1/resources.proto\"\xdb\x01\n" +
 	"\fApplyRequest\x12.\n" +
 	"\tresources\x18\x01 \x03(\v2\x10.sts.v1.ResourceR\tresources\x12+\n" +
 	"\x06delete\x18\x02 \x03(\v2\x13.sts.v1.ResourceRefR\x06delete\x12\x17\n" +
@@ -3535,7 +3865,30 @@ const file_sts_v1_admin_proto_rawDesc = "" +
 	"page_token\x18\x03 \x01(\tR\tpageToken\"w\n" +
 	"\x17ListRevocationsResponse\x124\n" +
 	"\vrevocations\x18\x01 \x03(\v2\x12.sts.v1.RevocationR\vrevocations\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x0f\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"v\n" +
+	"\x1cListRegisteredClientsRequest\x12\x1a\n" +
+	"\btemplate\x18\x01 \x01(\tR\btemplate\x12\x1b\n" +
+	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\"{\n" +
+	"\x1dListRegisteredClientsResponse\x122\n" +
+	"\aclients\x18\x01 \x03(\v2\x18.sts.v1.RegisteredClientR\aclients\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xa3\x03\n" +
+	"\x10RegisteredClient\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
+	"\btemplate\x18\x02 \x01(\tR\btemplate\x123\n" +
+	"\bmetadata\x18\x03 \x01(\v2\x17.google.protobuf.StructR\bmetadata\x12\x0e\n" +
+	"\x02by\x18\x04 \x01(\tR\x02by\x12)\n" +
+	"\x10statement_issuer\x18\x05 \x01(\tR\x0fstatementIssuer\x124\n" +
+	"\acreated\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x124\n" +
+	"\achanged\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\achanged\x127\n" +
+	"\tlast_used\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\blastUsed\x12.\n" +
+	"\x04ends\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\x04ends\x12\x1a\n" +
+	"\bdisabled\x18\n" +
+	" \x01(\tR\bdisabled\"3\n" +
+	"\x1dDeleteRegisteredClientRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\" \n" +
+	"\x1eDeleteRegisteredClientResponse\"\x0f\n" +
 	"\rBackupRequest\"I\n" +
 	"\x0eBackupResponse\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\x12#\n" +
@@ -3628,7 +3981,7 @@ const file_sts_v1_admin_proto_rawDesc = "" +
 	"\x14DiscardShadowRequest\x12'\n" +
 	"\x0fshadow_revision\x18\x01 \x01(\x03R\x0eshadowRevision\x12\x10\n" +
 	"\x03why\x18\x02 \x01(\tR\x03why\"\x17\n" +
-	"\x15DiscardShadowResponse2\xb3\x11\n" +
+	"\x15DiscardShadowResponse2\xcb\x13\n" +
 	"\fAdminService\x12T\n" +
 	"\x05Apply\x12\x14.sts.v1.ApplyRequest\x1a\x15.sts.v1.ApplyResponse\"\x1e\x82\xd3\xe4\x93\x02\x18:\x01*\"\x13/v1/resources:apply\x12:\n" +
 	"\tApplyMany\x12\x14.sts.v1.ApplyRequest\x1a\x15.sts.v1.ApplyResponse(\x01\x12n\n" +
@@ -3644,7 +3997,9 @@ const file_sts_v1_admin_proto_rawDesc = "" +
 	"\x0fExplainDecision\x12\x1e.sts.v1.ExplainDecisionRequest\x1a\x1f.sts.v1.ExplainDecisionResponse\"\"\x82\xd3\xe4\x93\x02\x1c\x12\x1a/v1/decisions/{id}:explain\x12r\n" +
 	"\x0fSimulateRequest\x12\x1e.sts.v1.SimulateRequestRequest\x1a\x1f.sts.v1.SimulateRequestResponse\"\x1e\x82\xd3\xe4\x93\x02\x18:\x01*\"\x13/v1/policy:simulate\x12S\n" +
 	"\x06Revoke\x12\x15.sts.v1.RevokeRequest\x1a\x16.sts.v1.RevokeResponse\"\x1a\x82\xd3\xe4\x93\x02\x14:\x01*\"\x0f/v1/revocations\x12k\n" +
-	"\x0fListRevocations\x12\x1e.sts.v1.ListRevocationsRequest\x1a\x1f.sts.v1.ListRevocationsResponse\"\x17\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/revocations\x129\n" +
+	"\x0fListRevocations\x12\x1e.sts.v1.ListRevocationsRequest\x1a\x1f.sts.v1.ListRevocationsResponse\"\x17\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/revocations\x12\x84\x01\n" +
+	"\x15ListRegisteredClients\x12$.sts.v1.ListRegisteredClientsRequest\x1a%.sts.v1.ListRegisteredClientsResponse\"\x1e\x82\xd3\xe4\x93\x02\x18\x12\x16/v1/registered-clients\x12\x8e\x01\n" +
+	"\x16DeleteRegisteredClient\x12%.sts.v1.DeleteRegisteredClientRequest\x1a&.sts.v1.DeleteRegisteredClientResponse\"%\x82\xd3\xe4\x93\x02\x1f*\x1d/v1/registered-clients/{name}\x129\n" +
 	"\x06Backup\x12\x15.sts.v1.BackupRequest\x1a\x16.sts.v1.BackupResponse0\x01\x12q\n" +
 	"\x10ListIssuerStatus\x12\x1f.sts.v1.ListIssuerStatusRequest\x1a .sts.v1.ListIssuerStatusResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/issuers:status\x12c\n" +
 	"\rListRevisions\x12\x1c.sts.v1.ListRevisionsRequest\x1a\x1d.sts.v1.ListRevisionsResponse\"\x15\x82\xd3\xe4\x93\x02\x0f\x12\r/v1/revisions\x12h\n" +
@@ -3667,174 +4022,190 @@ func file_sts_v1_admin_proto_rawDescGZIP() []byte {
 	return file_sts_v1_admin_proto_rawDescData
 }
 
-var file_sts_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
+var file_sts_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
 var file_sts_v1_admin_proto_goTypes = []any{
-	(*ApplyRequest)(nil),               // 0: sts.v1.ApplyRequest
-	(*ResourceRef)(nil),                // 1: sts.v1.ResourceRef
-	(*ApplyResponse)(nil),              // 2: sts.v1.ApplyResponse
-	(*GetResourceRequest)(nil),         // 3: sts.v1.GetResourceRequest
-	(*GetResourceResponse)(nil),        // 4: sts.v1.GetResourceResponse
-	(*ListResourcesRequest)(nil),       // 5: sts.v1.ListResourcesRequest
-	(*ListResourcesResponse)(nil),      // 6: sts.v1.ListResourcesResponse
-	(*DeleteResourceRequest)(nil),      // 7: sts.v1.DeleteResourceRequest
-	(*DeleteResourceResponse)(nil),     // 8: sts.v1.DeleteResourceResponse
-	(*RotateClientSecretRequest)(nil),  // 9: sts.v1.RotateClientSecretRequest
-	(*RotateClientSecretResponse)(nil), // 10: sts.v1.RotateClientSecretResponse
-	(*GetClientStatusRequest)(nil),     // 11: sts.v1.GetClientStatusRequest
-	(*GetClientStatusResponse)(nil),    // 12: sts.v1.GetClientStatusResponse
-	(*CredentialStatus)(nil),           // 13: sts.v1.CredentialStatus
-	(*ListKeysRequest)(nil),            // 14: sts.v1.ListKeysRequest
-	(*ListKeysResponse)(nil),           // 15: sts.v1.ListKeysResponse
-	(*KeySetStatus)(nil),               // 16: sts.v1.KeySetStatus
-	(*KeyStatus)(nil),                  // 17: sts.v1.KeyStatus
-	(*RotateKeyRequest)(nil),           // 18: sts.v1.RotateKeyRequest
-	(*RotateKeyResponse)(nil),          // 19: sts.v1.RotateKeyResponse
-	(*RevokeKeyRequest)(nil),           // 20: sts.v1.RevokeKeyRequest
-	(*RevokeKeyResponse)(nil),          // 21: sts.v1.RevokeKeyResponse
-	(*ListIssuerStatusRequest)(nil),    // 22: sts.v1.ListIssuerStatusRequest
-	(*ListIssuerStatusResponse)(nil),   // 23: sts.v1.ListIssuerStatusResponse
-	(*IssuerStatus)(nil),               // 24: sts.v1.IssuerStatus
-	(*IssuerKey)(nil),                  // 25: sts.v1.IssuerKey
-	(*RevokeRequest)(nil),              // 26: sts.v1.RevokeRequest
-	(*RevokeResponse)(nil),             // 27: sts.v1.RevokeResponse
-	(*Revocation)(nil),                 // 28: sts.v1.Revocation
-	(*ListRevocationsRequest)(nil),     // 29: sts.v1.ListRevocationsRequest
-	(*ListRevocationsResponse)(nil),    // 30: sts.v1.ListRevocationsResponse
-	(*BackupRequest)(nil),              // 31: sts.v1.BackupRequest
-	(*BackupResponse)(nil),             // 32: sts.v1.BackupResponse
-	(*BackupEnd)(nil),                  // 33: sts.v1.BackupEnd
-	(*Revision)(nil),                   // 34: sts.v1.Revision
-	(*ChangedResources)(nil),           // 35: sts.v1.ChangedResources
-	(*ListRevisionsRequest)(nil),       // 36: sts.v1.ListRevisionsRequest
-	(*ListRevisionsResponse)(nil),      // 37: sts.v1.ListRevisionsResponse
-	(*GetRevisionRequest)(nil),         // 38: sts.v1.GetRevisionRequest
-	(*GetRevisionResponse)(nil),        // 39: sts.v1.GetRevisionResponse
-	(*ResourceDiff)(nil),               // 40: sts.v1.ResourceDiff
-	(*RollbackRequest)(nil),            // 41: sts.v1.RollbackRequest
-	(*GetShadowRequest)(nil),           // 42: sts.v1.GetShadowRequest
-	(*GetShadowResponse)(nil),          // 43: sts.v1.GetShadowResponse
-	(*DecisionDiff)(nil),               // 44: sts.v1.DecisionDiff
-	(*DecidedBy)(nil),                  // 45: sts.v1.DecidedBy
-	(*PromoteShadowRequest)(nil),       // 46: sts.v1.PromoteShadowRequest
-	(*DiscardShadowRequest)(nil),       // 47: sts.v1.DiscardShadowRequest
-	(*DiscardShadowResponse)(nil),      // 48: sts.v1.DiscardShadowResponse
-	nil,                                // 49: sts.v1.GetShadowResponse.CountsEntry
-	(*Resource)(nil),                   // 50: sts.v1.Resource
-	(*durationpb.Duration)(nil),        // 51: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),      // 52: google.protobuf.Timestamp
-	(*ExplainDecisionRequest)(nil),     // 53: sts.v1.ExplainDecisionRequest
-	(*SimulateRequestRequest)(nil),     // 54: sts.v1.SimulateRequestRequest
-	(*ExplainDecisionResponse)(nil),    // 55: sts.v1.ExplainDecisionResponse
-	(*SimulateRequestResponse)(nil),    // 56: sts.v1.SimulateRequestResponse
+	(*ApplyRequest)(nil),                   // 0: sts.v1.ApplyRequest
+	(*ResourceRef)(nil),                    // 1: sts.v1.ResourceRef
+	(*ApplyResponse)(nil),                  // 2: sts.v1.ApplyResponse
+	(*GetResourceRequest)(nil),             // 3: sts.v1.GetResourceRequest
+	(*GetResourceResponse)(nil),            // 4: sts.v1.GetResourceResponse
+	(*ListResourcesRequest)(nil),           // 5: sts.v1.ListResourcesRequest
+	(*ListResourcesResponse)(nil),          // 6: sts.v1.ListResourcesResponse
+	(*DeleteResourceRequest)(nil),          // 7: sts.v1.DeleteResourceRequest
+	(*DeleteResourceResponse)(nil),         // 8: sts.v1.DeleteResourceResponse
+	(*RotateClientSecretRequest)(nil),      // 9: sts.v1.RotateClientSecretRequest
+	(*RotateClientSecretResponse)(nil),     // 10: sts.v1.RotateClientSecretResponse
+	(*GetClientStatusRequest)(nil),         // 11: sts.v1.GetClientStatusRequest
+	(*GetClientStatusResponse)(nil),        // 12: sts.v1.GetClientStatusResponse
+	(*CredentialStatus)(nil),               // 13: sts.v1.CredentialStatus
+	(*ListKeysRequest)(nil),                // 14: sts.v1.ListKeysRequest
+	(*ListKeysResponse)(nil),               // 15: sts.v1.ListKeysResponse
+	(*KeySetStatus)(nil),                   // 16: sts.v1.KeySetStatus
+	(*KeyStatus)(nil),                      // 17: sts.v1.KeyStatus
+	(*RotateKeyRequest)(nil),               // 18: sts.v1.RotateKeyRequest
+	(*RotateKeyResponse)(nil),              // 19: sts.v1.RotateKeyResponse
+	(*RevokeKeyRequest)(nil),               // 20: sts.v1.RevokeKeyRequest
+	(*RevokeKeyResponse)(nil),              // 21: sts.v1.RevokeKeyResponse
+	(*ListIssuerStatusRequest)(nil),        // 22: sts.v1.ListIssuerStatusRequest
+	(*ListIssuerStatusResponse)(nil),       // 23: sts.v1.ListIssuerStatusResponse
+	(*IssuerStatus)(nil),                   // 24: sts.v1.IssuerStatus
+	(*IssuerKey)(nil),                      // 25: sts.v1.IssuerKey
+	(*RevokeRequest)(nil),                  // 26: sts.v1.RevokeRequest
+	(*RevokeResponse)(nil),                 // 27: sts.v1.RevokeResponse
+	(*Revocation)(nil),                     // 28: sts.v1.Revocation
+	(*ListRevocationsRequest)(nil),         // 29: sts.v1.ListRevocationsRequest
+	(*ListRevocationsResponse)(nil),        // 30: sts.v1.ListRevocationsResponse
+	(*ListRegisteredClientsRequest)(nil),   // 31: sts.v1.ListRegisteredClientsRequest
+	(*ListRegisteredClientsResponse)(nil),  // 32: sts.v1.ListRegisteredClientsResponse
+	(*RegisteredClient)(nil),               // 33: sts.v1.RegisteredClient
+	(*DeleteRegisteredClientRequest)(nil),  // 34: sts.v1.DeleteRegisteredClientRequest
+	(*DeleteRegisteredClientResponse)(nil), // 35: sts.v1.DeleteRegisteredClientResponse
+	(*BackupRequest)(nil),                  // 36: sts.v1.BackupRequest
+	(*BackupResponse)(nil),                 // 37: sts.v1.BackupResponse
+	(*BackupEnd)(nil),                      // 38: sts.v1.BackupEnd
+	(*Revision)(nil),                       // 39: sts.v1.Revision
+	(*ChangedResources)(nil),               // 40: sts.v1.ChangedResources
+	(*ListRevisionsRequest)(nil),           // 41: sts.v1.ListRevisionsRequest
+	(*ListRevisionsResponse)(nil),          // 42: sts.v1.ListRevisionsResponse
+	(*GetRevisionRequest)(nil),             // 43: sts.v1.GetRevisionRequest
+	(*GetRevisionResponse)(nil),            // 44: sts.v1.GetRevisionResponse
+	(*ResourceDiff)(nil),                   // 45: sts.v1.ResourceDiff
+	(*RollbackRequest)(nil),                // 46: sts.v1.RollbackRequest
+	(*GetShadowRequest)(nil),               // 47: sts.v1.GetShadowRequest
+	(*GetShadowResponse)(nil),              // 48: sts.v1.GetShadowResponse
+	(*DecisionDiff)(nil),                   // 49: sts.v1.DecisionDiff
+	(*DecidedBy)(nil),                      // 50: sts.v1.DecidedBy
+	(*PromoteShadowRequest)(nil),           // 51: sts.v1.PromoteShadowRequest
+	(*DiscardShadowRequest)(nil),           // 52: sts.v1.DiscardShadowRequest
+	(*DiscardShadowResponse)(nil),          // 53: sts.v1.DiscardShadowResponse
+	nil,                                    // 54: sts.v1.GetShadowResponse.CountsEntry
+	(*Resource)(nil),                       // 55: sts.v1.Resource
+	(*durationpb.Duration)(nil),            // 56: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),          // 57: google.protobuf.Timestamp
+	(*structpb.Struct)(nil),                // 58: google.protobuf.Struct
+	(*ExplainDecisionRequest)(nil),         // 59: sts.v1.ExplainDecisionRequest
+	(*SimulateRequestRequest)(nil),         // 60: sts.v1.SimulateRequestRequest
+	(*ExplainDecisionResponse)(nil),        // 61: sts.v1.ExplainDecisionResponse
+	(*SimulateRequestResponse)(nil),        // 62: sts.v1.SimulateRequestResponse
 }
 var file_sts_v1_admin_proto_depIdxs = []int32{
-	50, // 0: sts.v1.ApplyRequest.resources:type_name -> sts.v1.Resource
+	55, // 0: sts.v1.ApplyRequest.resources:type_name -> sts.v1.Resource
 	1,  // 1: sts.v1.ApplyRequest.delete:type_name -> sts.v1.ResourceRef
 	1,  // 2: sts.v1.ApplyResponse.created:type_name -> sts.v1.ResourceRef
 	1,  // 3: sts.v1.ApplyResponse.updated:type_name -> sts.v1.ResourceRef
 	1,  // 4: sts.v1.ApplyResponse.deleted:type_name -> sts.v1.ResourceRef
-	50, // 5: sts.v1.GetResourceResponse.resource:type_name -> sts.v1.Resource
-	50, // 6: sts.v1.ListResourcesResponse.resources:type_name -> sts.v1.Resource
-	51, // 7: sts.v1.RotateClientSecretRequest.overlap:type_name -> google.protobuf.Duration
-	52, // 8: sts.v1.RotateClientSecretResponse.previous_not_after:type_name -> google.protobuf.Timestamp
+	55, // 5: sts.v1.GetResourceResponse.resource:type_name -> sts.v1.Resource
+	55, // 6: sts.v1.ListResourcesResponse.resources:type_name -> sts.v1.Resource
+	56, // 7: sts.v1.RotateClientSecretRequest.overlap:type_name -> google.protobuf.Duration
+	57, // 8: sts.v1.RotateClientSecretResponse.previous_not_after:type_name -> google.protobuf.Timestamp
 	13, // 9: sts.v1.GetClientStatusResponse.credentials:type_name -> sts.v1.CredentialStatus
-	52, // 10: sts.v1.CredentialStatus.not_after:type_name -> google.protobuf.Timestamp
-	52, // 11: sts.v1.CredentialStatus.last_used:type_name -> google.protobuf.Timestamp
+	57, // 10: sts.v1.CredentialStatus.not_after:type_name -> google.protobuf.Timestamp
+	57, // 11: sts.v1.CredentialStatus.last_used:type_name -> google.protobuf.Timestamp
 	16, // 12: sts.v1.ListKeysResponse.key_sets:type_name -> sts.v1.KeySetStatus
 	17, // 13: sts.v1.KeySetStatus.keys:type_name -> sts.v1.KeyStatus
-	52, // 14: sts.v1.KeySetStatus.rotation_due:type_name -> google.protobuf.Timestamp
-	52, // 15: sts.v1.KeyStatus.published:type_name -> google.protobuf.Timestamp
-	52, // 16: sts.v1.KeyStatus.signs:type_name -> google.protobuf.Timestamp
-	52, // 17: sts.v1.KeyStatus.ends:type_name -> google.protobuf.Timestamp
-	52, // 18: sts.v1.KeyStatus.revoked:type_name -> google.protobuf.Timestamp
-	52, // 19: sts.v1.KeyStatus.last_fetch:type_name -> google.protobuf.Timestamp
+	57, // 14: sts.v1.KeySetStatus.rotation_due:type_name -> google.protobuf.Timestamp
+	57, // 15: sts.v1.KeyStatus.published:type_name -> google.protobuf.Timestamp
+	57, // 16: sts.v1.KeyStatus.signs:type_name -> google.protobuf.Timestamp
+	57, // 17: sts.v1.KeyStatus.ends:type_name -> google.protobuf.Timestamp
+	57, // 18: sts.v1.KeyStatus.revoked:type_name -> google.protobuf.Timestamp
+	57, // 19: sts.v1.KeyStatus.last_fetch:type_name -> google.protobuf.Timestamp
 	17, // 20: sts.v1.RotateKeyResponse.key:type_name -> sts.v1.KeyStatus
 	17, // 21: sts.v1.RevokeKeyResponse.revoked:type_name -> sts.v1.KeyStatus
 	17, // 22: sts.v1.RevokeKeyResponse.successor:type_name -> sts.v1.KeyStatus
-	52, // 23: sts.v1.RevokeKeyResponse.accepted_until:type_name -> google.protobuf.Timestamp
+	57, // 23: sts.v1.RevokeKeyResponse.accepted_until:type_name -> google.protobuf.Timestamp
 	24, // 24: sts.v1.ListIssuerStatusResponse.issuers:type_name -> sts.v1.IssuerStatus
 	25, // 25: sts.v1.IssuerStatus.keys:type_name -> sts.v1.IssuerKey
-	52, // 26: sts.v1.IssuerStatus.fetched:type_name -> google.protobuf.Timestamp
-	52, // 27: sts.v1.IssuerStatus.asked:type_name -> google.protobuf.Timestamp
-	52, // 28: sts.v1.IssuerStatus.refresh:type_name -> google.protobuf.Timestamp
-	52, // 29: sts.v1.IssuerStatus.stale:type_name -> google.protobuf.Timestamp
-	52, // 30: sts.v1.RevokeRequest.before:type_name -> google.protobuf.Timestamp
-	52, // 31: sts.v1.RevokeRequest.until:type_name -> google.protobuf.Timestamp
+	57, // 26: sts.v1.IssuerStatus.fetched:type_name -> google.protobuf.Timestamp
+	57, // 27: sts.v1.IssuerStatus.asked:type_name -> google.protobuf.Timestamp
+	57, // 28: sts.v1.IssuerStatus.refresh:type_name -> google.protobuf.Timestamp
+	57, // 29: sts.v1.IssuerStatus.stale:type_name -> google.protobuf.Timestamp
+	57, // 30: sts.v1.RevokeRequest.before:type_name -> google.protobuf.Timestamp
+	57, // 31: sts.v1.RevokeRequest.until:type_name -> google.protobuf.Timestamp
 	28, // 32: sts.v1.RevokeResponse.revocation:type_name -> sts.v1.Revocation
-	52, // 33: sts.v1.Revocation.before:type_name -> google.protobuf.Timestamp
-	52, // 34: sts.v1.Revocation.expires:type_name -> google.protobuf.Timestamp
-	52, // 35: sts.v1.Revocation.created:type_name -> google.protobuf.Timestamp
+	57, // 33: sts.v1.Revocation.before:type_name -> google.protobuf.Timestamp
+	57, // 34: sts.v1.Revocation.expires:type_name -> google.protobuf.Timestamp
+	57, // 35: sts.v1.Revocation.created:type_name -> google.protobuf.Timestamp
 	28, // 36: sts.v1.ListRevocationsResponse.revocations:type_name -> sts.v1.Revocation
-	33, // 37: sts.v1.BackupResponse.end:type_name -> sts.v1.BackupEnd
-	52, // 38: sts.v1.Revision.time:type_name -> google.protobuf.Timestamp
-	35, // 39: sts.v1.Revision.created:type_name -> sts.v1.ChangedResources
-	35, // 40: sts.v1.Revision.updated:type_name -> sts.v1.ChangedResources
-	35, // 41: sts.v1.Revision.deleted:type_name -> sts.v1.ChangedResources
-	1,  // 42: sts.v1.ChangedResources.first:type_name -> sts.v1.ResourceRef
-	34, // 43: sts.v1.ListRevisionsResponse.revisions:type_name -> sts.v1.Revision
-	34, // 44: sts.v1.GetRevisionResponse.revision:type_name -> sts.v1.Revision
-	40, // 45: sts.v1.GetRevisionResponse.differences:type_name -> sts.v1.ResourceDiff
-	1,  // 46: sts.v1.ResourceDiff.ref:type_name -> sts.v1.ResourceRef
-	50, // 47: sts.v1.ResourceDiff.before:type_name -> sts.v1.Resource
-	50, // 48: sts.v1.ResourceDiff.after:type_name -> sts.v1.Resource
-	34, // 49: sts.v1.GetShadowResponse.revision:type_name -> sts.v1.Revision
-	52, // 50: sts.v1.GetShadowResponse.since:type_name -> google.protobuf.Timestamp
-	49, // 51: sts.v1.GetShadowResponse.counts:type_name -> sts.v1.GetShadowResponse.CountsEntry
-	44, // 52: sts.v1.GetShadowResponse.differences:type_name -> sts.v1.DecisionDiff
-	45, // 53: sts.v1.DecisionDiff.live:type_name -> sts.v1.DecidedBy
-	45, // 54: sts.v1.DecisionDiff.shadow:type_name -> sts.v1.DecidedBy
-	52, // 55: sts.v1.DecisionDiff.first:type_name -> google.protobuf.Timestamp
-	52, // 56: sts.v1.DecisionDiff.last:type_name -> google.protobuf.Timestamp
-	51, // 57: sts.v1.DecidedBy.lifetime:type_name -> google.protobuf.Duration
-	0,  // 58: sts.v1.AdminService.Apply:input_type -> sts.v1.ApplyRequest
-	0,  // 59: sts.v1.AdminService.ApplyMany:input_type -> sts.v1.ApplyRequest
-	3,  // 60: sts.v1.AdminService.GetResource:input_type -> sts.v1.GetResourceRequest
-	5,  // 61: sts.v1.AdminService.ListResources:input_type -> sts.v1.ListResourcesRequest
-	7,  // 62: sts.v1.AdminService.DeleteResource:input_type -> sts.v1.DeleteResourceRequest
-	9,  // 63: sts.v1.AdminService.RotateClientSecret:input_type -> sts.v1.RotateClientSecretRequest
-	11, // 64: sts.v1.AdminService.GetClientStatus:input_type -> sts.v1.GetClientStatusRequest
-	14, // 65: sts.v1.AdminService.ListKeys:input_type -> sts.v1.ListKeysRequest
-	18, // 66: sts.v1.AdminService.RotateKey:input_type -> sts.v1.RotateKeyRequest
-	20, // 67: sts.v1.AdminService.RevokeKey:input_type -> sts.v1.RevokeKeyRequest
-	53, // 68: sts.v1.AdminService.ExplainDecision:input_type -> sts.v1.ExplainDecisionRequest
-	54, // 69: sts.v1.AdminService.SimulateRequest:input_type -> sts.v1.SimulateRequestRequest
-	26, // 70: sts.v1.AdminService.Revoke:input_type -> sts.v1.RevokeRequest
-	29, // 71: sts.v1.AdminService.ListRevocations:input_type -> sts.v1.ListRevocationsRequest
-	31, // 72: sts.v1.AdminService.Backup:input_type -> sts.v1.BackupRequest
-	22, // 73: sts.v1.AdminService.ListIssuerStatus:input_type -> sts.v1.ListIssuerStatusRequest
-	36, // 74: sts.v1.AdminService.ListRevisions:input_type -> sts.v1.ListRevisionsRequest
-	38, // 75: sts.v1.AdminService.GetRevision:input_type -> sts.v1.GetRevisionRequest
-	41, // 76: sts.v1.AdminService.Rollback:input_type -> sts.v1.RollbackRequest
-	42, // 77: sts.v1.AdminService.GetShadow:input_type -> sts.v1.GetShadowRequest
-	46, // 78: sts.v1.AdminService.PromoteShadow:input_type -> sts.v1.PromoteShadowRequest
-	47, // 79: sts.v1.AdminService.DiscardShadow:input_type -> sts.v1.DiscardShadowRequest
-	2,  // 80: sts.v1.AdminService.Apply:output_type -> sts.v1.ApplyResponse
-	2,  // 81: sts.v1.AdminService.ApplyMany:output_type -> sts.v1.ApplyResponse
-	4,  // 82: sts.v1.AdminService.GetResource:output_type -> sts.v1.GetResourceResponse
-	6,  // 83: sts.v1.AdminService.ListResources:output_type -> sts.v1.ListResourcesResponse
-	8,  // 84: sts.v1.AdminService.DeleteResource:output_type -> sts.v1.DeleteResourceResponse
-	10, // 85: sts.v1.AdminService.RotateClientSecret:output_type -> sts.v1.RotateClientSecretResponse
-	12, // 86: sts.v1.AdminService.GetClientStatus:output_type -> sts.v1.GetClientStatusResponse
-	15, // 87: sts.v1.AdminService.ListKeys:output_type -> sts.v1.ListKeysResponse
-	19, // 88: sts.v1.AdminService.RotateKey:output_type -> sts.v1.RotateKeyResponse
-	21, // 89: sts.v1.AdminService.RevokeKey:output_type -> sts.v1.RevokeKeyResponse
-	55, // 90: sts.v1.AdminService.ExplainDecision:output_type -> sts.v1.ExplainDecisionResponse
-	56, // 91: sts.v1.AdminService.SimulateRequest:output_type -> sts.v1.SimulateRequestResponse
-	27, // 92: sts.v1.AdminService.Revoke:output_type -> sts.v1.RevokeResponse
-	30, // 93: sts.v1.AdminService.ListRevocations:output_type -> sts.v1.ListRevocationsResponse
-	32, // 94: sts.v1.AdminService.Backup:output_type -> sts.v1.BackupResponse
-	23, // 95: sts.v1.AdminService.ListIssuerStatus:output_type -> sts.v1.ListIssuerStatusResponse
-	37, // 96: sts.v1.AdminService.ListRevisions:output_type -> sts.v1.ListRevisionsResponse
-	39, // 97: sts.v1.AdminService.GetRevision:output_type -> sts.v1.GetRevisionResponse
-	2,  // 98: sts.v1.AdminService.Rollback:output_type -> sts.v1.ApplyResponse
-	43, // 99: sts.v1.AdminService.GetShadow:output_type -> sts.v1.GetShadowResponse
-	2,  // 100: sts.v1.AdminService.PromoteShadow:output_type -> sts.v1.ApplyResponse
-	48, // 101: sts.v1.AdminService.DiscardShadow:output_type -> sts.v1.DiscardShadowResponse
-	80, // [80:102] is the sub-list for method output_type
-	58, // [58:80] is the sub-list for method input_type
-	58, // [58:58] is the sub-list for extension type_name
-	58, // [58:58] is the sub-list for extension extendee
-	0,  // [0:58] is the sub-list for field type_name
+	33, // 37: sts.v1.ListRegisteredClientsResponse.clients:type_name -> sts.v1.RegisteredClient
+	58, // 38: sts.v1.RegisteredClient.metadata:type_name -> google.protobuf.Struct
+	57, // 39: sts.v1.RegisteredClient.created:type_name -> google.protobuf.Timestamp
+	57, // 40: sts.v1.RegisteredClient.changed:type_name -> google.protobuf.Timestamp
+	57, // 41: sts.v1.RegisteredClient.last_used:type_name -> google.protobuf.Timestamp
+	57, // 42: sts.v1.RegisteredClient.ends:type_name -> google.protobuf.Timestamp
+	38, // 43: sts.v1.BackupResponse.end:type_name -> sts.v1.BackupEnd
+	57, // 44: sts.v1.Revision.time:type_name -> google.protobuf.Timestamp
+	40, // 45: sts.v1.Revision.created:type_name -> sts.v1.ChangedResources
+	40, // 46: sts.v1.Revision.updated:type_name -> sts.v1.ChangedResources
+	40, // 47: sts.v1.Revision.deleted:type_name -> sts.v1.ChangedResources
+	1,  // 48: sts.v1.ChangedResources.first:type_name -> sts.v1.ResourceRef
+	39, // 49: sts.v1.ListRevisionsResponse.revisions:type_name -> sts.v1.Revision
+	39, // 50: sts.v1.GetRevisionResponse.revision:type_name -> sts.v1.Revision
+	45, // 51: sts.v1.GetRevisionResponse.differences:type_name -> sts.v1.ResourceDiff
+	1,  // 52: sts.v1.ResourceDiff.ref:type_name -> sts.v1.ResourceRef
+	55, // 53: sts.v1.ResourceDiff.before:type_name -> sts.v1.Resource
+	55, // 54: sts.v1.ResourceDiff.after:type_name -> sts.v1.Resource
+	39, // 55: sts.v1.GetShadowResponse.revision:type_name -> sts.v1.Revision
+	57, // 56: sts.v1.GetShadowResponse.since:type_name -> google.protobuf.Timestamp
+	54, // 57: sts.v1.GetShadowResponse.counts:type_name -> sts.v1.GetShadowResponse.CountsEntry
+	49, // 58: sts.v1.GetShadowResponse.differences:type_name -> sts.v1.DecisionDiff
+	50, // 59: sts.v1.DecisionDiff.live:type_name -> sts.v1.DecidedBy
+	50, // 60: sts.v1.DecisionDiff.shadow:type_name -> sts.v1.DecidedBy
+	57, // 61: sts.v1.DecisionDiff.first:type_name -> google.protobuf.Timestamp
+	57, // 62: sts.v1.DecisionDiff.last:type_name -> google.protobuf.Timestamp
+	56, // 63: sts.v1.DecidedBy.lifetime:type_name -> google.protobuf.Duration
+	0,  // 64: sts.v1.AdminService.Apply:input_type -> sts.v1.ApplyRequest
+	0,  // 65: sts.v1.AdminService.ApplyMany:input_type -> sts.v1.ApplyRequest
+	3,  // 66: sts.v1.AdminService.GetResource:input_type -> sts.v1.GetResourceRequest
+	5,  // 67: sts.v1.AdminService.ListResources:input_type -> sts.v1.ListResourcesRequest
+	7,  // 68: sts.v1.AdminService.DeleteResource:input_type -> sts.v1.DeleteResourceRequest
+	9,  // 69: sts.v1.AdminService.RotateClientSecret:input_type -> sts.v1.RotateClientSecretRequest
+	11, // 70: sts.v1.AdminService.GetClientStatus:input_type -> sts.v1.GetClientStatusRequest
+	14, // 71: sts.v1.AdminService.ListKeys:input_type -> sts.v1.ListKeysRequest
+	18, // 72: sts.v1.AdminService.RotateKey:input_type -> sts.v1.RotateKeyRequest
+	20, // 73: sts.v1.AdminService.RevokeKey:input_type -> sts.v1.RevokeKeyRequest
+	59, // 74: sts.v1.AdminService.ExplainDecision:input_type -> sts.v1.ExplainDecisionRequest
+	60, // 75: sts.v1.AdminService.SimulateRequest:input_type -> sts.v1.SimulateRequestRequest
+	26, // 76: sts.v1.AdminService.Revoke:input_type -> sts.v1.RevokeRequest
+	29, // 77: sts.v1.AdminService.ListRevocations:input_type -> sts.v1.ListRevocationsRequest
+	31, // 78: sts.v1.AdminService.ListRegisteredClients:input_type -> sts.v1.ListRegisteredClientsRequest
+	34, // 79: sts.v1.AdminService.DeleteRegisteredClient:input_type -> sts.v1.DeleteRegisteredClientRequest
+	36, // 80: sts.v1.AdminService.Backup:input_type -> sts.v1.BackupRequest
+	22, // 81: sts.v1.AdminService.ListIssuerStatus:input_type -> sts.v1.ListIssuerStatusRequest
+	41, // 82: sts.v1.AdminService.ListRevisions:input_type -> sts.v1.ListRevisionsRequest
+	43, // 83: sts.v1.AdminService.GetRevision:input_type -> sts.v1.GetRevisionRequest
+	46, // 84: sts.v1.AdminService.Rollback:input_type -> sts.v1.RollbackRequest
+	47, // 85: sts.v1.AdminService.GetShadow:input_type -> sts.v1.GetShadowRequest
+	51, // 86: sts.v1.AdminService.PromoteShadow:input_type -> sts.v1.PromoteShadowRequest
+	52, // 87: sts.v1.AdminService.DiscardShadow:input_type -> sts.v1.DiscardShadowRequest
+	2,  // 88: sts.v1.AdminService.Apply:output_type -> sts.v1.ApplyResponse
+	2,  // 89: sts.v1.AdminService.ApplyMany:output_type -> sts.v1.ApplyResponse
+	4,  // 90: sts.v1.AdminService.GetResource:output_type -> sts.v1.GetResourceResponse
+	6,  // 91: sts.v1.AdminService.ListResources:output_type -> sts.v1.ListResourcesResponse
+	8,  // 92: sts.v1.AdminService.DeleteResource:output_type -> sts.v1.DeleteResourceResponse
+	10, // 93: sts.v1.AdminService.RotateClientSecret:output_type -> sts.v1.RotateClientSecretResponse
+	12, // 94: sts.v1.AdminService.GetClientStatus:output_type -> sts.v1.GetClientStatusResponse
+	15, // 95: sts.v1.AdminService.ListKeys:output_type -> sts.v1.ListKeysResponse
+	19, // 96: sts.v1.AdminService.RotateKey:output_type -> sts.v1.RotateKeyResponse
+	21, // 97: sts.v1.AdminService.RevokeKey:output_type -> sts.v1.RevokeKeyResponse
+	61, // 98: sts.v1.AdminService.ExplainDecision:output_type -> sts.v1.ExplainDecisionResponse
+	62, // 99: sts.v1.AdminService.SimulateRequest:output_type -> sts.v1.SimulateRequestResponse
+	27, // 100: sts.v1.AdminService.Revoke:output_type -> sts.v1.RevokeResponse
+	30, // 101: sts.v1.AdminService.ListRevocations:output_type -> sts.v1.ListRevocationsResponse
+	32, // 102: sts.v1.AdminService.ListRegisteredClients:output_type -> sts.v1.ListRegisteredClientsResponse
+	35, // 103: sts.v1.AdminService.DeleteRegisteredClient:output_type -> sts.v1.DeleteRegisteredClientResponse
+	37, // 104: sts.v1.AdminService.Backup:output_type -> sts.v1.BackupResponse
+	23, // 105: sts.v1.AdminService.ListIssuerStatus:output_type -> sts.v1.ListIssuerStatusResponse
+	42, // 106: sts.v1.AdminService.ListRevisions:output_type -> sts.v1.ListRevisionsResponse
+	44, // 107: sts.v1.AdminService.GetRevision:output_type -> sts.v1.GetRevisionResponse
+	2,  // 108: sts.v1.AdminService.Rollback:output_type -> sts.v1.ApplyResponse
+	48, // 109: sts.v1.AdminService.GetShadow:output_type -> sts.v1.GetShadowResponse
+	2,  // 110: sts.v1.AdminService.PromoteShadow:output_type -> sts.v1.ApplyResponse
+	53, // 111: sts.v1.AdminService.DiscardShadow:output_type -> sts.v1.DiscardShadowResponse
+	88, // [88:112] is the sub-list for method output_type
+	64, // [64:88] is the sub-list for method input_type
+	64, // [64:64] is the sub-list for extension type_name
+	64, // [64:64] is the sub-list for extension extendee
+	0,  // [0:64] is the sub-list for field type_name
 }
 
 func init() { file_sts_v1_admin_proto_init() }
@@ -3850,7 +4221,7 @@ func file_sts_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sts_v1_admin_proto_rawDesc), len(file_sts_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   50,
+			NumMessages:   55,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
