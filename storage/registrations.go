@@ -224,8 +224,12 @@ func (r *Registrations) Create(ctx context.Context, v sts.Registration, most int
 				n++
 			}
 		}
+		_, taken := r.all[v.Name]
 		r.mu.Unlock()
-		if n >= most {
+		switch {
+		case taken:
+			return sts.ErrConflict
+		case n >= most:
 			return sts.ErrTooMany
 		}
 		last := registeredLast + v.Template

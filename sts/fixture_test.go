@@ -27,16 +27,17 @@ const canary = "stss_canary-0123456789-0123456789-0123456789-01"
 
 // fixture is a Service on parts that count what is asked of them.
 type fixture struct {
-	service *sts.Service
-	store   *ststest.Store
-	keys    *memKeys
-	issuers *memIssuers
-	clients *memClients
-	replay  *memReplay
-	audit   *memAudit
-	revoked *memRevocations
-	now     time.Time
-	secrets map[string]string
+	service    *sts.Service
+	store      *ststest.Store
+	keys       *memKeys
+	issuers    *memIssuers
+	clients    *memClients
+	replay     *memReplay
+	audit      *memAudit
+	revoked    *memRevocations
+	registered *ststest.Registrations // nil: clients cannot be registered
+	now        time.Time
+	secrets    map[string]string
 }
 
 // newFixture has a client web, which is the audience web, a client api, two
@@ -90,7 +91,12 @@ func newFixture(t testing.TB) *fixture {
 func (f *fixture) restart(t testing.TB, nonceKey []byte) {
 	t.Helper()
 	var err error
+	var registrations sts.Registrations
+	if f.registered != nil {
+		registrations = f.registered
+	}
 	f.service, err = sts.New(t.Context(), sts.Config{
+		Registrations: registrations, CertificateMethods: []sts.AuthMethod{sts.TLSClientAuth, sts.SelfSignedTLSClientAuth},
 		Issuer: selfIssuer, Store: f.store, Keys: f.keys, IssuerKeys: f.issuers, ClientKeys: f.clients, Audit: f.audit, Replay: f.replay, NonceKey: nonceKey,
 		Revocations: f.revoked, MaxStaleness: maxStaleness,
 		Now: func() time.Time { return f.now },

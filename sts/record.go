@@ -251,8 +251,9 @@ func (r *Record) bound() {
 	}
 	r.AskedAudiences, r.AskedScopes = cutList(r.AskedAudiences), cutList(r.AskedScopes)
 	parties := []*RecordParty{r.Subject, r.Actor, r.Assertion}
-	if r.Registration != nil {
-		parties = append(parties, r.Registration.Statement)
+	if g := r.Registration; g != nil && g.Statement != nil {
+		g.Statement.Act = nil // nobody acts in a statement about software
+		parties = append(parties, g.Statement)
 	}
 	for _, p := range parties {
 		if p != nil {
