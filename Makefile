@@ -56,6 +56,7 @@ $(BIN)/%server: test/%server/main.go $(wildcard test/*server/*.go) test/%server/
 .PHONY: bench
 bench: $(BIN)/vaultserver ## Measure the speed, as ratios to the floor of DESIGN.md
 	cd test && go test -run '^$$' -bench Floor -benchtime 1x -timeout 30m ./bench
+	go test -run '^$$' -bench 'Rules|Compile' -benchtime 1x ./policy
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (default 10s)
@@ -93,15 +94,15 @@ workspace: tools
 	@cd $(WORKSPACE) && buf generate proto && buf build proto --as-file-descriptor-set -o image.binpb
 
 .PHONY: generate
-generate: workspace ## Regenerate gen/ and the reference pages
-	rm -rf gen
-	cp -r $(WORKSPACE)/gen gen
+generate: workspace ## Regenerate gen/, the description of the API in it, and the reference pages
+	rm -rf gen/sts
+	cp -r $(WORKSPACE)/gen/sts gen/sts
 	go run ./docs/generate
 	go test ./cmd/stsctl -run Reference -update
 
 .PHONY: check-generate
 check-generate: workspace ## Fail if gen/ or the reference is not what the sources make
-	@diff -r gen $(WORKSPACE)/gen || { echo 'gen/ is not what proto/ makes: run `make generate` and commit the result'; exit 1; }
+	@diff -r gen/sts $(WORKSPACE)/gen/sts || { echo 'gen/sts is not what proto/ makes: run `make generate` and commit the result'; exit 1; }
 	go run ./docs/generate -check
 
 .PHONY: lint

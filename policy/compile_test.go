@@ -212,21 +212,6 @@ func TestCompileManyRules(t *testing.T) {
 	}
 }
 
-func BenchmarkDecide(b *testing.B) {
-	for _, n := range []int{10, 1000, 10_000} {
-		b.Run(fmt.Sprintf("%d rules", n), func(b *testing.B) {
-			w, r := manyRules(n)
-			s := compile(b, w)
-			b.ReportAllocs()
-			for b.Loop() {
-				if _, err := s.Decide(b.Context(), r); err != nil {
-					b.Fatal(explained(err))
-				}
-			}
-		})
-	}
-}
-
 func BenchmarkCompile(b *testing.B) {
 	w, _ := manyRules(10_000)
 	b.ReportAllocs()

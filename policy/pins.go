@@ -141,3 +141,34 @@ func literal(e ast.Expr) (any, bool) {
 		return nil, false
 	}
 }
+
+// NeverHolds tells whether an expression is false whatever is asked, as far as that
+// can be told by looking: one of its parts that are joined by && is false, or two
+// demand that a claim has different values. false means perhaps not.
+func NeverHolds(when string) bool {
+	env, err := environment()
+	if err != nil || when == "" || len(when) > maxExpression {
+		return false
+	}
+	parsed, issues := env.Compile(when)
+	if issues.Err() != nil {
+		return false
+	}
+	never := false
+	seen := map[string][]any{}
+	conjuncts(parsed.NativeRep().Expr(), func(e ast.Expr) {
+		if v, ok := literal(e); ok && v == false {
+			never = true
+		}
+		party, claim, values := equality(e)
+		if len(values) == 0 {
+			return
+		}
+		key := party + "." + claim
+		if before, again := seen[key]; again && !holds(any(before), any(values)) {
+			never = true
+		}
+		seen[key] = values
+	})
+	return never
+}

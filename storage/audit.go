@@ -111,10 +111,12 @@ type Audit struct {
 	o AuditOptions
 
 	// Of the goroutine that writes, and of Close after it.
-	head  chainHead
-	size  int64     // of file, as far as it was written by us
-	began time.Time // the file
-	out   []byte
+	head   chainHead
+	size   int64     // of file, as far as it was written by us
+	began  time.Time // the file
+	tells  bool      // there is something in the file that is not of the log itself
+	ending bool      // no more records come in
+	out    []byte
 
 	fileMu sync.Mutex // held while file is replaced
 	file   auditFile
@@ -151,12 +153,10 @@ var errQueue = errors.New("more audit records are waiting for the disk than are 
 
 // newAudit goes on in a file. It has all defaults filled in.
 func newAudit(o AuditOptions, f auditFile, tail auditTail) *Audit {
-	a := &Audit{o: o, file: f, head: tail.head, size: tail.size, began: tail.began, stopAll: make(chan struct{})}
+	a := &Audit{o: o, file: f, head: tail.head, size: tail.size, began: tail.began, tells: tail.head.seq > tail.first, stopAll: make(chan struct{})}
 	a.reached.Store(&tail.head)
 	a.fileFirst.Store(tail.first)
-	if tail.covered < tail.head.seq {
-		a.lastRecord.Store(tail.head.seq)
-	}
+	a.lastRecord.Store(tail.record)
 	a.groupWriter = newGroupWriter(groupConfig{
 		what: "audit log", most: maxQueue, mostBytes: maxQueueBytes, full: errQueue, durable: o.Sync,
 		write: a.append,
@@ -199,6 +199,7 @@ func (a *Audit) append(entries []byte, count int) error {
 		buf, head = head.link(buf, entries[start:end])
 		if !bytes.HasPrefix(entries[start:end], checkpointBegin) {
 			record = head.seq
+			a.tells = a.tells || !bytes.HasPrefix(entries[start:end], keyBegin)
 		}
 		start = end
 	}
@@ -285,10 +286,10 @@ func (a *Audit) end() error {
 	close(a.stopAll)
 	a.loops.Wait()
 	a.close()
+	a.ending = true
 	var err error
 	if a.checkpoint != nil && a.err() == nil {
-		a.checkpoint.write = a.last
-		err = a.checkpoint.sign()
+		err = a.checkpoint.finish()
 	}
 	// In this order: what could not be signed is still made durable.
 	return errors.Join(err, a.flush(), a.file.Close())

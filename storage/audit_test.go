@@ -463,8 +463,8 @@ func TestAuditQueueBytes(t *testing.T) {
 		a := memoryLog(f)
 		go a.Record(t.Context(), &sts.Record{Event: sts.EventToken})
 		synctest.Wait()
-		large := strings.Repeat("x", sts.MaxRecordSize/2)
-		for range maxQueueBytes / len(large) {
+		large := strings.Repeat("x", maxQueueBytes/32)
+		for range 32 {
 			go a.Record(t.Context(), &sts.Record{Event: sts.EventToken, Reason: large})
 		}
 		synctest.Wait()

@@ -173,8 +173,11 @@ type Checkpoint struct {
 	Time  time.Time `json:"time"`
 }
 
-// checkpointBegin is how the body of a line that is a checkpoint begins.
-var checkpointBegin = []byte(`{"event":"checkpoint"`)
+// How the bodies of lines begin by which the log tells of itself.
+var (
+	checkpointBegin = []byte(`{"event":"checkpoint"`)
+	keyBegin        = []byte(`{"event":"key"`)
+)
 
 // line is the line of a checkpoint in the log.
 func (c Checkpoint) line(jws string) []byte {

@@ -128,6 +128,18 @@ func (c *checkpointer) announce() error {
 	return nil
 }
 
+// finish makes the last checkpoint, when no more records come in.
+func (c *checkpointer) finish() error {
+	if c.a.lastRecord.Load() <= c.covered.Load() {
+		return nil
+	}
+	c.write = c.a.last
+	if err := c.announce(); err != nil {
+		return err
+	}
+	return c.sign()
+}
+
 // sign makes a checkpoint of all that is written.
 func (c *checkpointer) sign() error {
 	if c.a.lastRecord.Load() <= c.covered.Load() {

@@ -93,7 +93,7 @@ func continueFile(f *os.File, o AuditOptions) (tail auditTail, aside *tornLine, 
 	if err == nil {
 		err = syncDir(filepath.Dir(o.File))
 	}
-	return auditTail{head: head, size: int64(len(line)), first: head.seq, began: now, covered: before.covered}, aside, err
+	return auditTail{head: head, size: int64(len(line)), first: head.seq, began: now, covered: before.covered, record: head.seq}, aside, err
 }
 
 // removeUnfinished removes what was being made when a process was killed.

@@ -13,10 +13,10 @@ import (
 	"github.com/workload-sts/sts/sts"
 )
 
-// rotationDue tells whether the next records go into a new file. A file with no
-// record in it is never followed by another.
+// rotationDue tells whether the next records go into a new file. A file that only
+// tells of the log itself is never followed by another, nor is one at the end.
 func (a *Audit) rotationDue() bool {
-	if a.head.seq <= a.fileFirst.Load() {
+	if !a.tells || a.ending {
 		return false
 	}
 	return a.o.MaxSize > 0 && a.size >= a.o.MaxSize || a.o.MaxAge > 0 && a.o.Now().Sub(a.began) >= a.o.MaxAge
@@ -46,7 +46,7 @@ func (a *Audit) rotate() error {
 	a.fileMu.Lock()
 	a.file = a.o.wrap(next)
 	a.fileMu.Unlock()
-	a.head, a.size, a.began = head, int64(len(line)), began
+	a.head, a.size, a.began, a.tells = head, int64(len(line)), began, false
 	a.fileFirst.Store(head.seq)
 	a.reached.Store(&head)
 	a.lastRecord.Store(head.seq)

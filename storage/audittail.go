@@ -24,6 +24,7 @@ type auditTail struct {
 	first   int64     // the number of its first line
 	began   time.Time
 	covered int64 // what its last checkpoint covers
+	record  int64 // the last line that is not a checkpoint
 }
 
 // readTail finds out where a file ends, and holds its last part to be a chain. What
@@ -45,7 +46,7 @@ func readTail(f *os.File) (auditTail, error) {
 	}
 	err = s.follow()
 	// No line after the last one says that it is what was written.
-	if errors.Is(err, io.EOF) && s.before != nil && !json.Valid(s.before) {
+	if (errors.Is(err, io.EOF) || errors.Is(err, errTornLine)) && s.before != nil && !json.Valid(s.before) {
 		s.drop()
 		err = errTornLine
 	}
@@ -97,6 +98,7 @@ func (s *tailReader) begin() error {
 	}
 	s.tail = auditTail{
 		head: chainHead{file.Chain, l.seq, sha256.Sum256(line)}, size: int64(len(line)), first: l.seq, began: file.Time,
+		record: l.seq,
 	}
 	return nil
 }
@@ -118,7 +120,7 @@ func (s *tailReader) skip() error {
 		return fmt.Errorf("the line at byte %d is damaged: %w", from+int64(len(half)), err)
 	}
 	s.tail.head = chainHead{s.tail.head.chain, l.seq, sha256.Sum256(line)}
-	s.tail.size = from + int64(len(half)+len(line))
+	s.tail.size, s.tail.record = from+int64(len(half)+len(line)), l.seq
 	return nil
 }
 
@@ -138,13 +140,12 @@ func (s *tailReader) follow() error {
 			return errTornLine
 		}
 		if l.seq != s.tail.head.seq+1 || l.prev != s.tail.head.hash {
-			if s.before != nil && !json.Valid(s.before) {
-				s.drop()
-			}
 			return errTornLine
 		}
 		if l.event == sts.EventCheckpoint {
 			s.tail.covered = max(s.tail.covered, covers(line))
+		} else {
+			s.tail.record = l.seq
 		}
 		s.last, s.before = s.tail.head, append(s.before[:0], line...)
 		s.tail.head = chainHead{s.last.chain, l.seq, sha256.Sum256(line)}
@@ -155,7 +156,7 @@ func (s *tailReader) follow() error {
 // drop takes the last line out.
 func (s *tailReader) drop() {
 	s.tail.head, s.tail.size = s.last, s.tail.size-int64(len(s.before))
-	s.before = nil
+	s.before, s.tail.record = nil, s.tail.head.seq
 }
 
 // covers returns what the line of a checkpoint says that it covers, 0 if it does

@@ -4,6 +4,10 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	crand "crypto/rand"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -30,7 +34,14 @@ func writeUntilKilled(dir string) error {
 	if err != nil {
 		return err
 	}
-	audit, _, err := OpenAudit(AuditOptions{File: filepath.Join(dir, "audit.jsonl")})
+	signer, err := crashSigner(dir)
+	if err != nil {
+		return err
+	}
+	// A file is full after some dozen records.
+	audit, _, err := OpenAudit(AuditOptions{
+		File: filepath.Join(dir, "audit.jsonl"), Sync: os.Getpid()%2 == 0, MaxSize: 40 << 10, Signer: signer, CheckpointRecords: 20,
+	})
 	if err != nil {
 		return err
 	}
@@ -72,6 +83,24 @@ func writeUntilKilled(dir string) error {
 		}()
 	}
 	return <-failed
+}
+
+// crashSigner signs with the key of a directory.
+func crashSigner(dir string) (*testSigner, error) {
+	path := filepath.Join(dir, "signing.key")
+	if der, err := os.ReadFile(path); err == nil {
+		k, err := x509.ParseECPrivateKey(der)
+		return &testSigner{keys: []*ecdsa.PrivateKey{k}}, err
+	}
+	k, err := ecdsa.GenerateKey(elliptic.P256(), crand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.MarshalECPrivateKey(k)
+	if err != nil {
+		return nil, err
+	}
+	return &testSigner{keys: []*ecdsa.PrivateKey{k}}, os.WriteFile(path, der, 0o600)
 }
 
 // lifetimes are those of entries that expire, in turn.
@@ -147,14 +176,19 @@ func TestKill(t *testing.T) {
 		}
 		must(t, audit.Close())
 	}
-	log, err := os.ReadFile(filepath.Join(dir, "audit.jsonl"))
-	must(t, err)
+	files, log := logFiles(t, filepath.Join(dir, "audit.jsonl"))
 	for line := range bytes.Lines(log) {
 		var r sts.Record
 		if err := json.Unmarshal(line, &r); err != nil {
 			t.Fatalf("the audit log has half a record: %v", err)
 		}
 		delete(decisions, r.Decision)
+	}
+	signer, err := crashSigner(dir)
+	must(t, err)
+	report := verifyLog(t, AuditVerifier{Keys: signer.KeySet()}, files...)
+	if len(files) < 3 || report.Checkpoints == 0 {
+		t.Errorf("%d files, %+v", len(files), report)
 	}
 	if len(decisions) > 0 {
 		t.Errorf("%d decisions were acknowledged and are gone", len(decisions))
@@ -166,7 +200,21 @@ func TestKill(t *testing.T) {
 	if total < cycles || len(log) == 0 || told == 0 || swept == 0 {
 		t.Errorf("only %d changes, %d told, %d swept in %d cycles", total, told, swept, cycles)
 	}
-	t.Logf("%d kills, %d changes, %d told, %d swept, %d KiB of records, %d torn", cycles, total, told, swept, len(log)>>10, torn)
+	t.Logf("%d kills, %d changes, %d told, %d swept, %d KiB of records in %d files, %d torn", cycles, total, told, swept, len(log)>>10, len(files), torn)
+}
+
+// logFiles returns the files of a log, the oldest first, and what is in them.
+func logFiles(t testing.TB, path string) (files []string, content []byte) {
+	t.Helper()
+	files, err := fullFiles(path)
+	must(t, err)
+	files = append(files, path)
+	for _, name := range files {
+		b, err := os.ReadFile(name)
+		must(t, err)
+		content = append(content, b...)
+	}
+	return files, content
 }
 
 // killed runs a writer, kills it some time after the first acknowledgement, and

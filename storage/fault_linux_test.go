@@ -13,8 +13,10 @@ import (
 	"testing"
 	"unsafe"
 
-	"github.com/workload-sts/sts/sts"
 	"golang.org/x/sys/unix"
+
+	"github.com/workload-sts/sts/internal/testserver"
+	"github.com/workload-sts/sts/sts"
 )
 
 // withoutSync calls f in a thread in which the kernel answers fdatasync with an
@@ -83,12 +85,9 @@ func TestBoltSyncFails(t *testing.T) {
 // smallDisk mounts a file system in memory.
 func smallDisk(t *testing.T, kib int) string {
 	t.Helper()
+	testserver.NeedsRoot(t, "small disk")
 	dir := t.TempDir()
-	err := unix.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%dk,mode=0700", kib))
-	if errors.Is(err, syscall.EPERM) {
-		t.Skip("mounting a file system needs root")
-	}
-	must(t, err)
+	must(t, unix.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%dk,mode=0700", kib)))
 	t.Cleanup(func() {
 		if err := unix.Unmount(dir, 0); err != nil {
 			t.Errorf("unmounting: %v", err)

@@ -14,6 +14,7 @@ import (
 // of one can never be taken for a name of another.
 const (
 	keyStatePrefix = "keys/"  // + name: a state of signing keys, opaque
+	countPrefix    = "count/" // + txn + "/" + rule: how often it was used in the transaction
 	usagePrefix    = "usage/" // + credential + "/" + client: when it was used, in Unix seconds
 )
 
@@ -23,6 +24,11 @@ func decodeResource(data []byte) (sts.Resource, error) {
 	err := strictly(data, &r)
 	if err == nil && r.Rule != nil {
 		err = errors.Join(exactClaims(claimsOf(r.Rule.Subject)), exactClaims(claimsOf(r.Rule.Actor)))
+		for i := range r.Rule.Allow.ScopesFromClaims {
+			value := map[string]any{"value": r.Rule.Allow.ScopesFromClaims[i].Value}
+			err = errors.Join(err, exactClaims(value))
+			r.Rule.Allow.ScopesFromClaims[i].Value = value["value"]
+		}
 	}
 	if err == nil && r.Client != nil && r.Client.Federated != nil {
 		err = exactClaims(r.Client.Federated.Claims)

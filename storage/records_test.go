@@ -50,6 +50,11 @@ func asJSON(v any) string {
 // fillValue sets all that can be set to something that is not zero. Pointers that
 // are nil at the top stay so: a resource has one kind.
 func fillValue(t *testing.T, v reflect.Value, claims map[string]any) {
+	fillDeep(t, v, claims, 10)
+}
+
+// fillDeep does, down to a depth: some types hold themselves.
+func fillDeep(t *testing.T, v reflect.Value, claims map[string]any, depth int) {
 	switch v.Interface().(type) {
 	case time.Time:
 		v.Set(reflect.ValueOf(time.Date(2026, 11, 24, 12, 0, 0, 5, time.UTC)))
@@ -60,7 +65,7 @@ func fillValue(t *testing.T, v reflect.Value, claims map[string]any) {
 	case sts.Resource:
 		for i := range v.NumField() {
 			if !v.Field(i).IsNil() {
-				fillValue(t, v.Field(i), claims)
+				fillDeep(t, v.Field(i), claims, depth-1)
 			}
 		}
 		return
@@ -72,23 +77,31 @@ func fillValue(t *testing.T, v reflect.Value, claims map[string]any) {
 		v.SetBool(true)
 	case reflect.Int, reflect.Int64:
 		v.SetInt(1<<60 + 1)
+	case reflect.Interface:
+		v.Set(reflect.ValueOf("any"))
 	case reflect.Pointer:
+		if depth < 0 {
+			return
+		}
 		v.Set(reflect.New(v.Type().Elem()))
-		fillValue(t, v.Elem(), claims)
+		fillDeep(t, v.Elem(), claims, depth-1)
 	case reflect.Struct:
 		for i := range v.NumField() {
-			fillValue(t, v.Field(i), claims)
+			fillDeep(t, v.Field(i), claims, depth-1)
 		}
 	case reflect.Slice:
+		if depth < 0 {
+			return
+		}
 		v.Set(reflect.MakeSlice(v.Type(), 2, 2))
 		for i := range v.Len() {
-			fillValue(t, v.Index(i), claims)
+			fillDeep(t, v.Index(i), claims, depth-1)
 		}
 	case reflect.Map:
 		e := reflect.New(v.Type().Elem()).Elem()
-		fillValue(t, e, claims)
+		fillDeep(t, e, claims, depth-1)
 		v.Set(reflect.MakeMap(v.Type()))
-		v.SetMapIndex(reflect.ValueOf("name"), e)
+		v.SetMapIndex(reflect.ValueOf("name").Convert(v.Type().Key()), e)
 	default:
 		t.Fatalf("this test cannot fill a %s: teach it", v.Type())
 	}

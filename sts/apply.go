@@ -27,6 +27,9 @@ func (s *Service) Apply(ctx context.Context, c Change) (Changed, error) {
 		if c.Expected != 0 && c.Expected != st.revision {
 			return nil, &Error{Code: Conflict, Message: fmt.Sprintf("revision %d is in force, not %d; look at what changed and try again", st.revision, c.Expected)}
 		}
+		if e := c.unmet(st.resources); e != nil {
+			return nil, e
+		}
 		next, done, problems := merge(st.resources, c)
 		if len(problems) > 0 {
 			return nil, invalidResources(problems)
@@ -127,8 +130,9 @@ func (s *Service) commit(ctx context.Context, st *state, p *proposal) (Revision,
 	}
 	c.Revision.Base, c.Revision.Time = st.revision, s.now().UTC()
 	c.Revision.Created, c.Revision.Updated, c.Revision.Deleted = refsOf(p.done.Created), refsOf(p.done.Updated), refsOf(p.done.Deleted)
+	fields := differences(st.resources, p.next, p.done.Updated)
 	c.Revision.Number = c.Expected + 1 // of the live line; the store says it of the other
-	if err := s.recordChange(ctx, p.line, c.Revision, nil); err != nil {
+	if err := s.recordChange(ctx, p.line, c.Revision, fields, nil); err != nil {
 		return Revision{}, err
 	}
 	revision, err := s.store.Commit(ctx, c)
@@ -144,7 +148,7 @@ func (s *Service) commit(ctx context.Context, st *state, p *proposal) (Revision,
 		failed = &Error{Code: Conflict, Message: "somebody else changed something in between", Err: err}
 	}
 	// What was recorded did not happen, or is not known to have.
-	if err := s.recordChange(ctx, p.line, c.Revision, failed); err != nil {
+	if err := s.recordChange(ctx, p.line, c.Revision, fields, failed); err != nil {
 		return Revision{}, err
 	}
 	if conflict {
@@ -246,11 +250,11 @@ const (
 
 // recordChange records a revision that is being made, or, with an error, that it
 // was not made, or is not known to have been.
-func (s *Service) recordChange(ctx context.Context, line Line, r Revision, failed *Error) error {
+func (s *Service) recordChange(ctx context.Context, line Line, r Revision, fields []RecordedField, failed *Error) error {
 	if line == Shadow {
 		r.Number = 0 // the store gives it
 	}
-	rec := &Record{Event: EventChange, Outcome: outcomeAllow, Peer: r.By.Peer, Change: &RecordedChange{Line: line, Revision: r}}
+	rec := &Record{Event: EventChange, Outcome: outcomeAllow, Peer: r.By.Peer, Change: &RecordedChange{Line: line, Revision: r, Fields: fields}}
 	if failed != nil {
 		rec.Outcome, rec.Error, rec.Reason = outcomeDeny, failed.Code, failed.Message
 	}

@@ -4,7 +4,7 @@ import "time"
 
 // MaxRecordSize is the most bytes that a Record has as JSON, whatever is escaped
 // in it: what callers, issuers and operators chose is cut.
-const MaxRecordSize = 512 << 10
+const MaxRecordSize = 640 << 10
 
 // Event is what a record tells of.
 type Event string
@@ -69,6 +69,9 @@ type Record struct {
 
 	Issued *RecordToken `json:"issued,omitempty"` // present if and only if allowed
 
+	// Suppressed says that the record stands for others, which were not written.
+	Suppressed *RecordSuppressed `json:"suppressed,omitempty"`
+
 	Change *RecordedChange `json:"change,omitempty"` // of EventChange
 	Admin  *RecordAdmin    `json:"admin,omitempty"`  // of EventAdmin
 }
@@ -79,6 +82,8 @@ type Record struct {
 type RecordedChange struct {
 	Line     Line `json:"line"`
 	Discards bool `json:"discards,omitempty"` // the shadow revision is given up
+
+	Fields []RecordedField `json:"fields,omitempty"` // of resources that were updated, the first ones
 	Revision
 }
 
@@ -95,8 +100,20 @@ type RecordRegistration struct {
 
 // RecordAdmin says what an administrator did.
 type RecordAdmin struct {
-	Action string    `json:"action"` // such as backup
-	By     Principal `json:"by"`
+	Action     string    `json:"action"`           // such as backup
+	Target     string    `json:"target,omitempty"` // of the action, such as a key
+	By         Principal `json:"by"`
+	Suppressed int64     `json:"suppressed,omitempty"` // refused calls before this one that have no record
+}
+
+// RecordSuppressed counts refusals of those of whom it is not known who they are,
+// from one network.
+type RecordSuppressed struct {
+	Network string         `json:"network"` // or others, for those that are too many to be told apart
+	Count   int64          `json:"count"`
+	Errors  map[Code]int64 `json:"errors"` // what they were told
+	Since   time.Time      `json:"since"`  // the first and the last
+	Until   time.Time      `json:"until"`
 }
 
 // RecordReason says why a rule did not grant a request, or why a token was not
@@ -166,5 +183,13 @@ func (c *RecordedChange) bound() {
 		for _, ref := range first[:min(len(first), recordedRefs)] {
 			refs.First = append(refs.First, Ref{Kind(cut(string(ref.Kind), maxKind)), cut(ref.Name, maxName)})
 		}
+	}
+	all := c.Fields
+	c.Fields = nil
+	for _, f := range all[:min(len(all), recordedFields)] {
+		c.Fields = append(c.Fields, RecordedField{
+			Ref: Ref{Kind(cut(string(f.Ref.Kind), maxKind)), cut(f.Ref.Name, maxName)}, Field: cut(f.Field, maxFieldValue),
+			Before: cut(f.Before, maxFieldValue), After: cut(f.After, maxFieldValue),
+		})
 	}
 }

@@ -79,6 +79,7 @@ func (c *checker) audience(a *Audience) {
 	}
 	c.adminAudience(ref, a)
 	c.registrationAudience(ref, a)
+	c.rate(ref, "quota", a.Quota)
 	for i, scope := range a.Scopes {
 		if len(scope) > maxIdentifier {
 			c.problem(ref, fmt.Sprintf("scopes[%d]", i), "longer than %d characters", maxIdentifier)
@@ -108,6 +109,12 @@ func (c *checker) audience(a *Audience) {
 	}
 }
 
+func (c *checker) rate(ref Ref, field string, r Rate) {
+	if err := r.Check(); err != nil {
+		c.problem(ref, field, "%v", err)
+	}
+}
+
 // adminAudience holds the Audience of the admin interface to what that understands:
 // a scope that looks like a right and is none would be granted by mistake.
 func (c *checker) adminAudience(ref Ref, a *Audience) {
@@ -125,6 +132,7 @@ func (c *checker) adminAudience(ref Ref, a *Audience) {
 func (c *checker) client(cl *Client) {
 	ref := Ref{KindClient, cl.Name}
 	c.common(ref, cl.Description)
+	c.rate(ref, "rate", cl.Rate)
 	c.disclosure(ref, cl.Disclosure)
 	if len(cl.Labels) > maxLabels {
 		c.problem(ref, "labels", "more than %d labels", maxLabels)

@@ -61,7 +61,7 @@ var meanings = map[Code]string{
 	UseDPoPNonce:                "The DPoP proof must carry a nonce of the service. Make another with the one in the DPoP-Nonce header (`dpop-nonce` metadata) of the answer, and use that of each answer for the next.",
 	Unavailable:                 "Something that the service depends on is missing at the moment: the keys of an issuer, a signing key, the audit log, the store. Come back after Retry-After (RetryInfo).",
 	ServerError:                 "A defect of the service. The operator finds it in the log by the request id.",
-	TooManyRequests:             "More requests than a limit allows: of the client, of the network, of the audience or of all. Come back after Retry-After (RetryInfo). Nothing was issued or used up.",
+	TooManyRequests:             "More requests than a limit allows: of the client, of the network, of the audience or of all. Slow down, and come back after Retry-After (RetryInfo). Nothing was issued, and nothing was used up but a client assertion.",
 	InvalidClientMetadata:       "What is to be registered as a client is malformed, contradicts itself, or is more than the ClientTemplate allows. Nothing was registered or changed; the description names the member.",
 	InvalidSoftwareStatement:    "The software statement is missing where one is needed, or is not acceptable: expired, not addressed to this service, wrongly signed, revoked.",
 	UnapprovedSoftwareStatement: "The software statement is good and not one of those that the ClientTemplate accepts: of another issuer, or with other claims.",
@@ -85,7 +85,8 @@ type Error struct {
 	Scope      string        // for InsufficientScope: what would do
 	Decision   string        // id of the decision, empty before one was taken
 	Nonce      string        // for the next DPoP proof; empty: none is needed
-	RetryAfter time.Duration // for Unavailable: when to come back
+	RetryAfter time.Duration // for Unavailable and TooManyRequests: when to come back
+	Limit      string        // for TooManyRequests: which limit
 	Problems   []Problem     // for InvalidResource: everything that is wrong
 	Detail     *Detail       // what else the caller may be told; nil: nothing
 	Err        error

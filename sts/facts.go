@@ -17,7 +17,8 @@ import (
 type Facts struct {
 	Subject *FactsToken         `json:"subject,omitempty"`
 	Actor   *FactsToken         `json:"actor,omitempty"`
-	Proven  policy.Confirmation `json:"proven,omitzero"` // keys that the request proves
+	Proven  policy.Confirmation `json:"proven,omitzero"`   // keys that the request proves
+	Allowed bool                `json:"allowed,omitempty"` // the rules granted it, whatever came then
 	// Incomplete says why not all that rules could read is here; empty: it is.
 	Incomplete string `json:"incomplete,omitempty"`
 }

@@ -37,7 +37,10 @@ type fixture struct {
 	revoked    *memRevocations
 	registered *ststest.Registrations // nil: clients cannot be registered
 	now        time.Time
-	secrets    map[string]string
+
+	strangers sts.StrangerLimits
+	limits    sts.Limits // as of the next restart
+	secrets   map[string]string
 }
 
 // newFixture has a client web, which is the audience web, a client api, two
@@ -98,8 +101,8 @@ func (f *fixture) restart(t testing.TB, nonceKey []byte) {
 	f.service, err = sts.New(t.Context(), sts.Config{
 		Registrations: registrations, CertificateMethods: []sts.AuthMethod{sts.TLSClientAuth, sts.SelfSignedTLSClientAuth},
 		Issuer: selfIssuer, Store: f.store, Keys: f.keys, IssuerKeys: f.issuers, ClientKeys: f.clients, Audit: f.audit, Replay: f.replay, NonceKey: nonceKey,
-		Revocations: f.revoked, MaxStaleness: maxStaleness,
-		Now: func() time.Time { return f.now },
+		Revocations: f.revoked, MaxStaleness: maxStaleness, Limits: f.limits,
+		Now: func() time.Time { return f.now }, Strangers: f.strangers,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -28,22 +28,26 @@ func (s *Service) Keys() []KeySetStatus { return s.keys.Status() }
 
 // RotateKey makes the next key of a set and publishes it, or returns the one that
 // there is already. The error is an *Error.
-func (s *Service) RotateKey(ctx context.Context, set string) (KeyStatus, error) {
-	key, err := s.keys.Rotate(ctx, set)
-	if err != nil {
-		return KeyStatus{}, keysError(err, "the next key cannot be made now; try again later")
-	}
-	return key, nil
+func (s *Service) RotateKey(ctx context.Context, by Principal, set string) (key KeyStatus, err error) {
+	err = s.administer(ctx, by, "rotate key", set, func() (err error) {
+		if key, err = s.keys.Rotate(ctx, set); err != nil {
+			return keysError(err, "the next key cannot be made now; try again later")
+		}
+		return nil
+	})
+	return key, err
 }
 
 // RevokeKey makes a key count no more, from now on and for good, and lets another
 // sign at once. The error is an *Error.
-func (s *Service) RevokeKey(ctx context.Context, kid string) (KeyRevocation, error) {
-	done, err := s.keys.Revoke(ctx, kid)
-	if err != nil {
-		return KeyRevocation{}, keysError(err, "the key may or may not have been revoked; look before you try again")
-	}
-	return done, nil
+func (s *Service) RevokeKey(ctx context.Context, by Principal, kid string) (done KeyRevocation, err error) {
+	err = s.administer(ctx, by, "revoke key", kid, func() (err error) {
+		if done, err = s.keys.Revoke(ctx, kid); err != nil {
+			return keysError(err, "the key may or may not have been revoked; look before you try again")
+		}
+		return nil
+	})
+	return done, err
 }
 
 // keysError passes on what is for the caller; anything else is that it is not

@@ -190,7 +190,7 @@ func TestRevokedKey(t *testing.T) {
 	r.Subject = sts.Presented{Token: first.Value, Type: sts.AccessToken}
 	f.token(t, r)
 	f.token(t, r)
-	done, err := f.service.RevokeKey(t.Context(), f.keys.of("default").ID)
+	done, err := f.service.RevokeKey(t.Context(), sts.Principal{}, f.keys.of("default").ID)
 	if err != nil || done.Revoked.Set != "default" {
 		t.Fatalf("%+v, %v", done, err)
 	}
@@ -272,7 +272,7 @@ func TestStaleKeySet(t *testing.T) {
 // TestKeyAdmin holds how the outcomes of Rotate and Revoke reach an operator.
 func TestKeyAdmin(t *testing.T) {
 	f := newFixture(t)
-	if key, err := f.service.RotateKey(t.Context(), "cloud"); err != nil || key.Set != "cloud" {
+	if key, err := f.service.RotateKey(t.Context(), sts.Principal{}, "cloud"); err != nil || key.Set != "cloud" {
 		t.Errorf("%+v, %v", key, err)
 	}
 	if sets := f.service.Keys(); len(sets) != 2 || sets[0].Name != "default" {
@@ -284,8 +284,8 @@ func TestKeyAdmin(t *testing.T) {
 		t.Errorf("delivered to %v", f.keys.seen)
 	}
 	both := func(set, kid string) []error {
-		_, rotate := f.service.RotateKey(t.Context(), set)
-		_, revoke := f.service.RevokeKey(t.Context(), kid)
+		_, rotate := f.service.RotateKey(t.Context(), sts.Principal{}, set)
+		_, revoke := f.service.RevokeKey(t.Context(), sts.Principal{}, kid)
 		return []error{rotate, revoke}
 	}
 	for _, err := range both("none", "none") {

@@ -65,7 +65,8 @@ var risks = map[string]string{
 	riskAzureName:      "A principal is not known by its object id, and names can be given to others.",
 }
 
-// RiskMeanings returns what each name of Rule.AcceptRisks accepts.
+// RiskMeanings returns what each danger that a preset knows accepts, by its name in
+// Rule.AcceptRisks. What a lint finds has names of its own.
 func RiskMeanings() map[string]string { return maps.Clone(risks) }
 
 // ruleCheck is a rule under examination, as far as it is about tokens of one
@@ -260,11 +261,16 @@ func unsafeClient(cl *Client, resources map[Ref]Resource, touched func(Ref) bool
 // unknownRisks reports names that are not those of risks.
 func unknownRisks(ref Ref, field string, accepted []string) []Problem {
 	var out []Problem
+	if len(accepted) == 0 {
+		return nil
+	}
+	known := RiskMeanings()
+	maps.Copy(known, lintMeanings)
 	for i, risk := range accepted {
-		if _, ok := risks[risk]; !ok {
+		if _, ok := known[risk]; !ok {
 			out = append(out, Problem{
 				Ref: ref, Index: -1, Field: fmt.Sprintf("%s[%d]", field, i),
-				Message: fmt.Sprintf("there is no risk %q%s", risk, policy.DidYouMean(risk, risks)),
+				Message: fmt.Sprintf("there is no risk %q%s", risk, policy.DidYouMean(risk, known)),
 			})
 		}
 	}

@@ -25,8 +25,12 @@ const (
 	maxReasonsKept = 20
 )
 
-// record completes the audit record of a decision and has it written.
+// record completes the audit record of a decision and has it written. Refusals of
+// strangers that are more than are written are counted: see [strangers].
 func (s *Service) record(ctx context.Context, d *decision, e *Error) error {
+	if e != nil && !d.authenticated() && !s.strangers.admit(d.req.Source.network(), e.Code, d.now) {
+		return s.audit.Err() // as if it were written
+	}
 	d.rec.Outcome = outcomeAllow
 	if e != nil {
 		d.rec.Outcome, d.rec.Error, d.rec.Reason, d.rec.Issued = outcomeDeny, e.Code, e.Message, nil
@@ -265,7 +269,7 @@ func (r *Record) bound() {
 		r.Facts = &Facts{Incomplete: factsLarge}
 	}
 	if a := r.Admin; a != nil {
-		a.Action, a.By.Name, a.By.Method, a.By.Peer = cut(a.Action, maxText), cut(a.By.Name, maxText), cut(a.By.Method, maxText), cut(a.By.Peer, maxText)
+		a.Action, a.Target, a.By.Name, a.By.Method, a.By.Peer = cut(a.Action, maxText), cut(a.Target, maxText), cut(a.By.Name, maxText), cut(a.By.Method, maxText), cut(a.By.Peer, maxText)
 	}
 	if g := r.Registration; g != nil {
 		g.Action, g.Template, g.Client = cut(g.Action, maxText), cut(g.Template, maxText), cut(g.Client, maxText)
@@ -275,6 +279,9 @@ func (r *Record) bound() {
 	}
 	if p := r.Proof; p != nil {
 		p.JKT, p.JTI = cut(p.JKT, maxText), cut(p.JTI, maxJTI)
+	}
+	if n := r.Suppressed; n != nil {
+		n.Network = cut(n.Network, maxText)
 	}
 	if v := r.Revocation; v != nil {
 		c := *v // it is in force as it is

@@ -3,25 +3,15 @@ package sts
 import (
 	"context"
 	"errors"
-	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// registry are the clients that were registered, and who may register more right
-// now. The zero value is that of a service without registration.
+// registry are the clients that were registered. The zero value is that of a service
+// without registration.
 type registry struct {
 	store Registrations // nil: there is none
 	known atomic.Pointer[map[string]*Registration]
-
-	mu      sync.Mutex
-	buckets map[string]bucket // by ClientTemplate
-}
-
-// bucket has what is left of a rate, as of a time.
-type bucket struct {
-	left float64
-	at   time.Time
 }
 
 // all returns every registration. The map must not be changed.
@@ -30,33 +20,6 @@ func (r *registry) all() map[string]*Registration {
 		return *known
 	}
 	return nil
-}
-
-// take returns how long to wait before something may be registered by a template, 0
-// if it may be now, which it then counts as.
-func (r *registry) take(t *ClientTemplate, now time.Time) time.Duration {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	most := float64(t.maxPerMinute())
-	b, ok := r.buckets[t.Name]
-	if !ok || len(r.buckets) > 2*maxTemplates {
-		b = bucket{left: most, at: now}
-	}
-	if past := now.Sub(b.at); past > 0 {
-		b.left, b.at = min(most, b.left+most*past.Minutes()), now
-	}
-	wait := time.Duration(0)
-	if b.left < 1 {
-		wait = time.Duration((1 - b.left) / most * float64(time.Minute))
-		wait = max(wait, time.Second)
-	} else {
-		b.left--
-	}
-	if r.buckets == nil || len(r.buckets) > 2*maxTemplates {
-		r.buckets = map[string]bucket{} // of templates that are gone
-	}
-	r.buckets[t.Name] = b
-	return wait
 }
 
 // takeRegistered puts what is registered now into force.

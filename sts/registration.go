@@ -145,6 +145,9 @@ func (s *Service) registrable(r *registering) *Error {
 	case r.request.Malformed != nil:
 		return r.request.Malformed
 	}
+	if e := s.limits.arrives(r.req.Source, r.now); e != nil {
+		return e
+	}
 	return s.stale()
 }
 
@@ -178,8 +181,9 @@ func (s *Service) initialAccess(ctx context.Context, r *registering) (*policy.To
 
 // paced refuses what comes too fast.
 func (s *Service) paced(r *registering) *Error {
-	if wait := s.registry.take(r.template, r.now); wait > 0 {
-		return &Error{Code: TooManyRequests, RetryAfter: wait, Message: "more registrations and changes than the template allows a minute; come back later"}
+	pace := Rate{Count: r.template.maxPerMinute(), Period: time.Minute}
+	if wait := s.limits.templates.take(r.template.Name, pace, r.now); wait > 0 {
+		return tooMany(LimitTemplate, "more registrations and changes than the template allows a minute", wait)
 	}
 	return nil
 }
@@ -309,7 +313,7 @@ func (s *Service) keep(ctx context.Context, r *registering, name string, do func
 	case err == nil:
 		return nil
 	case errors.Is(err, ErrTooMany):
-		return &Error{Code: TooManyRequests, RetryAfter: retryMost, Err: err, Message: "there are as many registered clients as the template allows; one must be deleted, or expire, before another can be registered"}
+		return &Error{Code: TooManyRequests, Limit: LimitTemplate, RetryAfter: retryMost, Err: err, Message: "there are as many registered clients as the template allows; one must be deleted, or expire, before another can be registered"}
 	case errors.Is(err, ErrConflict):
 		return &Error{Code: Conflict, Message: "the registration was changed by somebody else in between; try again", Err: err}
 	}

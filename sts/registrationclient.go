@@ -141,6 +141,9 @@ func (s *Service) ownRegistration(ctx context.Context, r *registering) (*Registr
 	}
 	proven := hash.matches(token) && ok && len(token) >= MinSecretLength
 	c, counts := r.st.registered[name]
+	if proven && counts {
+		r.asked.Client = &c.party
+	}
 	switch {
 	case !proven:
 		return nil, wrong("no client has this token")

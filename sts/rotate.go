@@ -87,14 +87,14 @@ func (s *Service) ClientStatus(name string) (ClientStatus, error) {
 // RotateSecret gives a client a new secret, and the one before an end. If expected
 // is not 0, it is the revision that must be in force. The error is an *Error; one
 // of code Unavailable leaves it open whether there is a new secret.
-func (s *Service) RotateSecret(ctx context.Context, name string, overlap time.Duration, expected int64) (RotatedSecret, error) {
+func (s *Service) RotateSecret(ctx context.Context, by Principal, name string, overlap time.Duration, expected int64) (RotatedSecret, error) {
 	if overlap < 0 || overlap > maxOverlap {
 		return RotatedSecret{}, refuse(InvalidRequest, "overlap", fmt.Sprintf("overlap must be between 0s and %s", maxOverlap))
 	}
 	var err error
 	for range commitAttempts {
 		var done RotatedSecret
-		if done, err = s.tryRotateSecret(ctx, name, overlap, expected); err == nil {
+		if done, err = s.tryRotateSecret(ctx, by, name, overlap, expected); err == nil {
 			return done, nil
 		}
 		// Who did not say what he has seen, has seen what is in force.
@@ -105,7 +105,7 @@ func (s *Service) RotateSecret(ctx context.Context, name string, overlap time.Du
 	return RotatedSecret{}, err
 }
 
-func (s *Service) tryRotateSecret(ctx context.Context, name string, overlap time.Duration, expected int64) (RotatedSecret, error) {
+func (s *Service) tryRotateSecret(ctx context.Context, by Principal, name string, overlap time.Duration, expected int64) (RotatedSecret, error) {
 	r, revision, err := s.Resource(Ref{KindClient, name})
 	if err != nil {
 		return RotatedSecret{}, err
@@ -130,7 +130,7 @@ func (s *Service) tryRotateSecret(ctx context.Context, name string, overlap time
 		next.Secrets = append(next.Secrets, previous)
 	}
 	next.Secrets = append(next.Secrets, fresh)
-	done, err := s.Apply(ctx, Change{Put: []Resource{{Client: &next}}, Expected: revision})
+	done, err := s.Apply(ctx, Change{Put: []Resource{{Client: &next}}, Expected: revision, By: by, Why: "rotation of a client secret"})
 	out.Revision = done.Revision
 	return out, err
 }

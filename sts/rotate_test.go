@@ -22,7 +22,7 @@ func TestRotateSecret(t *testing.T) {
 	f.apply(t, sts.Change{Put: []sts.Resource{{Client: &sts.Client{
 		Name: "web", Audiences: []string{"web"}, Labels: map[string]string{"a": "b"}, Secrets: webSecrets(t, f),
 	}}}})
-	first, err := f.service.RotateSecret(t.Context(), "web", time.Hour, 0)
+	first, err := f.service.RotateSecret(t.Context(), sts.Principal{Name: "ops"}, "web", time.Hour, 0)
 	if err != nil || first.PreviousNotAfter.Sub(f.now) != time.Hour {
 		t.Fatalf("%+v, %v", first, err)
 	}
@@ -33,7 +33,7 @@ func TestRotateSecret(t *testing.T) {
 		t.Fatalf("%+v at %d, %v", r.Client, revision, err)
 	}
 	// Again at once: the oldest goes, and the longest-lived is kept.
-	second, err := f.service.RotateSecret(t.Context(), "web", time.Minute, first.Revision)
+	second, err := f.service.RotateSecret(t.Context(), sts.Principal{Name: "ops"}, "web", time.Minute, first.Revision)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -44,7 +44,7 @@ func TestRotateSecret(t *testing.T) {
 	f.assertRefused(t, with(first.Secret), sts.InvalidClient)
 	f.token(t, with(second.Secret))
 	// Without overlap.
-	third, err := f.service.RotateSecret(t.Context(), "web", 0, 0)
+	third, err := f.service.RotateSecret(t.Context(), sts.Principal{Name: "ops"}, "web", 0, 0)
 	if err != nil || !third.PreviousNotAfter.IsZero() {
 		t.Fatalf("%+v, %v", third, err)
 	}
@@ -62,7 +62,7 @@ func TestRotateSecret(t *testing.T) {
 		"negative":         {"web", -1, 0, sts.InvalidRequest},
 		"too long":         {"web", 721 * time.Hour, 0, sts.InvalidRequest},
 	} {
-		_, err := f.service.RotateSecret(t.Context(), tc.client, tc.overlap, tc.expected)
+		_, err := f.service.RotateSecret(t.Context(), sts.Principal{Name: "ops"}, tc.client, tc.overlap, tc.expected)
 		if e, ok := errors.AsType[*sts.Error](err); !ok || e.Code != tc.want {
 			t.Errorf("%s: %v, want %s", name, err, tc.want)
 		}
@@ -88,7 +88,7 @@ func TestRotateTogether(t *testing.T) {
 	var all sync.WaitGroup
 	for range 4 {
 		all.Go(func() {
-			done, err := f.service.RotateSecret(t.Context(), "web", time.Hour, 0)
+			done, err := f.service.RotateSecret(t.Context(), sts.Principal{Name: "ops"}, "web", time.Hour, 0)
 			mu.Lock()
 			defer mu.Unlock()
 			if err != nil {
@@ -115,13 +115,13 @@ func TestRotateTogether(t *testing.T) {
 func TestRotateOtherMethods(t *testing.T) {
 	f := newAssertionFixture(t)
 	for _, name := range []string{"signer", "publisher", "pod"} {
-		_, err := f.service.RotateSecret(t.Context(), name, 0, 0)
+		_, err := f.service.RotateSecret(t.Context(), sts.Principal{Name: "ops"}, name, 0, 0)
 		if e, ok := errors.AsType[*sts.Error](err); !ok || e.Code != sts.InvalidRequest {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	f.apply(t, sts.Change{Put: []sts.Resource{{Client: &sts.Client{Name: "bare"}}}})
-	done, err := f.service.RotateSecret(t.Context(), "bare", 0, 0)
+	done, err := f.service.RotateSecret(t.Context(), sts.Principal{Name: "ops"}, "bare", 0, 0)
 	if err != nil || done.Secret == "" {
 		t.Errorf("%v", err)
 	}
@@ -191,7 +191,7 @@ func TestUsage(t *testing.T) {
 	f.token(t, f.credentials("web"))
 	f.token(t, by(f.assertion(t, "signer", nil, nil)))
 	f.token(t, by(f.federatedToken(t, "pod", nil, nil)))
-	rotated, err := f.service.RotateSecret(t.Context(), "web", time.Hour, 0)
+	rotated, err := f.service.RotateSecret(t.Context(), sts.Principal{Name: "ops"}, "web", time.Hour, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -215,7 +215,7 @@ func TestUsage(t *testing.T) {
 		t.Errorf("%+v", s)
 	}
 	// What is gone is not kept.
-	if _, err := f.service.RotateSecret(t.Context(), "web", 0, 0); err != nil {
+	if _, err := f.service.RotateSecret(t.Context(), sts.Principal{Name: "ops"}, "web", 0, 0); err != nil {
 		t.Fatal(err)
 	}
 	stop()

@@ -22,6 +22,9 @@ type Config struct {
 	// Registrations keeps clients that are registered dynamically. nil: none are.
 	Registrations Registrations
 
+	// Transactions counts the uses of rules that are limited in a transaction. nil:
+	// what such a rule contributes to is refused.
+	Transactions Transactions
 	// Snapshots copies the store. nil: it cannot be copied here.
 	Snapshots Snapshots
 	// Usage keeps when credentials were used. nil: that is known until the process
@@ -35,11 +38,15 @@ type Config struct {
 	// CertificateMethods are the methods by which clients can authenticate at the
 	// token endpoint with a TLS certificate, for the metadata.
 	CertificateMethods []AuthMethod
+	Limits             Limits
 	// MaxStaleness is for how long tokens are issued after the store has confirmed
 	// last that what is known here, the resources and what is revoked, is in force. 0: for ever, which is for a
 	// store that nobody else writes to.
 	MaxStaleness time.Duration
-	Now          func() time.Time // default time.Now
+	// Strangers bounds how many refusals are recorded of those of whom it is not known
+	// who they are. The zero value is no bound.
+	Strangers StrangerLimits
+	Now       func() time.Time // default time.Now
 }
 
 // Service issues tokens. Its methods can be called concurrently.
@@ -51,12 +58,15 @@ type Service struct {
 	issuerKeys  IssuerKeys
 	clientKeys  ClientKeys
 	replay      Replay
+	counts      Transactions
 	audit       Audit
 	revocations Revocations
 	nonces      *nonces // nil: proofs need none
 	byTLS       []AuthMethod
 	now         func() time.Time
 
+	limits   *limits
+	refusals *refusals
 	throttle *throttle
 	recent   *recent
 	noFacts  bool
@@ -68,6 +78,8 @@ type Service struct {
 	registry registry
 	health   health
 
+	strangers *strangers
+
 	confirmed    atomic.Pointer[time.Time] // when the store said last that state is in force
 	maxStaleness time.Duration
 }
@@ -77,15 +89,16 @@ type Service struct {
 func New(ctx context.Context, c Config) (*Service, error) {
 	s := &Service{
 		issuer: c.Issuer, store: c.Store, snapshots: c.Snapshots, keys: c.Keys, issuerKeys: c.IssuerKeys, clientKeys: c.ClientKeys, audit: c.Audit, replay: c.Replay,
-		revocations: c.Revocations,
-		nonces:      newNonces(c.NonceKey), byTLS: c.CertificateMethods, now: c.Now,
+		revocations: c.Revocations, counts: c.Transactions,
+		nonces: newNonces(c.NonceKey), byTLS: c.CertificateMethods, now: c.Now,
 		shadow: newShadow(), maxStaleness: c.MaxStaleness,
 	}
 	if s.now == nil {
 		s.now = time.Now
 	}
+	s.limits, s.refusals = newLimits(c.Limits), newRefusals()
 	s.recent, s.noFacts = newRecent(), c.OmitFacts
-	s.throttle, s.usage = newThrottle(), &usage{store: c.Usage}
+	s.throttle, s.usage, s.strangers = newThrottle(), &usage{store: c.Usage}, newStrangers(c.Strangers)
 	if err := s.reload(ctx); err != nil {
 		return nil, err
 	}

@@ -29,8 +29,10 @@ type state struct {
 	templates  map[string]*ClientTemplate
 	registered map[string]*client // dynamically, by the templates
 
-	identifiers, scopes map[string]bool     // of all Audiences
-	introspectors       map[string][]string // clients, by identifier
+	identifiers, scopes map[string]bool      // of all Audiences
+	quotas              map[string]*Audience // those with a quota, by identifier
+	introspectors       map[string][]string  // clients, by identifier
+	longest             time.Duration        // that a token can live
 
 	// proven remembers tokens whose signature was verified, by the SHA-256 of
 	// their text. It goes with the Issuers: others verify anew.
@@ -82,6 +84,7 @@ func (s *Service) newState(resources map[Ref]Resource, revision int64, before *s
 
 		identifiers: map[string]bool{},
 		scopes:      map[string]bool{},
+		quotas:      map[string]*Audience{},
 
 		introspectors: map[string][]string{},
 		templates:     map[string]*ClientTemplate{},
@@ -99,8 +102,12 @@ func (s *Service) newState(resources map[Ref]Resource, revision int64, before *s
 				Binding: r.Audience.Binding,
 			}
 			identifiers[ref.Name] = a.Identifiers
+			st.longest = max(st.longest, a.MaxTTL)
 			for _, id := range a.Identifiers {
 				st.identifiers[id] = true
+				if r.Audience.Quota != (Rate{}) {
+					st.quotas[id] = r.Audience
+				}
 				st.introspectors[id] = r.Audience.Introspectors
 			}
 			for _, scope := range a.Scopes {

@@ -209,6 +209,7 @@ type Client struct {
 	Secrets     []ClientSecret    `json:"secrets,omitempty"`
 	Audiences   []string          `json:"audiences,omitempty"` // Audience resources that the client is
 	DPoPBound   bool              `json:"dpop_bound_access_tokens,omitempty"`
+	Rate        Rate              `json:"rate,omitzero"` // of its token requests; zero: that of all clients
 	TLS         *ClientTLS        `json:"tls,omitempty"`
 
 	PrivateKeyJWT *ClientKey         `json:"private_key_jwt,omitempty"`
@@ -353,6 +354,8 @@ type Audience struct {
 	MaxTTL      time.Duration `json:"max_ttl,omitempty"` // 0: 1h, or less if keys do not stay published as long
 	KeySet      string        `json:"key_set,omitempty"` // that signs for it; empty: DefaultKeySet
 
+	Quota Rate `json:"quota,omitzero"` // of tokens for it; zero: none
+
 	Binding policy.Binding `json:"binding,omitempty"` // what its tokens must be bound to; empty: nothing
 
 	// Introspectors are clients that may introspect its tokens, besides those that
@@ -368,9 +371,12 @@ type Change struct {
 	Put      []Resource
 	Delete   []Ref
 	Expected int64 // if not 0, the revision that must be in force
-	DryRun   bool
-	By       Principal
-	Why      string // in the words of who makes it; may be empty
+	// Match has the ETag that resources must have; empty: there must be none. See
+	// AnyETag.
+	Match  map[Ref]string
+	DryRun bool
+	By     Principal
+	Why    string // in the words of who makes it; may be empty
 
 	// Shadow has the change decide beside the resources in force instead of
 	// replacing them. It takes the place of the shadow revision that is there.
@@ -596,6 +602,18 @@ type Replay interface {
 	Use(ctx context.Context, space ReplaySpace, key string, since, until time.Time) (fresh bool, err error)
 	// Err returns why nothing can be remembered any more, as Audit's does.
 	Err() error
+}
+
+// Transactions counts what rules do in a root transaction, on all nodes together.
+type Transactions interface {
+	// Count adds one to the count of each rule in a transaction, or to none if that
+	// of one has reached its most; then it returns the name of that rule. Of any
+	// number of calls, at the same time or one after the other, also across a crash,
+	// a rule is counted at most its most times. A count is kept until a time at
+	// least.
+	//
+	// An error may leave the uses counted or not: they must count as refused.
+	Count(ctx context.Context, txn string, uses []policy.Uses, until time.Time) (exhausted string, err error)
 }
 
 // RevocationKind says by what tokens are revoked.

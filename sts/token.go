@@ -100,6 +100,10 @@ func retryAfter(err error) time.Duration {
 // walk takes the steps of DESIGN.md in their order: local and cheap ones first,
 // the network next, the signing key last.
 func (s *Service) walk(ctx context.Context, d *decision) (Token, *Error) {
+	// 0. Not too much.
+	if e := s.limits.arrives(d.req.Source, d.now); e != nil {
+		return Token{}, e
+	}
 	// 1. The request itself.
 	if e := d.check(); e != nil {
 		return Token{}, e
@@ -132,11 +136,28 @@ func (s *Service) walk(ctx context.Context, d *decision) (Token, *Error) {
 	if err != nil {
 		return Token{}, d.denied(err)
 	}
+	d.rec.Facts.Allowed = true
+	undo, e := s.limits.quota(d, d.grant)
+	if e != nil {
+		return Token{}, e
+	}
+	token, e := s.issue(ctx, d)
+	if e != nil {
+		undo()
+	}
+	return token, e
+}
+
+// issue takes the last steps, which leave something behind.
+func (s *Service) issue(ctx context.Context, d *decision) (Token, *Error) {
 	// 6. Once only.
 	if e := s.useUp(ctx, d); e != nil {
 		return Token{}, e
 	}
 	if e := s.once(ctx, d); e != nil {
+		return Token{}, e
+	}
+	if e := s.countUses(ctx, d, d.grant); e != nil {
 		return Token{}, e
 	}
 	// 7. Sign what was granted.
@@ -189,7 +210,7 @@ func (s *Service) requester(ctx context.Context, d *decision) *Error {
 	s.usage.note(c, d.credential, d.now)
 	d.rec.Client = c.Name
 	d.asked.Client = &c.party
-	return nil
+	return s.limits.asks(d)
 }
 
 func invalidClientMissing() *Error {
@@ -209,6 +230,11 @@ func (s *Service) parties(ctx context.Context, d *decision) *Error {
 	var e *Error
 	if d.asked.Subject, e = s.present(ctx, d, "subject_token", d.req.Subject, &d.rec.Subject); e != nil {
 		return e
+	}
+	if d.asked.Client == nil {
+		if e := s.limits.asks(d); e != nil {
+			return e
+		}
 	}
 	if d.req.Actor.Token == "" {
 		return nil

@@ -119,3 +119,12 @@ func readFile(t *testing.T, name string) string {
 	}
 	return string(b)
 }
+
+func listAudiences(t *testing.T, n *node) string {
+	t.Helper()
+	out, stderr, code := n.stsctl(t, "", "get", "audiences")
+	if code != 0 {
+		t.Fatalf("get audiences: %s", stderr)
+	}
+	return out
+}

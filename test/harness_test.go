@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -83,7 +84,14 @@ func startDev(t *testing.T, dir string, more ...string) *node {
 // start runs stsd and returns when it serves.
 func start(t *testing.T, args ...string) *node {
 	t.Helper()
-	n := &node{cmd: exec.Command(filepath.Join(bin, "stsd"), args...), log: &lockedBuffer{}, done: make(chan error, 1)}
+	return startUnder(t, nil, args...)
+}
+
+// startUnder runs stsd by another command, if there is one, which becomes stsd.
+func startUnder(t *testing.T, under []string, args ...string) *node {
+	t.Helper()
+	args = append(append(slices.Clone(under), filepath.Join(bin, "stsd")), args...)
+	n := &node{cmd: exec.Command(args[0], args[1:]...), log: &lockedBuffer{}, done: make(chan error, 1)}
 	n.stdout = &lockedBuffer{}
 	n.cmd.Stdout = n.stdout
 	stderr, err := n.cmd.StderrPipe()
@@ -111,7 +119,7 @@ func start(t *testing.T, args ...string) *node {
 	case <-ready:
 	case err := <-n.done:
 		n.done <- err
-		t.Fatalf("stsd %s ended: %v\n%s", strings.Join(args, " "), err, n.log)
+		t.Fatalf("%s ended: %v\n%s", strings.Join(args, " "), err, n.log)
 	case <-time.After(20 * time.Second):
 		t.Fatalf("stsd is not ready after 20 s:\n%s", n.log)
 	}

@@ -9,7 +9,9 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 
 	stsv1 "github.com/workload-sts/sts/gen/sts/v1"
 	"github.com/workload-sts/sts/sts"
@@ -83,8 +85,9 @@ otherwise. What -o yaml and -o json write, ` + "`stsctl apply -f -`" + ` reads.`
 
 func (c *cli) getOne(ctx context.Context, kind, name, format string) error {
 	var r *stsv1.Resource
-	err := c.adminCall(ctx, func(ctx context.Context, admin stsv1.AdminServiceClient) error {
-		got, err := admin.GetResource(ctx, &stsv1.GetResourceRequest{Kind: kind, Name: name})
+	var got *stsv1.GetResourceResponse
+	err := c.adminCall(ctx, func(ctx context.Context, admin stsv1.AdminServiceClient) (err error) {
+		got, err = admin.GetResource(ctx, &stsv1.GetResourceRequest{Kind: kind, Name: name})
 		r = got.GetResource()
 		return err
 	})
@@ -101,24 +104,22 @@ func (c *cli) getOne(ctx context.Context, kind, name, format string) error {
 	case "table":
 		return resourceTable(c, kind, []*stsv1.Resource{r})
 	}
+	if etag := oneLine(got.GetEtag()); etag != "" {
+		fmt.Fprintf(c.stdout, "# revision %d, etag %s\n", got.GetRevision(), etag)
+	}
 	return resource.EncodeYAML(c.stdout, r)
 }
 
 func (c *cli) getList(ctx context.Context, kind, format string) error {
 	var list []*stsv1.Resource
-	err := c.adminCall(ctx, func(ctx context.Context, admin stsv1.AdminServiceClient) error {
-		req := &stsv1.ListResourcesRequest{Kind: kind, PageSize: 500}
-		for {
-			page, err := admin.ListResources(ctx, req)
-			if err != nil {
-				return err
+	var revision int64
+	err := c.adminCall(ctx, func(ctx context.Context, admin stsv1.AdminServiceClient) (err error) {
+		for range listAttempts {
+			if list, revision, err = listAll(ctx, admin, kind); status.Code(err) != codes.Aborted {
+				break
 			}
-			list = append(list, page.GetResources()...)
-			if page.GetNextPageToken() == "" || page.GetNextPageToken() == req.PageToken {
-				return nil
-			}
-			req.PageToken = page.GetNextPageToken()
 		}
+		return err
 	})
 	if err != nil {
 		return err
@@ -135,9 +136,30 @@ func (c *cli) getList(ctx context.Context, kind, format string) error {
 		}
 		return writeJSON(c.stdout, docs)
 	case "yaml":
+		fmt.Fprintf(c.stdout, "# revision %d\n", revision)
 		return resource.EncodeYAML(c.stdout, list...)
 	}
 	return resourceTable(c, kind, list)
+}
+
+// listAttempts is how often a list is begun anew if the resources change while its
+// pages are read.
+const listAttempts = 5
+
+// listAll reads all pages of one revision.
+func listAll(ctx context.Context, admin stsv1.AdminServiceClient, kind string) (list []*stsv1.Resource, revision int64, err error) {
+	req := &stsv1.ListResourcesRequest{Kind: kind, PageSize: 500}
+	for {
+		page, err := admin.ListResources(ctx, req)
+		if err != nil {
+			return nil, 0, err
+		}
+		list = append(list, page.GetResources()...)
+		if page.GetNextPageToken() == "" || page.GetNextPageToken() == req.PageToken {
+			return list, page.GetRevision(), nil
+		}
+		req.PageToken = page.GetNextPageToken()
+	}
 }
 
 // headers are the columns of the table of a kind; "" is that of all kinds.

@@ -60,9 +60,15 @@ func (c *cli) issuerStatus(ctx context.Context) ([]*stsv1.IssuerStatus, error) {
 	}
 	var list []*stsv1.IssuerStatus
 	err := c.adminCall(ctx, func(ctx context.Context, admin stsv1.AdminServiceClient) error {
-		got, err := admin.ListIssuerStatus(ctx, &stsv1.ListIssuerStatusRequest{})
-		list = got.GetIssuers()
-		return err
+		req := &stsv1.ListIssuerStatusRequest{PageSize: 1000}
+		for {
+			got, err := admin.ListIssuerStatus(ctx, req)
+			list = append(list, got.GetIssuers()...)
+			if err != nil || got.GetNextPageToken() <= req.PageToken {
+				return err
+			}
+			req.PageToken = got.GetNextPageToken()
+		}
 	})
 	return list, err
 }

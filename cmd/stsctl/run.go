@@ -70,7 +70,7 @@ secret is ever on a command line; see ` + "`stsctl help environment`" + `.`,
 	root.AddCommand(
 		newApply(c), newGet(c), newDelete(c), newExplain(c),
 		newToken(c), newExchange(c), newInspect(c),
-		newClient(c), newIntrospect(c), newIssuer(c), newKeys(c), newPolicy(c), newRevocations(c), newRevoke(c), newSecret(c), newStorage(c), newVersion(c),
+		newClient(c), newIntrospect(c), newIssuer(c), newKeys(c), newAudit(c), newPolicy(c), newRevocations(c), newRevoke(c), newSecret(c), newStorage(c), newVersion(c),
 		environmentTopic(), exitCodesTopic(),
 	)
 	codeErrors(root)

@@ -50,6 +50,9 @@ func (k configCheck) auditDefaults(c *stsv1.AuditConfig) {
 	}
 	k.number("audit.checkpoints.records", &c.Checkpoints.Records, storage.DefaultCheckpointRecords, 100_000)
 	k.duration("audit.checkpoints.every", &c.Checkpoints.Every, storage.DefaultCheckpointEvery, time.Hour)
+	c.Strangers = orEmpty(c.Strangers)
+	k.number("audit.strangers.per_network", &c.Strangers.PerNetwork, 60, 1_000_000)
+	k.number("audit.strangers.total", &c.Strangers.Total, 600, 1_000_000)
 	if c.Checkpoints.KeySet == "" {
 		c.Checkpoints.KeySet = sts.DefaultKeySet
 	}

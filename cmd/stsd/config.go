@@ -23,6 +23,7 @@ import (
 	stsv1 "github.com/workload-sts/sts/gen/sts/v1"
 	"github.com/workload-sts/sts/keys"
 	"github.com/workload-sts/sts/sts/resource"
+	"github.com/workload-sts/sts/sts/server"
 )
 
 // problems is everything that is wrong with a configuration file.
@@ -231,6 +232,13 @@ func (k configCheck) limits(c *stsv1.ServerConfig) {
 	const connections, most = 10_000, 1_000_000
 	k.number("limits.max_connections", &c.Limits.MaxConnections, connections, most)
 	k.number("limits.max_watches", &c.Limits.MaxWatches, connections, most)
+	k.number("limits.max_requests", &c.Limits.MaxRequests, 1000, 100_000)
+	for key, r := range map[string]*stsv1.Rate{"total": c.Limits.Total, "source": c.Limits.Source, "client": c.Limits.Client} {
+		rate := server.RateFromProto(r)
+		if err := rate.Check(); err != nil || r != nil && rate.Count == 0 {
+			k.report("limits."+key, fmt.Sprintf("is not a rate: %v; write {count: 100} for 100 a second", err))
+		}
+	}
 }
 
 func (k configCheck) duration(path string, d **durationpb.Duration, def, most time.Duration) {

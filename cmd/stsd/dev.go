@@ -91,9 +91,13 @@ func devConfig(dir string, o devOptions) *stsv1.ServerConfig {
 			Provider: &stsv1.KeySetConfig_Local{Local: &stsv1.LocalKeyConfig{KeyFile: filepath.Join(dir, "signing.key")}},
 		}}},
 		Rotation: &stsv1.RotationConfig{},
-		Audit:    &stsv1.AuditConfig{File: filepath.Join(dir, "audit.jsonl")},
-		Log:      &stsv1.LogConfig{Level: "info"},
-		Admin:    &stsv1.AdminConfig{Socket: &stsv1.AdminSocketConfig{Path: filepath.Join(dir, adminSocketName)}, TokenFile: filepath.Join(dir, "admin.token")},
+		// Who develops wants to see each refusal.
+		Audit: &stsv1.AuditConfig{
+			File:      filepath.Join(dir, "audit.jsonl"),
+			Strangers: &stsv1.AuditStrangersConfig{PerNetwork: 1_000_000, Total: 1_000_000},
+		},
+		Log:   &stsv1.LogConfig{Level: "info"},
+		Admin: &stsv1.AdminConfig{Socket: &stsv1.AdminSocketConfig{Path: filepath.Join(dir, adminSocketName)}, TokenFile: filepath.Join(dir, "admin.token")},
 	}
 	configCheck{}.revisions(c.Storage) // for the defaults
 	if server.CheckSocketPath(c.Admin.Socket.Path) != nil {

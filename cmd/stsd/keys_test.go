@@ -196,11 +196,11 @@ func TestNodeWithTwoKeySets(t *testing.T) {
 	if set.Len() != 2 || maxAge <= 4*time.Minute || maxAge > 5*time.Minute {
 		t.Errorf("%d keys for %s", set.Len(), maxAge)
 	}
-	next, err := n.service.RotateKey(t.Context(), "cloud")
+	next, err := n.service.RotateKey(t.Context(), sts.Principal{}, "cloud")
 	if err != nil || next.Role != sts.KeyNext || time.Until(next.Signs) < 50*time.Minute {
 		t.Fatalf("rotated to %+v, %v", next, err)
 	}
-	if again, err := n.service.RotateKey(t.Context(), "cloud"); err != nil || again.KID != next.KID {
+	if again, err := n.service.RotateKey(t.Context(), sts.Principal{}, "cloud"); err != nil || again.KID != next.KID {
 		t.Errorf("rotated twice to %+v, %v", again, err)
 	}
 	if signedBy(n, "outside").KeyID != outside.KeyID {
@@ -213,15 +213,15 @@ func TestNodeWithTwoKeySets(t *testing.T) {
 			}
 		}
 	}
-	done, err := n.service.RevokeKey(t.Context(), outside.KeyID)
+	done, err := n.service.RevokeKey(t.Context(), sts.Principal{}, outside.KeyID)
 	if err != nil || done.Revoked.Role != sts.KeyRevoked || done.Successor.KID != next.KID || time.Until(done.AcceptedUntil) < 5*time.Minute {
 		t.Errorf("%+v, %v", done, err)
 	}
 	if signedBy(n, "outside").KeyID != next.KID {
 		t.Error("the successor does not sign")
 	}
-	_, rotate := n.service.RotateKey(t.Context(), "nowhere")
-	_, revoke := n.service.RevokeKey(t.Context(), "nowhere")
+	_, rotate := n.service.RotateKey(t.Context(), sts.Principal{}, "nowhere")
+	_, revoke := n.service.RevokeKey(t.Context(), sts.Principal{}, "nowhere")
 	for _, err := range []error{rotate, revoke} {
 		if e, _ := errors.AsType[*sts.Error](err); e == nil || e.Code != sts.NotFound || strings.Contains(e.Message, "nowhere") {
 			t.Errorf("%v", err)

@@ -148,9 +148,13 @@ func (n *node) wire(ctx context.Context, c *stsv1.ServerConfig, store *storage.S
 	}
 	n.service, err = sts.New(ctx, sts.Config{
 		Issuer: c.Issuer, Store: store, Keys: signingKeys{n.ring}, IssuerKeys: issuerKeys{remote}, ClientKeys: clientKeys{clients},
-		Audit: audit, Replay: n.replay, Revocations: n.revoked, Registrations: registrations, Usage: store, Snapshots: store.Snapshots(), NonceKey: nonceKey,
+		Audit: audit, Replay: n.replay, Transactions: store, Revocations: n.revoked, Registrations: registrations, Usage: store, Snapshots: store.Snapshots(), NonceKey: nonceKey,
 		OmitFacts: c.GetAudit().GetOmitFacts(), CertificateMethods: certificateMethods(c.Http),
+		Limits: sts.Limits{
+			Total: server.RateFromProto(c.Limits.Total), Source: server.RateFromProto(c.Limits.Source), Client: server.RateFromProto(c.Limits.Client),
+		},
 		MaxStaleness: c.Storage.MaxStaleness.AsDuration(),
+		Strangers:    sts.StrangerLimits{PerNetwork: int(c.Audit.Strangers.PerNetwork), Total: int(c.Audit.Strangers.Total)},
 	})
 	if err != nil {
 		return err
@@ -188,7 +192,7 @@ func (n *node) wire(ctx context.Context, c *stsv1.ServerConfig, store *storage.S
 		GRPCURL: c.Dpop.GrpcUrl, Admin: adminConfig(c.Admin),
 		HTTPClients: httpClients, GRPCClients: grpcClients,
 		RequestTimeout: c.Limits.RequestTimeout.AsDuration(), ShutdownGrace: c.ShutdownGrace.AsDuration(),
-		MaxConnections: int(c.Limits.MaxConnections), MaxWatches: int(c.Limits.MaxWatches), Version: version(),
+		MaxRequests: int(c.Limits.MaxRequests), MaxConnections: int(c.Limits.MaxConnections), MaxWatches: int(c.Limits.MaxWatches), Version: version(),
 	})
 	return err
 }

@@ -127,7 +127,7 @@ func TestVaultSealed(t *testing.T) {
 		m := n.service.Ready(t.Context())[sts.CapabilityIssue]
 		return m != nil && m.Dependency == "vault"
 	})
-	_, err = n.service.RotateKey(t.Context(), sts.DefaultKeySet)
+	_, err = n.service.RotateKey(t.Context(), sts.Principal{}, sts.DefaultKeySet)
 	if e, _ := errors.AsType[*sts.Error](err); e == nil || e.Code != sts.Unavailable || strings.Contains(e.Message, "127.0.0.1") {
 		t.Errorf("a rotation: %v", err)
 	}

@@ -1,5 +1,6 @@
-// Command generate writes the reference pages in docs/reference from what the
-// code and the protos say, so that they cannot lie. It reads the descriptors that
+// Command generate writes the reference pages in docs/reference, and the description
+// of the HTTP face in gen/openapi, from what the code and the protos say, so that
+// they cannot lie. It reads the descriptors that
 // `make workspace` leaves in bin/.
 package main
 
@@ -8,7 +9,6 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"path/filepath"
 )
 
 func main() {
@@ -26,18 +26,20 @@ func run(image string, check bool) error {
 	if err != nil {
 		return err
 	}
-	for name, page := range map[string]func(*bytes.Buffer) error{
-		"configuration.md": p.configuration,
-		"resources.md":     p.resources,
-		"api.md":           p.api,
-		"errors.md":        errorsPage,
-		"metrics.md":       metricsPage,
+	for file, page := range map[string]func(*bytes.Buffer) error{
+		"docs/reference/configuration.md":      p.configuration,
+		"docs/reference/resources.md":          p.resources,
+		"docs/reference/resources.schema.json": p.schema,
+		"docs/reference/api.md":                p.api,
+		"docs/reference/errors.md":             errorsPage,
+		"docs/reference/metrics.md":            metricsPage,
+		"gen/openapi/openapi.json":             p.openAPI,
+		"gen/openapi/openapi.go":               embedding,
 	} {
 		var b bytes.Buffer
 		if err := page(&b); err != nil {
-			return fmt.Errorf("%s: %w", name, err)
+			return fmt.Errorf("%s: %w", file, err)
 		}
-		file := filepath.Join("docs", "reference", name)
 		if !check {
 			if err := os.WriteFile(file, b.Bytes(), 0o644); err != nil {
 				return err

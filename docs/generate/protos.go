@@ -181,6 +181,7 @@ const endpoints = `gRPC and HTTP meet at the same handlers. The endpoints that a
 | ` + "`/healthz/live`" + ` | GET | 200 as long as the process serves. |
 | ` + "`/healthz/ready`" + ` | GET | 200 if all capabilities are ready, else 503; JSON says which is not, and what it lacks: vault, storage, audit log or signing key. ` + "`?capability=issue`" + `, ` + "`verify`" + ` or ` + "`admin`" + ` asks for one. |
 | ` + "`/metrics`" + ` | GET | Prometheus metrics. |
+| ` + "`/openapi.json`" + ` | GET | All that is served over HTTP, in OpenAPI 3.1, with ETag; for generating clients, for gateways and for documentation. It is [gen/openapi/openapi.json](../../gen/openapi/openapi.json) with the issuer identifier as its server. |
 
 The gRPC health service answers for ` + "`issue`, `verify`, `admin`" + `, for each service by its full name, and for the whole with an empty name.
 

@@ -6,14 +6,11 @@ package testserver
 import (
 	"bufio"
 	"bytes"
-	"fmt"
 	"io"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 )
@@ -25,12 +22,12 @@ const Patience = 30 * time.Second
 type Process struct {
 	Ready string // the line that it printed when it served
 
-	cmd   *exec.Cmd
-	stdin io.Closer
-	log   bytes.Buffer // read it only after ended
-	lines chan string  // the first line of its output
-	ended chan struct{}
-	guard *guard // not nil: paused
+	cmd    *exec.Cmd
+	stdin  io.Closer
+	log    bytes.Buffer // read it only after ended
+	lines  chan string  // the first line of its output
+	ended  chan struct{}
+	paused *Paused // nil: it runs
 }
 
 // Run starts a server and returns when it has printed a line, which says that it
@@ -116,9 +113,9 @@ func begin(t testing.TB, cmd *exec.Cmd) *Process {
 // Kill ends the process at once, as SIGKILL does, waits for its end, and returns
 // what it wrote to its standard error.
 func (p *Process) Kill() string {
-	if p.guard != nil {
-		p.guard.dismiss()
-		p.guard = nil
+	if p.paused != nil {
+		p.paused.dismiss()
+		p.paused = nil
 	}
 	p.cmd.Process.Kill()
 	<-p.ended
@@ -130,60 +127,23 @@ func (p *Process) Kill() string {
 // even accepted, and nobody answers.
 func (p *Process) Pause(t testing.TB) {
 	t.Helper()
-	if p.guard != nil {
+	if p.paused != nil {
 		t.Fatalf("%s is paused already", p.name())
 	}
-	g, err := newGuard(p.PID())
-	if err != nil {
-		t.Fatal(err)
-	}
-	p.guard = g
-	if err := p.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
-	// The signal is on its way; a request now might still be answered.
-	for deadline := time.Now().Add(Patience); ; time.Sleep(time.Millisecond) {
-		stat, err := os.ReadFile(filepath.Join("/proc", fmt.Sprint(p.PID()), "stat"))
-		if _, state, _ := bytes.Cut(stat, []byte(") ")); err != nil || bytes.HasPrefix(state, []byte("T")) {
-			return // without /proc there is nothing to wait for
-		}
-		if time.Now().After(deadline) {
-			t.Fatalf("%s does not stop at SIGSTOP", p.name())
-		}
+	var err error
+	if p.paused, err = Pause(p.cmd.Process); err != nil {
+		t.Fatalf("%s: %v", p.name(), err)
 	}
 }
 
 // Resume lets a paused process go on.
 func (p *Process) Resume(t testing.TB) {
 	t.Helper()
-	if p.guard == nil {
+	if p.paused == nil {
 		t.Fatalf("%s is not paused", p.name())
 	}
-	p.guard.dismiss()
-	p.guard = nil
-	if err := p.cmd.Process.Signal(syscall.SIGCONT); err != nil {
+	if err := p.paused.Resume(); err != nil {
 		t.Fatal(err)
 	}
-}
-
-// guard is a process that wakes a paused server when this process dies: the
-// server cannot notice that by itself.
-type guard struct {
-	cmd   *exec.Cmd
-	stdin io.Closer // ends with this process
-}
-
-func newGuard(pid int) (*guard, error) {
-	cmd := exec.Command("sh", "-c", fmt.Sprintf("read _; kill -CONT %d", pid))
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		return nil, err
-	}
-	return &guard{cmd: cmd, stdin: stdin}, cmd.Start()
-}
-
-func (g *guard) dismiss() {
-	g.cmd.Process.Kill()
-	g.cmd.Wait() // killed
-	g.stdin.Close()
+	p.paused = nil
 }

@@ -23,31 +23,34 @@ const (
 // access is an entry of the authorization table.
 type access struct {
 	who     who
-	quiet   bool // logged at debug level: polled by machines
-	decides bool // what the wire refuses is a decision, and recorded as one
+	share   share // of what is worked on at once
+	quiet   bool  // logged at debug level: polled by machines
+	decides bool  // what the wire refuses is a decision, and recorded as one
 }
 
 // accessTo is the authorization table. A method that is missing is refused.
 var accessTo = map[string]access{
-	stsv1.TokenService_IssueToken_FullMethodName:    {who: anyone, decides: true},
-	stsv1.TokenService_ExchangeToken_FullMethodName: {who: anyone, decides: true},
-	stsv1.TokenService_WatchToken_FullMethodName:    {who: anyone, decides: true},
+	stsv1.TokenService_IssueToken_FullMethodName:    {who: anyone, share: tokenShare, decides: true},
+	stsv1.TokenService_ExchangeToken_FullMethodName: {who: anyone, share: tokenShare, decides: true},
+	stsv1.TokenService_WatchToken_FullMethodName:    {who: anyone, share: noShare, decides: true},
 
-	stsv1.TokenService_IntrospectToken_FullMethodName: {who: anyone, decides: true},
-	stsv1.TokenService_RevokeToken_FullMethodName:     {who: anyone, decides: true},
+	// Resource servers depend on them, whatever else is asked for.
+	stsv1.TokenService_IntrospectToken_FullMethodName: {who: anyone, share: lookupShare, decides: true},
+	stsv1.TokenService_RevokeToken_FullMethodName:     {who: anyone, share: lookupShare, decides: true},
 
-	stsv1.RegistrationService_RegisterClient_FullMethodName:           {who: anyone, decides: true},
-	stsv1.RegistrationService_GetClientRegistration_FullMethodName:    {who: anyone, decides: true},
-	stsv1.RegistrationService_UpdateClientRegistration_FullMethodName: {who: anyone, decides: true},
-	stsv1.RegistrationService_DeleteClientRegistration_FullMethodName: {who: anyone, decides: true},
+	stsv1.RegistrationService_RegisterClient_FullMethodName:           {who: anyone, share: registrationShare, decides: true},
+	stsv1.RegistrationService_GetClientRegistration_FullMethodName:    {who: anyone, share: registrationShare, decides: true},
+	stsv1.RegistrationService_UpdateClientRegistration_FullMethodName: {who: anyone, share: registrationShare, decides: true},
+	stsv1.RegistrationService_DeleteClientRegistration_FullMethodName: {who: anyone, share: registrationShare, decides: true},
 
-	stsv1.DiscoveryService_GetProviderMetadata_FullMethodName: {who: anyone, quiet: true},
-	stsv1.DiscoveryService_GetJwks_FullMethodName:             {who: anyone, quiet: true},
+	stsv1.DiscoveryService_GetProviderMetadata_FullMethodName: {who: anyone, share: noShare, quiet: true},
+	stsv1.DiscoveryService_GetJwks_FullMethodName:             {who: anyone, share: noShare, quiet: true},
 
 	stsv1.AdminService_Apply_FullMethodName:          {who: writers},
 	stsv1.AdminService_ApplyMany_FullMethodName:      {who: writers},
 	stsv1.AdminService_GetResource_FullMethodName:    {who: readers},
 	stsv1.AdminService_ListResources_FullMethodName:  {who: readers},
+	stsv1.AdminService_PutResource_FullMethodName:    {who: writers},
 	stsv1.AdminService_DeleteResource_FullMethodName: {who: writers},
 	stsv1.AdminService_ListKeys_FullMethodName:       {who: readers},
 
@@ -76,9 +79,9 @@ var accessTo = map[string]access{
 	stsv1.AdminService_SimulateRequest_FullMethodName: {who: readers},
 	stsv1.AdminService_Backup_FullMethodName:          {who: writers}, // since it has every secret
 
-	healthpb.Health_Check_FullMethodName: {who: anyone, quiet: true},
-	healthpb.Health_List_FullMethodName:  {who: anyone, quiet: true},
-	healthpb.Health_Watch_FullMethodName: {who: anyone, quiet: true},
+	healthpb.Health_Check_FullMethodName: {who: anyone, share: noShare, quiet: true},
+	healthpb.Health_List_FullMethodName:  {who: anyone, share: noShare, quiet: true},
+	healthpb.Health_Watch_FullMethodName: {who: anyone, share: noShare, quiet: true},
 }
 
 // authorize refuses a caller that may not call the method. Where a request came

@@ -2,9 +2,7 @@ package server
 
 import (
 	"context"
-	"encoding/base64"
 	"fmt"
-	"strings"
 	"time"
 
 	stsv1 "github.com/workload-sts/sts/gen/sts/v1"
@@ -13,10 +11,8 @@ import (
 
 // Bounds of the admin interface.
 const (
-	maxApply        = 8 << 20 // bytes of one change
-	maxResources    = 10_000  // in one change
-	defaultPageSize = 100
-	maxPageSize     = 1000
+	maxApply     = 8 << 20 // bytes of one change
+	maxResources = 10_000  // in one change
 )
 
 // adminService is the handler of admin requests of every face. That the caller
@@ -32,7 +28,9 @@ func (a *adminService) Apply(ctx context.Context, m *stsv1.ApplyRequest) (*stsv1
 	if bad := tooMany(m); bad != nil {
 		return nil, bad
 	}
-	change := sts.Change{Expected: m.GetExpectedRevision(), DryRun: m.GetDryRun(), Shadow: m.GetShadow(), Why: m.GetWhy(), By: principalOf(ctx)}
+	change := sts.Change{
+		Expected: m.GetExpectedRevision(), DryRun: m.GetDryRun(), Shadow: m.GetShadow(), Why: m.GetWhy(), By: principalOf(ctx), Match: map[sts.Ref]string{},
+	}
 	var problems []sts.Problem
 	for i, r := range m.GetResources() {
 		resource, ps := FromProto(r)
@@ -49,6 +47,16 @@ func (a *adminService) Apply(ctx context.Context, m *stsv1.ApplyRequest) (*stsv1
 		}
 		change.Delete = append(change.Delete, ref)
 	}
+	for i, r := range m.GetMatch() {
+		ref, bad := refOf(r.GetKind(), r.GetName())
+		if bad != nil {
+			return nil, malformed(fmt.Sprintf("match[%d].%s", i, bad.sts.Field), bad.sts.Message)
+		}
+		if _, twice := change.Match[ref]; twice {
+			return nil, malformed(fmt.Sprintf("match[%d]", i), "names a resource a second time")
+		}
+		change.Match[ref] = r.GetEtag()
+	}
 	if len(problems) > 0 {
 		return nil, &sts.Error{Code: sts.InvalidResource, Problems: problems, Message: "nothing was changed: resources are not well-formed"}
 	}
@@ -56,7 +64,7 @@ func (a *adminService) Apply(ctx context.Context, m *stsv1.ApplyRequest) (*stsv1
 }
 
 func tooMany(m *stsv1.ApplyRequest) *refusal {
-	if len(m.GetResources())+len(m.GetDelete()) > maxResources {
+	if len(m.GetResources())+len(m.GetDelete()) > maxResources || len(m.GetMatch()) > maxResources {
 		return malformed("resources", fmt.Sprintf("more than %d resources in one change", maxResources))
 	}
 	return nil
@@ -72,7 +80,7 @@ func (a *adminService) GetResource(_ context.Context, m *stsv1.GetResourceReques
 	if err != nil {
 		return nil, err
 	}
-	return &stsv1.GetResourceResponse{Resource: ToProto(r), Revision: revision}, nil
+	return &stsv1.GetResourceResponse{Resource: ToProto(r), Revision: revision, Etag: r.ETag()}, nil
 }
 
 // ListResources implements stsv1.AdminServiceServer.
@@ -81,27 +89,27 @@ func (a *adminService) ListResources(_ context.Context, m *stsv1.ListResourcesRe
 	if kind != "" && !kinds[kind] {
 		return nil, badKind()
 	}
-	size := int(m.GetPageSize())
-	switch {
-	case size == 0:
-		size = defaultPageSize
-	case size < 0 || size > maxPageSize:
-		return nil, malformed("page_size", fmt.Sprintf("page_size must be between 1 and %d", maxPageSize))
+	size, bad := pageSize(m.GetPageSize())
+	if bad != nil {
+		return nil, bad
 	}
 	var after sts.Ref
+	var of int64
 	if m.GetPageToken() != "" {
-		var ok bool
-		if after, ok = readPageToken(m.GetPageToken()); !ok {
-			return nil, malformed("page_token", "page_token is not the next_page_token of a page")
+		if of, after, bad = readPageToken(m.GetPageToken()); bad != nil {
+			return nil, bad
 		}
 	}
 	page, more, revision := a.service.Resources(kind, after, size)
+	if m.GetPageToken() != "" && of != revision {
+		return nil, errListChanged(of, revision)
+	}
 	out := &stsv1.ListResourcesResponse{Revision: revision}
 	for _, r := range page {
-		out.Resources = append(out.Resources, ToProto(r))
+		out.Resources, out.Etags = append(out.Resources, ToProto(r)), append(out.Etags, r.ETag())
 	}
 	if more {
-		out.NextPageToken = pageToken(page[len(page)-1].Ref())
+		out.NextPageToken = pageToken(revision, page[len(page)-1].Ref())
 	}
 	return out, nil
 }
@@ -115,7 +123,11 @@ func (a *adminService) DeleteResource(ctx context.Context, m *stsv1.DeleteResour
 	if _, _, err := a.service.Resource(ref); err != nil {
 		return nil, err
 	}
-	done, err := a.service.Apply(ctx, sts.Change{Delete: []sts.Ref{ref}, By: principalOf(ctx)})
+	change := sts.Change{Delete: []sts.Ref{ref}, By: principalOf(ctx), Match: map[sts.Ref]string{}}
+	if bad := expects(ctx, change, ref, m.GetEtag(), false); bad != nil {
+		return nil, bad
+	}
+	done, err := a.service.Apply(ctx, change)
 	if err != nil {
 		return nil, err
 	}
@@ -151,17 +163,4 @@ func refsToProto(refs []sts.Ref) []*stsv1.ResourceRef {
 		out = append(out, &stsv1.ResourceRef{Kind: string(r.Kind), Name: r.Name})
 	}
 	return out
-}
-
-// pageToken says after which resource the next page starts. It holds when
-// resources come and go in between.
-func pageToken(last sts.Ref) string {
-	return base64.RawURLEncoding.EncodeToString([]byte(string(last.Kind) + "/" + last.Name))
-}
-
-func readPageToken(s string) (sts.Ref, bool) {
-	raw, err := base64.RawURLEncoding.Strict().DecodeString(s)
-	kind, name, ok := strings.Cut(string(raw), "/")
-	ref := sts.Ref{Kind: sts.Kind(kind), Name: name}
-	return ref, err == nil && ok && kinds[ref.Kind] && name != ""
 }

@@ -24,6 +24,7 @@ type call struct {
 	arrival   *time.Timer
 	parts     bool             // arrives in several messages; the handler says when all are there
 	presented func() presented // the certificates of the caller; nil: none
+	match     *match           // what the headers of HTTP expect of a resource; nil: nothing
 	caller    *caller          // of the admin interface, once it was asked who that is
 	told      bool             // the caller has the request id
 	walked    bool             // a stream whose tokens were observed one by one

@@ -27,6 +27,7 @@ type chain struct {
 	timeout time.Duration
 	clients *ClientCertificates // of the gRPC listener; may be nil
 	admin   *admins
+	gates   gates
 }
 
 // Names of the headers that tell a caller how to find its request in the log
@@ -109,7 +110,16 @@ func (c *chain) guarded(ctx context.Context, k *call, next func(context.Context)
 			err = fmt.Errorf("panic: %s", what)
 		}
 	}()
+	leave, bad := c.gates.enter(accessTo[k.method].share)
+	if bad != nil {
+		return bad
+	}
+	defer leave()
 	if err := c.authorize(ctx, k); err != nil {
+		if k.caller != nil {
+			r := refuse(ctx, c.issuer, err)
+			c.service.RefusedAdmin(ctx, k.caller.principal, sts.Source{RequestID: k.requestID, Peer: peerOf(ctx)}, k.method, r.sts)
+		}
 		return err
 	}
 	if k.malformed != nil && !accessTo[k.method].decides {

@@ -19,7 +19,7 @@ func (a *adminService) RotateClientSecret(ctx context.Context, m *stsv1.RotateCl
 	if m.GetName() == "" {
 		return nil, malformed("name", "name is missing: name the client")
 	}
-	done, err := a.service.RotateSecret(ctx, m.GetName(), overlap, m.GetExpectedRevision())
+	done, err := a.service.RotateSecret(ctx, principalOf(ctx), m.GetName(), overlap, m.GetExpectedRevision())
 	if err != nil {
 		return nil, err
 	}

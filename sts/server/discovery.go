@@ -152,9 +152,7 @@ func newRendered(body []byte) rendered {
 }
 
 func (d *document) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		w.Header().Set("Allow", "GET, HEAD")
-		writeError(w, &refusal{sts: &sts.Error{Code: sts.InvalidRequest, Message: "this document can only be read, by GET or HEAD"}, http: http.StatusMethodNotAllowed}, nil)
+	if !readable(w, r) {
 		return
 	}
 	err := d.chain.run(r.Context(), d.method, d.chain.timeout, func(context.Context) error {
@@ -170,6 +168,16 @@ func (d *document) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		writeError(w, refuse(r.Context(), d.chain.issuer, err), nil)
 	}
+}
+
+// readable refuses what is not reading a document.
+func readable(w http.ResponseWriter, r *http.Request) bool {
+	if r.Method == http.MethodGet || r.Method == http.MethodHead {
+		return true
+	}
+	w.Header().Set("Allow", "GET, HEAD")
+	writeError(w, &refusal{sts: &sts.Error{Code: sts.InvalidRequest, Message: "this document can only be read, by GET or HEAD"}, http: http.StatusMethodNotAllowed}, nil)
+	return false
 }
 
 // serve reports whether the caller has the document now.

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -41,9 +42,11 @@ func newJSONAPI(c *chain, conn grpc.ClientConnInterface) (*jsonAPI, error) {
 		runtime.WithMarshalerOption(runtime.MIMEWildcard, &marshaler{runtime.JSONPb{
 			MarshalOptions: protojson.MarshalOptions{UseProtoNames: true},
 		}}),
+		runtime.WithMiddlewares(j.reading),
 		runtime.WithErrorHandler(j.error),
 		runtime.WithRoutingErrorHandler(j.routingError),
-		runtime.WithForwardResponseOption(func(ctx context.Context, w http.ResponseWriter, _ proto.Message) error {
+		runtime.WithForwardResponseOption(func(ctx context.Context, w http.ResponseWriter, m proto.Message) error {
+			defer describe(w, m) // the status comes last
 			if k, ok := callOf(ctx); ok {
 				k.tell(w.Header())
 			}
@@ -68,20 +71,37 @@ func (j *jsonAPI) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("Pragma", "no-cache")
 	r.Header.Del("Grpc-Timeout") // the chain sets the deadline
-	k.malformed = j.read(w, r)
 	j.mux.ServeHTTP(w, r)
+}
+
+// reading reads a request before its route handles it.
+func (j *jsonAPI) reading(next runtime.HandlerFunc) runtime.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request, params map[string]string) {
+		k, _ := callOf(r.Context())
+		pattern, _ := runtime.HTTPPattern(r.Context())
+		route, known := routeOf(r.Method, pattern.String())
+		if !known {
+			panic("no route for " + pattern.String()) // a test has walked them
+		}
+		k.malformed = j.read(w, r, route)
+		next(w, r, params)
+	}
 }
 
 // read puts the body of a request where the marshaler finds it. A request that
 // is not worth reading goes on without its body, to be refused by the chain.
-func (j *jsonAPI) read(w http.ResponseWriter, r *http.Request) *refusal {
+func (j *jsonAPI) read(w http.ResponseWriter, r *http.Request, route Route) *refusal {
 	k, _ := callOf(r.Context())
 	original := r.Body
 	body := &jsonBody{Reader: bytes.NewReader(nil), call: k}
 	r.Body = body
 	most := int64(maxForm)
-	if !strings.HasPrefix(r.URL.Path, "/v1/token:") {
-		if strings.HasPrefix(r.URL.Path, "/v1/resources") {
+	if accessTo[fullMethod(route.Method)].decides {
+		if bad := queryParameter(r.URL.RawQuery); bad != nil {
+			return bad
+		}
+	} else {
+		if strings.HasPrefix(route.Path, "/v1/resources") {
 			most = maxApply
 		}
 		// Nobody but an admin makes the server read 8 MiB. The chain will say so.
@@ -89,13 +109,16 @@ func (j *jsonAPI) read(w http.ResponseWriter, r *http.Request) *refusal {
 			w.Header().Set("Connection", "close")
 			return nil
 		}
-		if bad := adminQuery(r); bad != nil {
+		if bad := route.checkQuery(r.URL.RawQuery); bad != nil {
 			return bad
 		}
-	} else if bad := queryParameter(r.URL.RawQuery); bad != nil {
-		return bad
+		match, bad := readMatch(r)
+		if bad != nil {
+			return bad
+		}
+		k.match = match
 	}
-	if r.Method != http.MethodPost && r.Method != http.MethodPut {
+	if route.Body == "" {
 		return nil
 	}
 	r.Body = original
@@ -115,17 +138,20 @@ func (j *jsonAPI) identify(r *http.Request, k *call) {
 	k.caller = j.chain.admin.identifyBy(r.Context(), k, r.Header["Authorization"], r.Header[headerProof], target)
 }
 
-// adminQuery refuses parameters that a list does not have, or has twice.
-func adminQuery(r *http.Request) *refusal {
-	if r.URL.RawQuery == "" {
+// checkQuery refuses parameters of the URL that a route does not have, or has twice.
+func (r Route) checkQuery(query string) *refusal {
+	if query == "" {
 		return nil
 	}
-	for name, values := range r.URL.Query() {
-		lists := r.URL.Path == "/v1/resources" || r.URL.Path == "/v1/revocations" || r.URL.Path == "/v1/registered-clients"
-		if r.Method != http.MethodGet || !lists || !slices.Contains([]string{"kind", "template", "page_size", "page_token"}, name) {
+	values, err := url.ParseQuery(query)
+	if err != nil {
+		return malformed("", "the query of the URL is not well-formed")
+	}
+	for name, given := range values {
+		if !slices.Contains(r.Query, name) {
 			return malformed("", "the query of the URL has a parameter that this method does not have")
 		}
-		if len(values) > 1 {
+		if len(given) > 1 {
 			return malformed(name, name+" is given more than once")
 		}
 	}
@@ -166,24 +192,37 @@ func (b *jsonBody) Decode(v any) error {
 		return err
 	}
 	switch m := v.(type) {
-	case *stsv1.IssueTokenRequest:
-		b.call.malformed = decodeParameters(data, m)
-	case *stsv1.ExchangeTokenRequest:
-		b.call.malformed = decodeParameters(data, m)
-	case *stsv1.IntrospectTokenRequest:
-		b.call.malformed = decodeParameters(data, m)
-	case *stsv1.RevokeTokenRequest:
-		b.call.malformed = decodeParameters(data, m)
+	case **stsv1.Resource: // a body that is one field of the request
+		*m = &stsv1.Resource{}
+		b.unmarshal(data, *m)
 	case proto.Message:
-		if err := protojson.Unmarshal(data, m); err != nil {
-			proto.Reset(m)
-			b.call.malformed = &refusal{sts: &sts.Error{
-				Code: sts.InvalidRequest, Message: "the body is not a request of this method; see details",
-				Problems: []sts.Problem{{Index: -1, Message: jsonProblem(err)}},
-			}}
+		if ReadsParameters(m.ProtoReflect().Descriptor().FullName()) {
+			b.call.malformed = decodeParameters(data, m)
+		} else {
+			b.unmarshal(data, m)
 		}
 	}
 	return nil
+}
+
+// ReadsParameters tells whether the members of a message are the parameters of a
+// request of OAuth, and read as such; see decodeParameters.
+func ReadsParameters(message protoreflect.FullName) bool {
+	switch message.Name() {
+	case "IssueTokenRequest", "ExchangeTokenRequest", "IntrospectTokenRequest", "RevokeTokenRequest":
+		return true
+	}
+	return false
+}
+
+func (b *jsonBody) unmarshal(data []byte, m proto.Message) {
+	if err := protojson.Unmarshal(data, m); err != nil {
+		proto.Reset(m)
+		b.call.malformed = &refusal{sts: &sts.Error{
+			Code: sts.InvalidRequest, Message: "the body is not a request of this method; see details",
+			Problems: []sts.Problem{{Index: -1, Message: jsonProblem(err)}},
+		}}
+	}
 }
 
 // jsonProblem is what protojson says, without the prefix that it varies.
@@ -288,24 +327,6 @@ func (j *jsonAPI) routingError(ctx context.Context, _ *runtime.ServeMux, _ runti
 	k, _ := callOf(ctx)
 	j.chain.observe(ctx, k, refused, time.Now())
 	writeError(w, refused, nil)
-}
-
-// allowed lists the methods of a path under /v1/ [RFC 9110 §15.5.6].
-func allowed(path string) string {
-	switch {
-	case path == "/v1/resources", path == "/v1/registered-clients", path == "/v1/keys", path == "/v1/issuers:status":
-		return "GET"
-	case path == "/v1/revocations":
-		return "GET, POST"
-	case strings.HasPrefix(path, "/v1/clients/") && !strings.HasSuffix(path, ":rotateSecret"):
-		return "GET"
-	case strings.HasPrefix(path, "/v1/registered-clients/"):
-		return "DELETE"
-	case strings.HasPrefix(path, "/v1/resources/"):
-		return "GET, DELETE"
-	default:
-		return "POST"
-	}
 }
 
 func notFound() *refusal {

@@ -8,9 +8,20 @@ import (
 )
 
 // ListIssuerStatus implements stsv1.AdminServiceServer.
-func (a *adminService) ListIssuerStatus(context.Context, *stsv1.ListIssuerStatusRequest) (*stsv1.ListIssuerStatusResponse, error) {
+func (a *adminService) ListIssuerStatus(_ context.Context, req *stsv1.ListIssuerStatusRequest) (*stsv1.ListIssuerStatusResponse, error) {
+	size, bad := pageSize(req.GetPageSize())
+	if bad != nil {
+		return nil, bad
+	}
 	out := &stsv1.ListIssuerStatusResponse{}
-	for _, s := range a.service.IssuerStatus() {
+	for _, s := range a.service.IssuerStatus() { // by name
+		if s.Name <= req.GetPageToken() {
+			continue
+		}
+		if len(out.Issuers) == size {
+			out.NextPageToken = out.Issuers[size-1].GetName()
+			break
+		}
 		m := &stsv1.IssuerStatus{
 			Name:    s.Name,
 			Source:  s.Source,

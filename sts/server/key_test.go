@@ -64,6 +64,7 @@ type testKeys struct {
 	broken atomic.Bool                   // Sign, Rotate and Revoke fail
 	down   atomic.Bool                   // Ready says that Vault is missing
 	maxAge atomic.Int64
+	before func() // Sign calls it; set before the first request
 
 	mu        sync.Mutex
 	verifiers []string // that Delivered was told of
@@ -85,6 +86,9 @@ func (k *testKeys) Sign(ctx context.Context, set, typ string, payload []byte) (t
 		case <-ctx.Done():
 			return "", "", ctx.Err()
 		}
+	}
+	if k.before != nil {
+		k.before()
 	}
 	token, err = k.sign(typ, payload)
 	return token, k.kid, err

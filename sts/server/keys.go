@@ -34,7 +34,7 @@ func (a *adminService) RotateKey(ctx context.Context, m *stsv1.RotateKeyRequest)
 	if m.GetSet() == "" {
 		return nil, malformed("set", "set is missing: name the key set")
 	}
-	key, err := a.service.RotateKey(ctx, m.GetSet())
+	key, err := a.service.RotateKey(ctx, principalOf(ctx), m.GetSet())
 	if err != nil {
 		return nil, err
 	}
@@ -46,7 +46,7 @@ func (a *adminService) RevokeKey(ctx context.Context, m *stsv1.RevokeKeyRequest)
 	if m.GetKid() == "" {
 		return nil, malformed("kid", "kid is missing: name the key by its id")
 	}
-	done, err := a.service.RevokeKey(ctx, m.GetKid())
+	done, err := a.service.RevokeKey(ctx, principalOf(ctx), m.GetKid())
 	if err != nil {
 		return nil, err
 	}

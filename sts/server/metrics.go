@@ -14,6 +14,7 @@ import (
 type metrics struct {
 	requests *prometheus.CounterVec
 	duration *prometheus.HistogramVec
+	limited  *prometheus.CounterVec
 	watches  prometheus.Gauge
 	build    *prometheus.GaugeVec
 	service  *sts.Service // nil: only to describe
@@ -22,6 +23,7 @@ type metrics struct {
 	revocations    prometheus.GaugeFunc
 	registrations  *prometheus.CounterVec
 	registered     prometheus.GaugeFunc
+	suppressed     prometheus.CounterFunc
 }
 
 var (
@@ -41,6 +43,10 @@ func newMetrics(version string, service *sts.Service) *metrics {
 			Help:    "Time to answer a request.",
 			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 		}, []string{"method"}),
+		limited: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "sts_limited_total",
+			Help: "Requests that were refused because of a limit: requests at once, total, source, client or audience.",
+		}, []string{"limit"}),
 		watches: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "sts_watch_streams",
 			Help: "WatchToken streams that are open.",
@@ -58,6 +64,10 @@ func newMetrics(version string, service *sts.Service) *metrics {
 			Help: "Revocations whose tokens may still be alive, as this node knows them.",
 		}, func() float64 { return float64(service.RevocationCount()) }),
 	}
+	m.suppressed = prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "sts_audit_suppressed_total",
+		Help: "Refusals of callers of whom it is not known who they are that are in the audit log by their count only.",
+	}, func() float64 { return float64(service.Suppressed()) })
 	m.registrations = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "sts_registrations_total",
 		Help: "What registered clients, and those who register, have done, by action: register, read, update, delete.",
@@ -92,7 +102,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 }
 
 func (m *metrics) all() []prometheus.Collector {
-	return []prometheus.Collector{m.requests, m.duration, m.watches, m.build, m.introspections, m.revocations, m.registrations, m.registered}
+	return []prometheus.Collector{m.requests, m.duration, m.limited, m.watches, m.build, m.introspections, m.revocations, m.suppressed, m.registrations, m.registered}
 }
 
 // Metrics describes the metrics that a Server has, for their reference.
@@ -138,6 +148,9 @@ func (m *metrics) observe(k *call, r *refusal, took time.Duration) {
 		outcome, code = "refused", string(r.sts.Code)
 		if r.sts.Code == sts.Unavailable || r.sts.Code == sts.ServerError {
 			outcome = "failed"
+		}
+		if r.sts.Limit != "" {
+			m.limited.WithLabelValues(r.sts.Limit).Inc()
 		}
 	}
 	m.requests.WithLabelValues(method, k.grant, outcome, code).Inc()

@@ -61,6 +61,7 @@ func receiveParts(ctx context.Context, recv func() (*stsv1.ApplyRequest, error))
 		}
 		whole.Resources = append(whole.Resources, part.GetResources()...)
 		whole.Delete = append(whole.Delete, part.GetDelete()...)
+		whole.Match = append(whole.Match, part.GetMatch()...)
 		if bad := tooMany(whole); bad != nil {
 			return nil, bad
 		}

@@ -76,7 +76,7 @@ var exceptions = []Exception{
 	{Code: sts.UseDPoPNonce, HTTP: http.StatusUnauthorized, Meaning: "The proof that came with an access token for an endpoint of ours."},
 	{Code: sts.UseDPoPNonce, GRPC: codes.Unauthenticated, Meaning: "The proof that came with an access token for an endpoint of ours."},
 	{Code: sts.InvalidRequest, GRPC: codes.ResourceExhausted, Meaning: "The parts of a change are larger than 8 MiB together."},
-	{Code: sts.Unavailable, GRPC: codes.ResourceExhausted, Meaning: "As many streams watch tokens or health as the server allows. Come back after RetryInfo, or use another server."},
+	{Code: sts.Unavailable, GRPC: codes.ResourceExhausted, Meaning: "The server works on as many requests as it takes at once, or as many streams watch tokens or health as it allows. Come back after RetryInfo, or use another server."},
 	{Code: sts.Unavailable, GRPC: codes.DeadlineExceeded, Meaning: "The deadline of the call, or the time that the server gives a request, has passed."},
 	{Code: sts.Unavailable, GRPC: codes.Canceled, Meaning: "The caller cancelled the call."},
 }

@@ -57,6 +57,7 @@ func (c *converter) client(m *stsv1.Client) *sts.Client {
 		Labels:      m.GetLabels(),
 		Audiences:   m.GetAudiences(),
 		DPoPBound:   m.GetDpopBoundAccessTokens(),
+		Rate:        c.rate("rate", m.GetRate()),
 		Disclosure:  sts.Disclosure(m.GetDisclosure()),
 	}
 	for i, s := range m.GetSecrets() {
@@ -111,6 +112,7 @@ func (c *converter) audience(m *stsv1.Audience) *sts.Audience {
 		MaxTTL:      c.duration("max_ttl", m.GetMaxTtl()),
 		KeySet:      m.GetKeySet(),
 		Binding:     policy.Binding(m.GetBinding()),
+		Quota:       c.rate("quota", m.GetQuota()),
 
 		Introspectors: m.GetIntrospectors(),
 	}
@@ -216,6 +218,7 @@ func ToProto(r sts.Resource) *stsv1.Resource {
 			MaxTtl:      durationToProto(r.Audience.MaxTTL),
 			KeySet:      r.Audience.KeySet,
 			Binding:     string(r.Audience.Binding),
+			Quota:       rateToProto(r.Audience.Quota),
 
 			Introspectors: r.Audience.Introspectors,
 		}}}
@@ -237,6 +240,7 @@ func clientToProto(c *sts.Client) *stsv1.Client {
 		Audiences:   c.Audiences,
 
 		DpopBoundAccessTokens: c.DPoPBound,
+		Rate:                  rateToProto(c.Rate),
 		Disclosure:            string(c.Disclosure),
 	}
 	for _, s := range c.Secrets {

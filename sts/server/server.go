@@ -53,6 +53,7 @@ type Config struct {
 	RequestTimeout time.Duration // longest time for one request; default 10s
 	ShutdownGrace  time.Duration // for requests in flight at the end; default 10s
 	MaxConnections int           // on each listener; default 10,000
+	MaxRequests    int           // token requests worked on at once; default 1,000
 	MaxWatches     int           // WatchToken streams open at once; default 10,000
 	Version        string        // of the program, for sts_build_info
 }
@@ -74,6 +75,7 @@ func New(c Config) (*Server, error) {
 	c.RequestTimeout = cmp.Or(c.RequestTimeout, 10*time.Second)
 	c.ShutdownGrace = cmp.Or(c.ShutdownGrace, 10*time.Second)
 	c.MaxConnections = cmp.Or(c.MaxConnections, 10_000)
+	c.MaxRequests = cmp.Or(c.MaxRequests, 1000)
 	c.MaxWatches = cmp.Or(c.MaxWatches, 10_000)
 	metadata := c.Service.Metadata()
 	m := newMetrics(c.Version, c.Service)
@@ -83,6 +85,7 @@ func New(c Config) (*Server, error) {
 	s := &Server{grace: c.ShutdownGrace, maxConnections: c.MaxConnections, firstRequest: firstRequestTimeout, stopping: make(chan struct{})}
 	proofs := proofURLs{metadata.Issuer, cmp.Or(c.GRPCURL, metadata.Issuer)}
 	ch := &chain{service: c.Service, issuer: metadata.Issuer, log: c.Logger, metrics: m, timeout: c.RequestTimeout, clients: c.GRPCClients,
+		gates: newGates(c.MaxRequests),
 		admin: &admins{AdminConfig: c.Admin, service: c.Service, proofs: proofs},
 	}
 	ready := &readiness{service: c.Service, stopping: s.stopping, log: c.Logger}
@@ -159,15 +162,12 @@ func newHTTPFace(c Config, ch *chain, conn grpc.ClientConnInterface, ready *read
 			"/oauth2/token":                           &tokenEndpoint{conn: conn},
 			"/oauth2/introspect":                      &introspectionEndpoint{conn: conn},
 			"/oauth2/revoke":                          &revocationEndpoint{conn: conn},
-			"/v1/resources":                           api,
-			"/v1/resources:apply":                     api,
-			"/v1/revocations":                         api,
-			"/v1/registered-clients":                  api,
 			"/.well-known/openid-configuration":       metadata,
 			"/.well-known/oauth-authorization-server": metadata,
 			"/.well-known/jwks.json":                  keySet,
 			"/healthz/live":                           http.HandlerFunc(live),
 			"/healthz/ready":                          ready,
+			"/openapi.json":                           openAPI(c.Service.Metadata().Issuer, c.Service.Registers()),
 			"/metrics":                                promhttp.HandlerFor(c.Registry, promhttp.HandlerOpts{DisableCompression: true}),
 		},
 	}

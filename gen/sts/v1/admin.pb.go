@@ -38,6 +38,9 @@ type ApplyRequest struct {
 	// If not 0: the revision that the change was made against. Another one in
 	// force is ABORTED.
 	ExpectedRevision int64 `protobuf:"varint,4,opt,name=expected_revision,json=expectedRevision,proto3" json:"expected_revision,omitempty"`
+	// Resources that must be as the caller has seen them, by their etag. One that is
+	// not is ABORTED, and nothing changes.
+	Match []*ResourceMatch `protobuf:"bytes,7,rep,name=match,proto3" json:"match,omitempty"`
 	// Why, for who reads the history: up to 1,000 characters.
 	Why string `protobuf:"bytes,5,opt,name=why,proto3" json:"why,omitempty"`
 	// Nothing is put in force: the change becomes the shadow revision, which decides
@@ -106,6 +109,13 @@ func (x *ApplyRequest) GetExpectedRevision() int64 {
 	return 0
 }
 
+func (x *ApplyRequest) GetMatch() []*ResourceMatch {
+	if x != nil {
+		return x.Match
+	}
+	return nil
+}
+
 func (x *ApplyRequest) GetWhy() string {
 	if x != nil {
 		return x.Why
@@ -116,6 +126,225 @@ func (x *ApplyRequest) GetWhy() string {
 func (x *ApplyRequest) GetShadow() bool {
 	if x != nil {
 		return x.Shadow
+	}
+	return false
+}
+
+// ResourceMatch says what a resource must be.
+type ResourceMatch struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Client, Issuer, Audience or Rule.
+	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	// Its name.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// The etag that it must have; `*` for any. Empty: it must not exist.
+	Etag          string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResourceMatch) Reset() {
+	*x = ResourceMatch{}
+	mi := &file_sts_v1_admin_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResourceMatch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResourceMatch) ProtoMessage() {}
+
+func (x *ResourceMatch) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResourceMatch.ProtoReflect.Descriptor instead.
+func (*ResourceMatch) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *ResourceMatch) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *ResourceMatch) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ResourceMatch) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+// PutResourceRequest carries the resource.
+type PutResourceRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Client, Issuer, Audience or Rule.
+	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	// Its name.
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// What it is to be.
+	Resource *Resource `protobuf:"bytes,3,opt,name=resource,proto3" json:"resource,omitempty"`
+	// If not empty: the etag that it must have; `*` for any.
+	Etag string `protobuf:"bytes,4,opt,name=etag,proto3" json:"etag,omitempty"`
+	// It must not exist.
+	Create        bool `protobuf:"varint,5,opt,name=create,proto3" json:"create,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutResourceRequest) Reset() {
+	*x = PutResourceRequest{}
+	mi := &file_sts_v1_admin_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutResourceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutResourceRequest) ProtoMessage() {}
+
+func (x *PutResourceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutResourceRequest.ProtoReflect.Descriptor instead.
+func (*PutResourceRequest) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *PutResourceRequest) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *PutResourceRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *PutResourceRequest) GetResource() *Resource {
+	if x != nil {
+		return x.Resource
+	}
+	return nil
+}
+
+func (x *PutResourceRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *PutResourceRequest) GetCreate() bool {
+	if x != nil {
+		return x.Create
+	}
+	return false
+}
+
+// PutResourceResponse says what is in force now.
+type PutResourceResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The resource.
+	Resource *Resource `protobuf:"bytes,1,opt,name=resource,proto3" json:"resource,omitempty"`
+	// Its etag, which is also in the header ETag over HTTP.
+	Etag string `protobuf:"bytes,2,opt,name=etag,proto3" json:"etag,omitempty"`
+	// The revision in force after the change.
+	Revision int64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	// It did not exist before. 201 over HTTP.
+	Created       bool `protobuf:"varint,4,opt,name=created,proto3" json:"created,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutResourceResponse) Reset() {
+	*x = PutResourceResponse{}
+	mi := &file_sts_v1_admin_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutResourceResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutResourceResponse) ProtoMessage() {}
+
+func (x *PutResourceResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutResourceResponse.ProtoReflect.Descriptor instead.
+func (*PutResourceResponse) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *PutResourceResponse) GetResource() *Resource {
+	if x != nil {
+		return x.Resource
+	}
+	return nil
+}
+
+func (x *PutResourceResponse) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
+func (x *PutResourceResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *PutResourceResponse) GetCreated() bool {
+	if x != nil {
+		return x.Created
 	}
 	return false
 }
@@ -133,7 +362,7 @@ type ResourceRef struct {
 
 func (x *ResourceRef) Reset() {
 	*x = ResourceRef{}
-	mi := &file_sts_v1_admin_proto_msgTypes[1]
+	mi := &file_sts_v1_admin_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -145,7 +374,7 @@ func (x *ResourceRef) String() string {
 func (*ResourceRef) ProtoMessage() {}
 
 func (x *ResourceRef) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[1]
+	mi := &file_sts_v1_admin_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -158,7 +387,7 @@ func (x *ResourceRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceRef.ProtoReflect.Descriptor instead.
 func (*ResourceRef) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{1}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ResourceRef) GetKind() string {
@@ -195,7 +424,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[2]
+	mi := &file_sts_v1_admin_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -207,7 +436,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[2]
+	mi := &file_sts_v1_admin_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -220,7 +449,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{2}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ApplyResponse) GetRevision() int64 {
@@ -271,7 +500,7 @@ type GetResourceRequest struct {
 
 func (x *GetResourceRequest) Reset() {
 	*x = GetResourceRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[3]
+	mi := &file_sts_v1_admin_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -283,7 +512,7 @@ func (x *GetResourceRequest) String() string {
 func (*GetResourceRequest) ProtoMessage() {}
 
 func (x *GetResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[3]
+	mi := &file_sts_v1_admin_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -296,7 +525,7 @@ func (x *GetResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResourceRequest.ProtoReflect.Descriptor instead.
 func (*GetResourceRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{3}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *GetResourceRequest) GetKind() string {
@@ -319,14 +548,17 @@ type GetResourceResponse struct {
 	// The resource.
 	Resource *Resource `protobuf:"bytes,1,opt,name=resource,proto3" json:"resource,omitempty"`
 	// The revision that it was read at.
-	Revision      int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	Revision int64 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	// Names the resource as it is, whatever else changes. It is also in the header
+	// ETag over HTTP.
+	Etag          string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetResourceResponse) Reset() {
 	*x = GetResourceResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[4]
+	mi := &file_sts_v1_admin_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -338,7 +570,7 @@ func (x *GetResourceResponse) String() string {
 func (*GetResourceResponse) ProtoMessage() {}
 
 func (x *GetResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[4]
+	mi := &file_sts_v1_admin_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -351,7 +583,7 @@ func (x *GetResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResourceResponse.ProtoReflect.Descriptor instead.
 func (*GetResourceResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{4}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *GetResourceResponse) GetResource() *Resource {
@@ -368,6 +600,13 @@ func (x *GetResourceResponse) GetRevision() int64 {
 	return 0
 }
 
+func (x *GetResourceResponse) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
 // ListResourcesRequest selects a page.
 type ListResourcesRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -375,7 +614,9 @@ type ListResourcesRequest struct {
 	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
 	// How many to return, 1 to 1,000. Default 100.
 	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
-	// `next_page_token` of the page before.
+	// `next_page_token` of the page before. All pages of a list are of one revision:
+	// if the resources have changed since, the token is ABORTED, and the list begins
+	// anew.
 	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -383,7 +624,7 @@ type ListResourcesRequest struct {
 
 func (x *ListResourcesRequest) Reset() {
 	*x = ListResourcesRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[5]
+	mi := &file_sts_v1_admin_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -395,7 +636,7 @@ func (x *ListResourcesRequest) String() string {
 func (*ListResourcesRequest) ProtoMessage() {}
 
 func (x *ListResourcesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[5]
+	mi := &file_sts_v1_admin_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -408,7 +649,7 @@ func (x *ListResourcesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResourcesRequest.ProtoReflect.Descriptor instead.
 func (*ListResourcesRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{5}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ListResourcesRequest) GetKind() string {
@@ -440,14 +681,16 @@ type ListResourcesResponse struct {
 	// Where the next page starts; empty on the last one.
 	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	// The revision that the page was read at.
-	Revision      int64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	Revision int64 `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	// The etags of the resources, in their order.
+	Etags         []string `protobuf:"bytes,4,rep,name=etags,proto3" json:"etags,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListResourcesResponse) Reset() {
 	*x = ListResourcesResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[6]
+	mi := &file_sts_v1_admin_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -459,7 +702,7 @@ func (x *ListResourcesResponse) String() string {
 func (*ListResourcesResponse) ProtoMessage() {}
 
 func (x *ListResourcesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[6]
+	mi := &file_sts_v1_admin_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -472,7 +715,7 @@ func (x *ListResourcesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListResourcesResponse.ProtoReflect.Descriptor instead.
 func (*ListResourcesResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{6}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ListResourcesResponse) GetResources() []*Resource {
@@ -496,20 +739,29 @@ func (x *ListResourcesResponse) GetRevision() int64 {
 	return 0
 }
 
+func (x *ListResourcesResponse) GetEtags() []string {
+	if x != nil {
+		return x.Etags
+	}
+	return nil
+}
+
 // DeleteResourceRequest names the resource.
 type DeleteResourceRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Client, Issuer, Audience or Rule.
 	Kind string `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
 	// Its name.
-	Name          string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Name string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// If not empty: the etag that it must have.
+	Etag          string `protobuf:"bytes,3,opt,name=etag,proto3" json:"etag,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DeleteResourceRequest) Reset() {
 	*x = DeleteResourceRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[7]
+	mi := &file_sts_v1_admin_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -521,7 +773,7 @@ func (x *DeleteResourceRequest) String() string {
 func (*DeleteResourceRequest) ProtoMessage() {}
 
 func (x *DeleteResourceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[7]
+	mi := &file_sts_v1_admin_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -534,7 +786,7 @@ func (x *DeleteResourceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResourceRequest.ProtoReflect.Descriptor instead.
 func (*DeleteResourceRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{7}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *DeleteResourceRequest) GetKind() string {
@@ -551,6 +803,13 @@ func (x *DeleteResourceRequest) GetName() string {
 	return ""
 }
 
+func (x *DeleteResourceRequest) GetEtag() string {
+	if x != nil {
+		return x.Etag
+	}
+	return ""
+}
+
 // DeleteResourceResponse says what is in force now.
 type DeleteResourceResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -562,7 +821,7 @@ type DeleteResourceResponse struct {
 
 func (x *DeleteResourceResponse) Reset() {
 	*x = DeleteResourceResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[8]
+	mi := &file_sts_v1_admin_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -574,7 +833,7 @@ func (x *DeleteResourceResponse) String() string {
 func (*DeleteResourceResponse) ProtoMessage() {}
 
 func (x *DeleteResourceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[8]
+	mi := &file_sts_v1_admin_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -587,7 +846,7 @@ func (x *DeleteResourceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteResourceResponse.ProtoReflect.Descriptor instead.
 func (*DeleteResourceResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{8}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DeleteResourceResponse) GetRevision() int64 {
@@ -614,7 +873,7 @@ type RotateClientSecretRequest struct {
 
 func (x *RotateClientSecretRequest) Reset() {
 	*x = RotateClientSecretRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[9]
+	mi := &file_sts_v1_admin_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -626,7 +885,7 @@ func (x *RotateClientSecretRequest) String() string {
 func (*RotateClientSecretRequest) ProtoMessage() {}
 
 func (x *RotateClientSecretRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[9]
+	mi := &file_sts_v1_admin_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -639,7 +898,7 @@ func (x *RotateClientSecretRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateClientSecretRequest.ProtoReflect.Descriptor instead.
 func (*RotateClientSecretRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{9}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RotateClientSecretRequest) GetName() string {
@@ -680,7 +939,7 @@ type RotateClientSecretResponse struct {
 
 func (x *RotateClientSecretResponse) Reset() {
 	*x = RotateClientSecretResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[10]
+	mi := &file_sts_v1_admin_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -692,7 +951,7 @@ func (x *RotateClientSecretResponse) String() string {
 func (*RotateClientSecretResponse) ProtoMessage() {}
 
 func (x *RotateClientSecretResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[10]
+	mi := &file_sts_v1_admin_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -705,7 +964,7 @@ func (x *RotateClientSecretResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateClientSecretResponse.ProtoReflect.Descriptor instead.
 func (*RotateClientSecretResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{10}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RotateClientSecretResponse) GetClientSecret() string {
@@ -747,7 +1006,7 @@ type GetClientStatusRequest struct {
 
 func (x *GetClientStatusRequest) Reset() {
 	*x = GetClientStatusRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[11]
+	mi := &file_sts_v1_admin_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -759,7 +1018,7 @@ func (x *GetClientStatusRequest) String() string {
 func (*GetClientStatusRequest) ProtoMessage() {}
 
 func (x *GetClientStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[11]
+	mi := &file_sts_v1_admin_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -772,7 +1031,7 @@ func (x *GetClientStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClientStatusRequest.ProtoReflect.Descriptor instead.
 func (*GetClientStatusRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{11}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GetClientStatusRequest) GetName() string {
@@ -803,7 +1062,7 @@ type GetClientStatusResponse struct {
 
 func (x *GetClientStatusResponse) Reset() {
 	*x = GetClientStatusResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[12]
+	mi := &file_sts_v1_admin_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -815,7 +1074,7 @@ func (x *GetClientStatusResponse) String() string {
 func (*GetClientStatusResponse) ProtoMessage() {}
 
 func (x *GetClientStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[12]
+	mi := &file_sts_v1_admin_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -828,7 +1087,7 @@ func (x *GetClientStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetClientStatusResponse.ProtoReflect.Descriptor instead.
 func (*GetClientStatusResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{12}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *GetClientStatusResponse) GetName() string {
@@ -882,7 +1141,7 @@ type CredentialStatus struct {
 
 func (x *CredentialStatus) Reset() {
 	*x = CredentialStatus{}
-	mi := &file_sts_v1_admin_proto_msgTypes[13]
+	mi := &file_sts_v1_admin_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -894,7 +1153,7 @@ func (x *CredentialStatus) String() string {
 func (*CredentialStatus) ProtoMessage() {}
 
 func (x *CredentialStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[13]
+	mi := &file_sts_v1_admin_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -907,7 +1166,7 @@ func (x *CredentialStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CredentialStatus.ProtoReflect.Descriptor instead.
 func (*CredentialStatus) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{13}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *CredentialStatus) GetId() string {
@@ -940,7 +1199,7 @@ type ListKeysRequest struct {
 
 func (x *ListKeysRequest) Reset() {
 	*x = ListKeysRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[14]
+	mi := &file_sts_v1_admin_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -952,7 +1211,7 @@ func (x *ListKeysRequest) String() string {
 func (*ListKeysRequest) ProtoMessage() {}
 
 func (x *ListKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[14]
+	mi := &file_sts_v1_admin_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -965,7 +1224,7 @@ func (x *ListKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListKeysRequest.ProtoReflect.Descriptor instead.
 func (*ListKeysRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{14}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{17}
 }
 
 // ListKeysResponse carries every key set.
@@ -980,7 +1239,7 @@ type ListKeysResponse struct {
 
 func (x *ListKeysResponse) Reset() {
 	*x = ListKeysResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[15]
+	mi := &file_sts_v1_admin_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -992,7 +1251,7 @@ func (x *ListKeysResponse) String() string {
 func (*ListKeysResponse) ProtoMessage() {}
 
 func (x *ListKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[15]
+	mi := &file_sts_v1_admin_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1005,7 +1264,7 @@ func (x *ListKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListKeysResponse.ProtoReflect.Descriptor instead.
 func (*ListKeysResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{15}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *ListKeysResponse) GetKeySets() []*KeySetStatus {
@@ -1039,7 +1298,7 @@ type KeySetStatus struct {
 
 func (x *KeySetStatus) Reset() {
 	*x = KeySetStatus{}
-	mi := &file_sts_v1_admin_proto_msgTypes[16]
+	mi := &file_sts_v1_admin_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1051,7 +1310,7 @@ func (x *KeySetStatus) String() string {
 func (*KeySetStatus) ProtoMessage() {}
 
 func (x *KeySetStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[16]
+	mi := &file_sts_v1_admin_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1064,7 +1323,7 @@ func (x *KeySetStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeySetStatus.ProtoReflect.Descriptor instead.
 func (*KeySetStatus) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{16}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *KeySetStatus) GetName() string {
@@ -1144,7 +1403,7 @@ type KeyStatus struct {
 
 func (x *KeyStatus) Reset() {
 	*x = KeyStatus{}
-	mi := &file_sts_v1_admin_proto_msgTypes[17]
+	mi := &file_sts_v1_admin_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1156,7 +1415,7 @@ func (x *KeyStatus) String() string {
 func (*KeyStatus) ProtoMessage() {}
 
 func (x *KeyStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[17]
+	mi := &file_sts_v1_admin_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1169,7 +1428,7 @@ func (x *KeyStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeyStatus.ProtoReflect.Descriptor instead.
 func (*KeyStatus) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{17}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *KeyStatus) GetSet() string {
@@ -1267,7 +1526,7 @@ type RotateKeyRequest struct {
 
 func (x *RotateKeyRequest) Reset() {
 	*x = RotateKeyRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[18]
+	mi := &file_sts_v1_admin_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1279,7 +1538,7 @@ func (x *RotateKeyRequest) String() string {
 func (*RotateKeyRequest) ProtoMessage() {}
 
 func (x *RotateKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[18]
+	mi := &file_sts_v1_admin_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1292,7 +1551,7 @@ func (x *RotateKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateKeyRequest.ProtoReflect.Descriptor instead.
 func (*RotateKeyRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{18}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *RotateKeyRequest) GetSet() string {
@@ -1313,7 +1572,7 @@ type RotateKeyResponse struct {
 
 func (x *RotateKeyResponse) Reset() {
 	*x = RotateKeyResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[19]
+	mi := &file_sts_v1_admin_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1325,7 +1584,7 @@ func (x *RotateKeyResponse) String() string {
 func (*RotateKeyResponse) ProtoMessage() {}
 
 func (x *RotateKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[19]
+	mi := &file_sts_v1_admin_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1338,7 +1597,7 @@ func (x *RotateKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotateKeyResponse.ProtoReflect.Descriptor instead.
 func (*RotateKeyResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{19}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *RotateKeyResponse) GetKey() *KeyStatus {
@@ -1359,7 +1618,7 @@ type RevokeKeyRequest struct {
 
 func (x *RevokeKeyRequest) Reset() {
 	*x = RevokeKeyRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[20]
+	mi := &file_sts_v1_admin_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1371,7 +1630,7 @@ func (x *RevokeKeyRequest) String() string {
 func (*RevokeKeyRequest) ProtoMessage() {}
 
 func (x *RevokeKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[20]
+	mi := &file_sts_v1_admin_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1384,7 +1643,7 @@ func (x *RevokeKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeKeyRequest.ProtoReflect.Descriptor instead.
 func (*RevokeKeyRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{20}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RevokeKeyRequest) GetKid() string {
@@ -1410,7 +1669,7 @@ type RevokeKeyResponse struct {
 
 func (x *RevokeKeyResponse) Reset() {
 	*x = RevokeKeyResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[21]
+	mi := &file_sts_v1_admin_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1422,7 +1681,7 @@ func (x *RevokeKeyResponse) String() string {
 func (*RevokeKeyResponse) ProtoMessage() {}
 
 func (x *RevokeKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[21]
+	mi := &file_sts_v1_admin_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1435,7 +1694,7 @@ func (x *RevokeKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeKeyResponse.ProtoReflect.Descriptor instead.
 func (*RevokeKeyResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{21}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RevokeKeyResponse) GetRevoked() *KeyStatus {
@@ -1459,16 +1718,20 @@ func (x *RevokeKeyResponse) GetAcceptedUntil() *timestamppb.Timestamp {
 	return nil
 }
 
-// ListIssuerStatusRequest has no parameters.
+// ListIssuerStatusRequest selects a page.
 type ListIssuerStatusRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many to return, 1 to 1,000. Default 100.
+	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// `next_page_token` of the page before.
+	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListIssuerStatusRequest) Reset() {
 	*x = ListIssuerStatusRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[22]
+	mi := &file_sts_v1_admin_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1480,7 +1743,7 @@ func (x *ListIssuerStatusRequest) String() string {
 func (*ListIssuerStatusRequest) ProtoMessage() {}
 
 func (x *ListIssuerStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[22]
+	mi := &file_sts_v1_admin_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1493,21 +1756,37 @@ func (x *ListIssuerStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIssuerStatusRequest.ProtoReflect.Descriptor instead.
 func (*ListIssuerStatusRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{22}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *ListIssuerStatusRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListIssuerStatusRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
 }
 
 // ListIssuerStatusResponse carries every Issuer.
 type ListIssuerStatusResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The Issuers by name.
-	Issuers       []*IssuerStatus `protobuf:"bytes,1,rep,name=issuers,proto3" json:"issuers,omitempty"`
+	Issuers []*IssuerStatus `protobuf:"bytes,1,rep,name=issuers,proto3" json:"issuers,omitempty"`
+	// Where the next page starts; empty on the last one.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListIssuerStatusResponse) Reset() {
 	*x = ListIssuerStatusResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[23]
+	mi := &file_sts_v1_admin_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1519,7 +1798,7 @@ func (x *ListIssuerStatusResponse) String() string {
 func (*ListIssuerStatusResponse) ProtoMessage() {}
 
 func (x *ListIssuerStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[23]
+	mi := &file_sts_v1_admin_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1532,7 +1811,7 @@ func (x *ListIssuerStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIssuerStatusResponse.ProtoReflect.Descriptor instead.
 func (*ListIssuerStatusResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{23}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ListIssuerStatusResponse) GetIssuers() []*IssuerStatus {
@@ -1540,6 +1819,13 @@ func (x *ListIssuerStatusResponse) GetIssuers() []*IssuerStatus {
 		return x.Issuers
 	}
 	return nil
+}
+
+func (x *ListIssuerStatusResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
 }
 
 // IssuerStatus is what a node knows of the keys of an Issuer. Times that are not
@@ -1570,7 +1856,7 @@ type IssuerStatus struct {
 
 func (x *IssuerStatus) Reset() {
 	*x = IssuerStatus{}
-	mi := &file_sts_v1_admin_proto_msgTypes[24]
+	mi := &file_sts_v1_admin_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1582,7 +1868,7 @@ func (x *IssuerStatus) String() string {
 func (*IssuerStatus) ProtoMessage() {}
 
 func (x *IssuerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[24]
+	mi := &file_sts_v1_admin_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1595,7 +1881,7 @@ func (x *IssuerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssuerStatus.ProtoReflect.Descriptor instead.
 func (*IssuerStatus) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{24}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *IssuerStatus) GetName() string {
@@ -1668,7 +1954,7 @@ type IssuerKey struct {
 
 func (x *IssuerKey) Reset() {
 	*x = IssuerKey{}
-	mi := &file_sts_v1_admin_proto_msgTypes[25]
+	mi := &file_sts_v1_admin_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1680,7 +1966,7 @@ func (x *IssuerKey) String() string {
 func (*IssuerKey) ProtoMessage() {}
 
 func (x *IssuerKey) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[25]
+	mi := &file_sts_v1_admin_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1693,7 +1979,7 @@ func (x *IssuerKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssuerKey.ProtoReflect.Descriptor instead.
 func (*IssuerKey) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{25}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *IssuerKey) GetKid() string {
@@ -1755,7 +2041,7 @@ type RevokeRequest struct {
 
 func (x *RevokeRequest) Reset() {
 	*x = RevokeRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[26]
+	mi := &file_sts_v1_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1767,7 +2053,7 @@ func (x *RevokeRequest) String() string {
 func (*RevokeRequest) ProtoMessage() {}
 
 func (x *RevokeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[26]
+	mi := &file_sts_v1_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1780,7 +2066,7 @@ func (x *RevokeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeRequest.ProtoReflect.Descriptor instead.
 func (*RevokeRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{26}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RevokeRequest) GetKind() string {
@@ -1844,7 +2130,7 @@ type RevokeResponse struct {
 
 func (x *RevokeResponse) Reset() {
 	*x = RevokeResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[27]
+	mi := &file_sts_v1_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1856,7 +2142,7 @@ func (x *RevokeResponse) String() string {
 func (*RevokeResponse) ProtoMessage() {}
 
 func (x *RevokeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[27]
+	mi := &file_sts_v1_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1869,7 +2155,7 @@ func (x *RevokeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeResponse.ProtoReflect.Descriptor instead.
 func (*RevokeResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{27}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RevokeResponse) GetRevocation() *Revocation {
@@ -1905,7 +2191,7 @@ type Revocation struct {
 
 func (x *Revocation) Reset() {
 	*x = Revocation{}
-	mi := &file_sts_v1_admin_proto_msgTypes[28]
+	mi := &file_sts_v1_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1917,7 +2203,7 @@ func (x *Revocation) String() string {
 func (*Revocation) ProtoMessage() {}
 
 func (x *Revocation) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[28]
+	mi := &file_sts_v1_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1930,7 +2216,7 @@ func (x *Revocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revocation.ProtoReflect.Descriptor instead.
 func (*Revocation) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{28}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Revocation) GetKind() string {
@@ -2004,7 +2290,7 @@ type ListRevocationsRequest struct {
 
 func (x *ListRevocationsRequest) Reset() {
 	*x = ListRevocationsRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[29]
+	mi := &file_sts_v1_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2016,7 +2302,7 @@ func (x *ListRevocationsRequest) String() string {
 func (*ListRevocationsRequest) ProtoMessage() {}
 
 func (x *ListRevocationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[29]
+	mi := &file_sts_v1_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2029,7 +2315,7 @@ func (x *ListRevocationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRevocationsRequest.ProtoReflect.Descriptor instead.
 func (*ListRevocationsRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{29}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ListRevocationsRequest) GetKind() string {
@@ -2066,7 +2352,7 @@ type ListRevocationsResponse struct {
 
 func (x *ListRevocationsResponse) Reset() {
 	*x = ListRevocationsResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[30]
+	mi := &file_sts_v1_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2078,7 +2364,7 @@ func (x *ListRevocationsResponse) String() string {
 func (*ListRevocationsResponse) ProtoMessage() {}
 
 func (x *ListRevocationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[30]
+	mi := &file_sts_v1_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2091,7 +2377,7 @@ func (x *ListRevocationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRevocationsResponse.ProtoReflect.Descriptor instead.
 func (*ListRevocationsResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{30}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListRevocationsResponse) GetRevocations() []*Revocation {
@@ -2123,7 +2409,7 @@ type ListRegisteredClientsRequest struct {
 
 func (x *ListRegisteredClientsRequest) Reset() {
 	*x = ListRegisteredClientsRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[31]
+	mi := &file_sts_v1_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2135,7 +2421,7 @@ func (x *ListRegisteredClientsRequest) String() string {
 func (*ListRegisteredClientsRequest) ProtoMessage() {}
 
 func (x *ListRegisteredClientsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[31]
+	mi := &file_sts_v1_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2148,7 +2434,7 @@ func (x *ListRegisteredClientsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRegisteredClientsRequest.ProtoReflect.Descriptor instead.
 func (*ListRegisteredClientsRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{31}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ListRegisteredClientsRequest) GetTemplate() string {
@@ -2185,7 +2471,7 @@ type ListRegisteredClientsResponse struct {
 
 func (x *ListRegisteredClientsResponse) Reset() {
 	*x = ListRegisteredClientsResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[32]
+	mi := &file_sts_v1_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2197,7 +2483,7 @@ func (x *ListRegisteredClientsResponse) String() string {
 func (*ListRegisteredClientsResponse) ProtoMessage() {}
 
 func (x *ListRegisteredClientsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[32]
+	mi := &file_sts_v1_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2210,7 +2496,7 @@ func (x *ListRegisteredClientsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRegisteredClientsResponse.ProtoReflect.Descriptor instead.
 func (*ListRegisteredClientsResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{32}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ListRegisteredClientsResponse) GetClients() []*RegisteredClient {
@@ -2256,7 +2542,7 @@ type RegisteredClient struct {
 
 func (x *RegisteredClient) Reset() {
 	*x = RegisteredClient{}
-	mi := &file_sts_v1_admin_proto_msgTypes[33]
+	mi := &file_sts_v1_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2268,7 +2554,7 @@ func (x *RegisteredClient) String() string {
 func (*RegisteredClient) ProtoMessage() {}
 
 func (x *RegisteredClient) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[33]
+	mi := &file_sts_v1_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2281,7 +2567,7 @@ func (x *RegisteredClient) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegisteredClient.ProtoReflect.Descriptor instead.
 func (*RegisteredClient) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{33}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RegisteredClient) GetName() string {
@@ -2365,7 +2651,7 @@ type DeleteRegisteredClientRequest struct {
 
 func (x *DeleteRegisteredClientRequest) Reset() {
 	*x = DeleteRegisteredClientRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[34]
+	mi := &file_sts_v1_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2377,7 +2663,7 @@ func (x *DeleteRegisteredClientRequest) String() string {
 func (*DeleteRegisteredClientRequest) ProtoMessage() {}
 
 func (x *DeleteRegisteredClientRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[34]
+	mi := &file_sts_v1_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2390,7 +2676,7 @@ func (x *DeleteRegisteredClientRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRegisteredClientRequest.ProtoReflect.Descriptor instead.
 func (*DeleteRegisteredClientRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{34}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *DeleteRegisteredClientRequest) GetName() string {
@@ -2409,7 +2695,7 @@ type DeleteRegisteredClientResponse struct {
 
 func (x *DeleteRegisteredClientResponse) Reset() {
 	*x = DeleteRegisteredClientResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[35]
+	mi := &file_sts_v1_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2421,7 +2707,7 @@ func (x *DeleteRegisteredClientResponse) String() string {
 func (*DeleteRegisteredClientResponse) ProtoMessage() {}
 
 func (x *DeleteRegisteredClientResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[35]
+	mi := &file_sts_v1_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2434,7 +2720,7 @@ func (x *DeleteRegisteredClientResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteRegisteredClientResponse.ProtoReflect.Descriptor instead.
 func (*DeleteRegisteredClientResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{35}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{38}
 }
 
 // BackupRequest asks for a copy of the store.
@@ -2446,7 +2732,7 @@ type BackupRequest struct {
 
 func (x *BackupRequest) Reset() {
 	*x = BackupRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[36]
+	mi := &file_sts_v1_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2458,7 +2744,7 @@ func (x *BackupRequest) String() string {
 func (*BackupRequest) ProtoMessage() {}
 
 func (x *BackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[36]
+	mi := &file_sts_v1_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2471,7 +2757,7 @@ func (x *BackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupRequest.ProtoReflect.Descriptor instead.
 func (*BackupRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{36}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{39}
 }
 
 // BackupResponse is the next part of a copy, or its end.
@@ -2487,7 +2773,7 @@ type BackupResponse struct {
 
 func (x *BackupResponse) Reset() {
 	*x = BackupResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[37]
+	mi := &file_sts_v1_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2499,7 +2785,7 @@ func (x *BackupResponse) String() string {
 func (*BackupResponse) ProtoMessage() {}
 
 func (x *BackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[37]
+	mi := &file_sts_v1_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2512,7 +2798,7 @@ func (x *BackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupResponse.ProtoReflect.Descriptor instead.
 func (*BackupResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{37}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *BackupResponse) GetData() []byte {
@@ -2544,7 +2830,7 @@ type BackupEnd struct {
 
 func (x *BackupEnd) Reset() {
 	*x = BackupEnd{}
-	mi := &file_sts_v1_admin_proto_msgTypes[38]
+	mi := &file_sts_v1_admin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2556,7 +2842,7 @@ func (x *BackupEnd) String() string {
 func (*BackupEnd) ProtoMessage() {}
 
 func (x *BackupEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[38]
+	mi := &file_sts_v1_admin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2569,7 +2855,7 @@ func (x *BackupEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupEnd.ProtoReflect.Descriptor instead.
 func (*BackupEnd) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{38}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *BackupEnd) GetSize() int64 {
@@ -2629,7 +2915,7 @@ type Revision struct {
 
 func (x *Revision) Reset() {
 	*x = Revision{}
-	mi := &file_sts_v1_admin_proto_msgTypes[39]
+	mi := &file_sts_v1_admin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2641,7 +2927,7 @@ func (x *Revision) String() string {
 func (*Revision) ProtoMessage() {}
 
 func (x *Revision) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[39]
+	mi := &file_sts_v1_admin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2654,7 +2940,7 @@ func (x *Revision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revision.ProtoReflect.Descriptor instead.
 func (*Revision) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{39}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Revision) GetRevision() int64 {
@@ -2761,7 +3047,7 @@ type ChangedResources struct {
 
 func (x *ChangedResources) Reset() {
 	*x = ChangedResources{}
-	mi := &file_sts_v1_admin_proto_msgTypes[40]
+	mi := &file_sts_v1_admin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2773,7 +3059,7 @@ func (x *ChangedResources) String() string {
 func (*ChangedResources) ProtoMessage() {}
 
 func (x *ChangedResources) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[40]
+	mi := &file_sts_v1_admin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2786,7 +3072,7 @@ func (x *ChangedResources) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangedResources.ProtoReflect.Descriptor instead.
 func (*ChangedResources) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{40}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ChangedResources) GetCount() int64 {
@@ -2816,7 +3102,7 @@ type ListRevisionsRequest struct {
 
 func (x *ListRevisionsRequest) Reset() {
 	*x = ListRevisionsRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[41]
+	mi := &file_sts_v1_admin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2828,7 +3114,7 @@ func (x *ListRevisionsRequest) String() string {
 func (*ListRevisionsRequest) ProtoMessage() {}
 
 func (x *ListRevisionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[41]
+	mi := &file_sts_v1_admin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2841,7 +3127,7 @@ func (x *ListRevisionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRevisionsRequest.ProtoReflect.Descriptor instead.
 func (*ListRevisionsRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{41}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ListRevisionsRequest) GetPageSize() int32 {
@@ -2871,7 +3157,7 @@ type ListRevisionsResponse struct {
 
 func (x *ListRevisionsResponse) Reset() {
 	*x = ListRevisionsResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[42]
+	mi := &file_sts_v1_admin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2883,7 +3169,7 @@ func (x *ListRevisionsResponse) String() string {
 func (*ListRevisionsResponse) ProtoMessage() {}
 
 func (x *ListRevisionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[42]
+	mi := &file_sts_v1_admin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2896,7 +3182,7 @@ func (x *ListRevisionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRevisionsResponse.ProtoReflect.Descriptor instead.
 func (*ListRevisionsResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{42}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ListRevisionsResponse) GetRevisions() []*Revision {
@@ -2929,7 +3215,7 @@ type GetRevisionRequest struct {
 
 func (x *GetRevisionRequest) Reset() {
 	*x = GetRevisionRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[43]
+	mi := &file_sts_v1_admin_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2941,7 +3227,7 @@ func (x *GetRevisionRequest) String() string {
 func (*GetRevisionRequest) ProtoMessage() {}
 
 func (x *GetRevisionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[43]
+	mi := &file_sts_v1_admin_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2954,7 +3240,7 @@ func (x *GetRevisionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRevisionRequest.ProtoReflect.Descriptor instead.
 func (*GetRevisionRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{43}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *GetRevisionRequest) GetRevision() int64 {
@@ -2996,7 +3282,7 @@ type GetRevisionResponse struct {
 
 func (x *GetRevisionResponse) Reset() {
 	*x = GetRevisionResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[44]
+	mi := &file_sts_v1_admin_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3008,7 +3294,7 @@ func (x *GetRevisionResponse) String() string {
 func (*GetRevisionResponse) ProtoMessage() {}
 
 func (x *GetRevisionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[44]
+	mi := &file_sts_v1_admin_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3021,7 +3307,7 @@ func (x *GetRevisionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRevisionResponse.ProtoReflect.Descriptor instead.
 func (*GetRevisionResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{44}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *GetRevisionResponse) GetRevision() *Revision {
@@ -3067,7 +3353,7 @@ type ResourceDiff struct {
 
 func (x *ResourceDiff) Reset() {
 	*x = ResourceDiff{}
-	mi := &file_sts_v1_admin_proto_msgTypes[45]
+	mi := &file_sts_v1_admin_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3079,7 +3365,7 @@ func (x *ResourceDiff) String() string {
 func (*ResourceDiff) ProtoMessage() {}
 
 func (x *ResourceDiff) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[45]
+	mi := &file_sts_v1_admin_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3092,7 +3378,7 @@ func (x *ResourceDiff) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceDiff.ProtoReflect.Descriptor instead.
 func (*ResourceDiff) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{45}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ResourceDiff) GetRef() *ResourceRef {
@@ -3134,7 +3420,7 @@ type RollbackRequest struct {
 
 func (x *RollbackRequest) Reset() {
 	*x = RollbackRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[46]
+	mi := &file_sts_v1_admin_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3146,7 +3432,7 @@ func (x *RollbackRequest) String() string {
 func (*RollbackRequest) ProtoMessage() {}
 
 func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[46]
+	mi := &file_sts_v1_admin_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3159,7 +3445,7 @@ func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackRequest.ProtoReflect.Descriptor instead.
 func (*RollbackRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{46}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *RollbackRequest) GetTo() int64 {
@@ -3199,7 +3485,7 @@ type GetShadowRequest struct {
 
 func (x *GetShadowRequest) Reset() {
 	*x = GetShadowRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[47]
+	mi := &file_sts_v1_admin_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3211,7 +3497,7 @@ func (x *GetShadowRequest) String() string {
 func (*GetShadowRequest) ProtoMessage() {}
 
 func (x *GetShadowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[47]
+	mi := &file_sts_v1_admin_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3224,7 +3510,7 @@ func (x *GetShadowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetShadowRequest.ProtoReflect.Descriptor instead.
 func (*GetShadowRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{47}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{50}
 }
 
 // GetShadowResponse says what the shadow revision has shown on one node.
@@ -3255,7 +3541,7 @@ type GetShadowResponse struct {
 
 func (x *GetShadowResponse) Reset() {
 	*x = GetShadowResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[48]
+	mi := &file_sts_v1_admin_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3267,7 +3553,7 @@ func (x *GetShadowResponse) String() string {
 func (*GetShadowResponse) ProtoMessage() {}
 
 func (x *GetShadowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[48]
+	mi := &file_sts_v1_admin_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3280,7 +3566,7 @@ func (x *GetShadowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetShadowResponse.ProtoReflect.Descriptor instead.
 func (*GetShadowResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{48}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *GetShadowResponse) GetRevision() *Revision {
@@ -3370,7 +3656,7 @@ type DecisionDiff struct {
 
 func (x *DecisionDiff) Reset() {
 	*x = DecisionDiff{}
-	mi := &file_sts_v1_admin_proto_msgTypes[49]
+	mi := &file_sts_v1_admin_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3382,7 +3668,7 @@ func (x *DecisionDiff) String() string {
 func (*DecisionDiff) ProtoMessage() {}
 
 func (x *DecisionDiff) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[49]
+	mi := &file_sts_v1_admin_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3395,7 +3681,7 @@ func (x *DecisionDiff) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DecisionDiff.ProtoReflect.Descriptor instead.
 func (*DecisionDiff) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{49}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *DecisionDiff) GetKinds() []string {
@@ -3496,7 +3782,7 @@ type DecidedBy struct {
 
 func (x *DecidedBy) Reset() {
 	*x = DecidedBy{}
-	mi := &file_sts_v1_admin_proto_msgTypes[50]
+	mi := &file_sts_v1_admin_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3508,7 +3794,7 @@ func (x *DecidedBy) String() string {
 func (*DecidedBy) ProtoMessage() {}
 
 func (x *DecidedBy) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[50]
+	mi := &file_sts_v1_admin_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3521,7 +3807,7 @@ func (x *DecidedBy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DecidedBy.ProtoReflect.Descriptor instead.
 func (*DecidedBy) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{50}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *DecidedBy) GetAllowed() bool {
@@ -3582,7 +3868,7 @@ type PromoteShadowRequest struct {
 
 func (x *PromoteShadowRequest) Reset() {
 	*x = PromoteShadowRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[51]
+	mi := &file_sts_v1_admin_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3594,7 +3880,7 @@ func (x *PromoteShadowRequest) String() string {
 func (*PromoteShadowRequest) ProtoMessage() {}
 
 func (x *PromoteShadowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[51]
+	mi := &file_sts_v1_admin_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3607,7 +3893,7 @@ func (x *PromoteShadowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteShadowRequest.ProtoReflect.Descriptor instead.
 func (*PromoteShadowRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{51}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *PromoteShadowRequest) GetShadowRevision() int64 {
@@ -3645,7 +3931,7 @@ type DiscardShadowRequest struct {
 
 func (x *DiscardShadowRequest) Reset() {
 	*x = DiscardShadowRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[52]
+	mi := &file_sts_v1_admin_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3657,7 +3943,7 @@ func (x *DiscardShadowRequest) String() string {
 func (*DiscardShadowRequest) ProtoMessage() {}
 
 func (x *DiscardShadowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[52]
+	mi := &file_sts_v1_admin_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3670,7 +3956,7 @@ func (x *DiscardShadowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscardShadowRequest.ProtoReflect.Descriptor instead.
 func (*DiscardShadowRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{52}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *DiscardShadowRequest) GetShadowRevision() int64 {
@@ -3696,7 +3982,7 @@ type DiscardShadowResponse struct {
 
 func (x *DiscardShadowResponse) Reset() {
 	*x = DiscardShadowResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[53]
+	mi := &file_sts_v1_admin_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3708,7 +3994,7 @@ func (x *DiscardShadowResponse) String() string {
 func (*DiscardShadowResponse) ProtoMessage() {}
 
 func (x *DiscardShadowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[53]
+	mi := &file_sts_v1_admin_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3721,21 +4007,37 @@ func (x *DiscardShadowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscardShadowResponse.ProtoReflect.Descriptor instead.
 func (*DiscardShadowResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{53}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{56}
 }
 
 var File_sts_v1_admin_proto protoreflect.FileDescriptor
 
 const file_sts_v1_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x12sts/v1/admin.proto\x12\x06sts.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14sts/v1/explain.proto\x1a\x16sts/v1/resources.proto\"\xdb\x01\n" +
+	"\x12sts/v1/admin.proto\x12\x06sts.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14sts/v1/explain.proto\x1a\x16sts/v1/resources.proto\"\x88\x02\n" +
 	"\fApplyRequest\x12.\n" +
 	"\tresources\x18\x01 \x03(\v2\x10.sts.v1.ResourceR\tresources\x12+\n" +
 	"\x06delete\x18\x02 \x03(\v2\x13.sts.v1.ResourceRefR\x06delete\x12\x17\n" +
 	"\adry_run\x18\x03 \x01(\bR\x06dryRun\x12+\n" +
-	"\x11expected_revision\x18\x04 \x01(\x03R\x10expectedRevision\x12\x10\n" +
+	"\x11expected_revision\x18\x04 \x01(\x03R\x10expectedRevision\x12+\n" +
+	"\x05match\x18\a \x03(\v2\x15.sts.v1.ResourceMatchR\x05match\x12\x10\n" +
 	"\x03why\x18\x05 \x01(\tR\x03why\x12\x16\n" +
-	"\x06shadow\x18\x06 \x01(\bR\x06shadow\"5\n" +
+	"\x06shadow\x18\x06 \x01(\bR\x06shadow\"K\n" +
+	"\rResourceMatch\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
+	"\x04etag\x18\x03 \x01(\tR\x04etag\"\x96\x01\n" +
+	"\x12PutResourceRequest\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12,\n" +
+	"\bresource\x18\x03 \x01(\v2\x10.sts.v1.ResourceR\bresource\x12\x12\n" +
+	"\x04etag\x18\x04 \x01(\tR\x04etag\x12\x16\n" +
+	"\x06create\x18\x05 \x01(\bR\x06create\"\x8d\x01\n" +
+	"\x13PutResourceResponse\x12,\n" +
+	"\bresource\x18\x01 \x01(\v2\x10.sts.v1.ResourceR\bresource\x12\x12\n" +
+	"\x04etag\x18\x02 \x01(\tR\x04etag\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x03R\brevision\x12\x18\n" +
+	"\acreated\x18\x04 \x01(\bR\acreated\"5\n" +
 	"\vResourceRef\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"\xe1\x01\n" +
@@ -3747,22 +4049,25 @@ const file_sts_v1_admin_proto_rawDesc = "" +
 	"\x0fshadow_revision\x18\x05 \x01(\x03R\x0eshadowRevision\"<\n" +
 	"\x12GetResourceRequest\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\"_\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\"s\n" +
 	"\x13GetResourceResponse\x12,\n" +
 	"\bresource\x18\x01 \x01(\v2\x10.sts.v1.ResourceR\bresource\x12\x1a\n" +
-	"\brevision\x18\x02 \x01(\x03R\brevision\"f\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\x12\x12\n" +
+	"\x04etag\x18\x03 \x01(\tR\x04etag\"f\n" +
 	"\x14ListResourcesRequest\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1b\n" +
 	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x03 \x01(\tR\tpageToken\"\x8b\x01\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\"\xa1\x01\n" +
 	"\x15ListResourcesResponse\x12.\n" +
 	"\tresources\x18\x01 \x03(\v2\x10.sts.v1.ResourceR\tresources\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x1a\n" +
-	"\brevision\x18\x03 \x01(\x03R\brevision\"?\n" +
+	"\brevision\x18\x03 \x01(\x03R\brevision\x12\x14\n" +
+	"\x05etags\x18\x04 \x03(\tR\x05etags\"S\n" +
 	"\x15DeleteResourceRequest\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
-	"\x04name\x18\x02 \x01(\tR\x04name\"4\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
+	"\x04etag\x18\x03 \x01(\tR\x04etag\"4\n" +
 	"\x16DeleteResourceResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\"\x91\x01\n" +
 	"\x19RotateClientSecretRequest\x12\x12\n" +
@@ -3820,10 +4125,14 @@ const file_sts_v1_admin_proto_rawDesc = "" +
 	"\x11RevokeKeyResponse\x12+\n" +
 	"\arevoked\x18\x01 \x01(\v2\x11.sts.v1.KeyStatusR\arevoked\x12/\n" +
 	"\tsuccessor\x18\x02 \x01(\v2\x11.sts.v1.KeyStatusR\tsuccessor\x12A\n" +
-	"\x0eaccepted_until\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\racceptedUntil\"\x19\n" +
-	"\x17ListIssuerStatusRequest\"J\n" +
+	"\x0eaccepted_until\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\racceptedUntil\"U\n" +
+	"\x17ListIssuerStatusRequest\x12\x1b\n" +
+	"\tpage_size\x18\x01 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\"r\n" +
 	"\x18ListIssuerStatusResponse\x12.\n" +
-	"\aissuers\x18\x01 \x03(\v2\x14.sts.v1.IssuerStatusR\aissuers\"\xcb\x02\n" +
+	"\aissuers\x18\x01 \x03(\v2\x14.sts.v1.IssuerStatusR\aissuers\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xcb\x02\n" +
 	"\fIssuerStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06source\x18\x02 \x01(\tR\x06source\x12%\n" +
@@ -3981,12 +4290,13 @@ const file_sts_v1_admin_proto_rawDesc = "" +
 	"\x14DiscardShadowRequest\x12'\n" +
 	"\x0fshadow_revision\x18\x01 \x01(\x03R\x0eshadowRevision\x12\x10\n" +
 	"\x03why\x18\x02 \x01(\tR\x03why\"\x17\n" +
-	"\x15DiscardShadowResponse2\xcb\x13\n" +
+	"\x15DiscardShadowResponse2\xc5\x14\n" +
 	"\fAdminService\x12T\n" +
 	"\x05Apply\x12\x14.sts.v1.ApplyRequest\x1a\x15.sts.v1.ApplyResponse\"\x1e\x82\xd3\xe4\x93\x02\x18:\x01*\"\x13/v1/resources:apply\x12:\n" +
 	"\tApplyMany\x12\x14.sts.v1.ApplyRequest\x1a\x15.sts.v1.ApplyResponse(\x01\x12n\n" +
 	"\vGetResource\x12\x1a.sts.v1.GetResourceRequest\x1a\x1b.sts.v1.GetResourceResponse\"&\x82\xd3\xe4\x93\x02 \x12\x1e/v1/resources/{kind}/{name=**}\x12c\n" +
-	"\rListResources\x12\x1c.sts.v1.ListResourcesRequest\x1a\x1d.sts.v1.ListResourcesResponse\"\x15\x82\xd3\xe4\x93\x02\x0f\x12\r/v1/resources\x12w\n" +
+	"\rListResources\x12\x1c.sts.v1.ListResourcesRequest\x1a\x1d.sts.v1.ListResourcesResponse\"\x15\x82\xd3\xe4\x93\x02\x0f\x12\r/v1/resources\x12x\n" +
+	"\vPutResource\x12\x1a.sts.v1.PutResourceRequest\x1a\x1b.sts.v1.PutResourceResponse\"0\x82\xd3\xe4\x93\x02*:\bresource\x1a\x1e/v1/resources/{kind}/{name=**}\x12w\n" +
 	"\x0eDeleteResource\x12\x1d.sts.v1.DeleteResourceRequest\x1a\x1e.sts.v1.DeleteResourceResponse\"&\x82\xd3\xe4\x93\x02 *\x1e/v1/resources/{kind}/{name=**}\x12\x8a\x01\n" +
 	"\x12RotateClientSecret\x12!.sts.v1.RotateClientSecretRequest\x1a\".sts.v1.RotateClientSecretResponse\"-\x82\xd3\xe4\x93\x02':\x01*\"\"/v1/clients/{name=**}:rotateSecret\x12q\n" +
 	"\x0fGetClientStatus\x12\x1e.sts.v1.GetClientStatusRequest\x1a\x1f.sts.v1.GetClientStatusResponse\"\x1d\x82\xd3\xe4\x93\x02\x17\x12\x15/v1/clients/{name=**}\x12O\n" +
@@ -4022,190 +4332,198 @@ func file_sts_v1_admin_proto_rawDescGZIP() []byte {
 	return file_sts_v1_admin_proto_rawDescData
 }
 
-var file_sts_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
+var file_sts_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 58)
 var file_sts_v1_admin_proto_goTypes = []any{
 	(*ApplyRequest)(nil),                   // 0: sts.v1.ApplyRequest
-	(*ResourceRef)(nil),                    // 1: sts.v1.ResourceRef
-	(*ApplyResponse)(nil),                  // 2: sts.v1.ApplyResponse
-	(*GetResourceRequest)(nil),             // 3: sts.v1.GetResourceRequest
-	(*GetResourceResponse)(nil),            // 4: sts.v1.GetResourceResponse
-	(*ListResourcesRequest)(nil),           // 5: sts.v1.ListResourcesRequest
-	(*ListResourcesResponse)(nil),          // 6: sts.v1.ListResourcesResponse
-	(*DeleteResourceRequest)(nil),          // 7: sts.v1.DeleteResourceRequest
-	(*DeleteResourceResponse)(nil),         // 8: sts.v1.DeleteResourceResponse
-	(*RotateClientSecretRequest)(nil),      // 9: sts.v1.RotateClientSecretRequest
-	(*RotateClientSecretResponse)(nil),     // 10: sts.v1.RotateClientSecretResponse
-	(*GetClientStatusRequest)(nil),         // 11: sts.v1.GetClientStatusRequest
-	(*GetClientStatusResponse)(nil),        // 12: sts.v1.GetClientStatusResponse
-	(*CredentialStatus)(nil),               // 13: sts.v1.CredentialStatus
-	(*ListKeysRequest)(nil),                // 14: sts.v1.ListKeysRequest
-	(*ListKeysResponse)(nil),               // 15: sts.v1.ListKeysResponse
-	(*KeySetStatus)(nil),                   // 16: sts.v1.KeySetStatus
-	(*KeyStatus)(nil),                      // 17: sts.v1.KeyStatus
-	(*RotateKeyRequest)(nil),               // 18: sts.v1.RotateKeyRequest
-	(*RotateKeyResponse)(nil),              // 19: sts.v1.RotateKeyResponse
-	(*RevokeKeyRequest)(nil),               // 20: sts.v1.RevokeKeyRequest
-	(*RevokeKeyResponse)(nil),              // 21: sts.v1.RevokeKeyResponse
-	(*ListIssuerStatusRequest)(nil),        // 22: sts.v1.ListIssuerStatusRequest
-	(*ListIssuerStatusResponse)(nil),       // 23: sts.v1.ListIssuerStatusResponse
-	(*IssuerStatus)(nil),                   // 24: sts.v1.IssuerStatus
-	(*IssuerKey)(nil),                      // 25: sts.v1.IssuerKey
-	(*RevokeRequest)(nil),                  // 26: sts.v1.RevokeRequest
-	(*RevokeResponse)(nil),                 // 27: sts.v1.RevokeResponse
-	(*Revocation)(nil),                     // 28: sts.v1.Revocation
-	(*ListRevocationsRequest)(nil),         // 29: sts.v1.ListRevocationsRequest
-	(*ListRevocationsResponse)(nil),        // 30: sts.v1.ListRevocationsResponse
-	(*ListRegisteredClientsRequest)(nil),   // 31: sts.v1.ListRegisteredClientsRequest
-	(*ListRegisteredClientsResponse)(nil),  // 32: sts.v1.ListRegisteredClientsResponse
-	(*RegisteredClient)(nil),               // 33: sts.v1.RegisteredClient
-	(*DeleteRegisteredClientRequest)(nil),  // 34: sts.v1.DeleteRegisteredClientRequest
-	(*DeleteRegisteredClientResponse)(nil), // 35: sts.v1.DeleteRegisteredClientResponse
-	(*BackupRequest)(nil),                  // 36: sts.v1.BackupRequest
-	(*BackupResponse)(nil),                 // 37: sts.v1.BackupResponse
-	(*BackupEnd)(nil),                      // 38: sts.v1.BackupEnd
-	(*Revision)(nil),                       // 39: sts.v1.Revision
-	(*ChangedResources)(nil),               // 40: sts.v1.ChangedResources
-	(*ListRevisionsRequest)(nil),           // 41: sts.v1.ListRevisionsRequest
-	(*ListRevisionsResponse)(nil),          // 42: sts.v1.ListRevisionsResponse
-	(*GetRevisionRequest)(nil),             // 43: sts.v1.GetRevisionRequest
-	(*GetRevisionResponse)(nil),            // 44: sts.v1.GetRevisionResponse
-	(*ResourceDiff)(nil),                   // 45: sts.v1.ResourceDiff
-	(*RollbackRequest)(nil),                // 46: sts.v1.RollbackRequest
-	(*GetShadowRequest)(nil),               // 47: sts.v1.GetShadowRequest
-	(*GetShadowResponse)(nil),              // 48: sts.v1.GetShadowResponse
-	(*DecisionDiff)(nil),                   // 49: sts.v1.DecisionDiff
-	(*DecidedBy)(nil),                      // 50: sts.v1.DecidedBy
-	(*PromoteShadowRequest)(nil),           // 51: sts.v1.PromoteShadowRequest
-	(*DiscardShadowRequest)(nil),           // 52: sts.v1.DiscardShadowRequest
-	(*DiscardShadowResponse)(nil),          // 53: sts.v1.DiscardShadowResponse
-	nil,                                    // 54: sts.v1.GetShadowResponse.CountsEntry
-	(*Resource)(nil),                       // 55: sts.v1.Resource
-	(*durationpb.Duration)(nil),            // 56: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),          // 57: google.protobuf.Timestamp
-	(*structpb.Struct)(nil),                // 58: google.protobuf.Struct
-	(*ExplainDecisionRequest)(nil),         // 59: sts.v1.ExplainDecisionRequest
-	(*SimulateRequestRequest)(nil),         // 60: sts.v1.SimulateRequestRequest
-	(*ExplainDecisionResponse)(nil),        // 61: sts.v1.ExplainDecisionResponse
-	(*SimulateRequestResponse)(nil),        // 62: sts.v1.SimulateRequestResponse
+	(*ResourceMatch)(nil),                  // 1: sts.v1.ResourceMatch
+	(*PutResourceRequest)(nil),             // 2: sts.v1.PutResourceRequest
+	(*PutResourceResponse)(nil),            // 3: sts.v1.PutResourceResponse
+	(*ResourceRef)(nil),                    // 4: sts.v1.ResourceRef
+	(*ApplyResponse)(nil),                  // 5: sts.v1.ApplyResponse
+	(*GetResourceRequest)(nil),             // 6: sts.v1.GetResourceRequest
+	(*GetResourceResponse)(nil),            // 7: sts.v1.GetResourceResponse
+	(*ListResourcesRequest)(nil),           // 8: sts.v1.ListResourcesRequest
+	(*ListResourcesResponse)(nil),          // 9: sts.v1.ListResourcesResponse
+	(*DeleteResourceRequest)(nil),          // 10: sts.v1.DeleteResourceRequest
+	(*DeleteResourceResponse)(nil),         // 11: sts.v1.DeleteResourceResponse
+	(*RotateClientSecretRequest)(nil),      // 12: sts.v1.RotateClientSecretRequest
+	(*RotateClientSecretResponse)(nil),     // 13: sts.v1.RotateClientSecretResponse
+	(*GetClientStatusRequest)(nil),         // 14: sts.v1.GetClientStatusRequest
+	(*GetClientStatusResponse)(nil),        // 15: sts.v1.GetClientStatusResponse
+	(*CredentialStatus)(nil),               // 16: sts.v1.CredentialStatus
+	(*ListKeysRequest)(nil),                // 17: sts.v1.ListKeysRequest
+	(*ListKeysResponse)(nil),               // 18: sts.v1.ListKeysResponse
+	(*KeySetStatus)(nil),                   // 19: sts.v1.KeySetStatus
+	(*KeyStatus)(nil),                      // 20: sts.v1.KeyStatus
+	(*RotateKeyRequest)(nil),               // 21: sts.v1.RotateKeyRequest
+	(*RotateKeyResponse)(nil),              // 22: sts.v1.RotateKeyResponse
+	(*RevokeKeyRequest)(nil),               // 23: sts.v1.RevokeKeyRequest
+	(*RevokeKeyResponse)(nil),              // 24: sts.v1.RevokeKeyResponse
+	(*ListIssuerStatusRequest)(nil),        // 25: sts.v1.ListIssuerStatusRequest
+	(*ListIssuerStatusResponse)(nil),       // 26: sts.v1.ListIssuerStatusResponse
+	(*IssuerStatus)(nil),                   // 27: sts.v1.IssuerStatus
+	(*IssuerKey)(nil),                      // 28: sts.v1.IssuerKey
+	(*RevokeRequest)(nil),                  // 29: sts.v1.RevokeRequest
+	(*RevokeResponse)(nil),                 // 30: sts.v1.RevokeResponse
+	(*Revocation)(nil),                     // 31: sts.v1.Revocation
+	(*ListRevocationsRequest)(nil),         // 32: sts.v1.ListRevocationsRequest
+	(*ListRevocationsResponse)(nil),        // 33: sts.v1.ListRevocationsResponse
+	(*ListRegisteredClientsRequest)(nil),   // 34: sts.v1.ListRegisteredClientsRequest
+	(*ListRegisteredClientsResponse)(nil),  // 35: sts.v1.ListRegisteredClientsResponse
+	(*RegisteredClient)(nil),               // 36: sts.v1.RegisteredClient
+	(*DeleteRegisteredClientRequest)(nil),  // 37: sts.v1.DeleteRegisteredClientRequest
+	(*DeleteRegisteredClientResponse)(nil), // 38: sts.v1.DeleteRegisteredClientResponse
+	(*BackupRequest)(nil),                  // 39: sts.v1.BackupRequest
+	(*BackupResponse)(nil),                 // 40: sts.v1.BackupResponse
+	(*BackupEnd)(nil),                      // 41: sts.v1.BackupEnd
+	(*Revision)(nil),                       // 42: sts.v1.Revision
+	(*ChangedResources)(nil),               // 43: sts.v1.ChangedResources
+	(*ListRevisionsRequest)(nil),           // 44: sts.v1.ListRevisionsRequest
+	(*ListRevisionsResponse)(nil),          // 45: sts.v1.ListRevisionsResponse
+	(*GetRevisionRequest)(nil),             // 46: sts.v1.GetRevisionRequest
+	(*GetRevisionResponse)(nil),            // 47: sts.v1.GetRevisionResponse
+	(*ResourceDiff)(nil),                   // 48: sts.v1.ResourceDiff
+	(*RollbackRequest)(nil),                // 49: sts.v1.RollbackRequest
+	(*GetShadowRequest)(nil),               // 50: sts.v1.GetShadowRequest
+	(*GetShadowResponse)(nil),              // 51: sts.v1.GetShadowResponse
+	(*DecisionDiff)(nil),                   // 52: sts.v1.DecisionDiff
+	(*DecidedBy)(nil),                      // 53: sts.v1.DecidedBy
+	(*PromoteShadowRequest)(nil),           // 54: sts.v1.PromoteShadowRequest
+	(*DiscardShadowRequest)(nil),           // 55: sts.v1.DiscardShadowRequest
+	(*DiscardShadowResponse)(nil),          // 56: sts.v1.DiscardShadowResponse
+	nil,                                    // 57: sts.v1.GetShadowResponse.CountsEntry
+	(*Resource)(nil),                       // 58: sts.v1.Resource
+	(*durationpb.Duration)(nil),            // 59: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),          // 60: google.protobuf.Timestamp
+	(*structpb.Struct)(nil),                // 61: google.protobuf.Struct
+	(*ExplainDecisionRequest)(nil),         // 62: sts.v1.ExplainDecisionRequest
+	(*SimulateRequestRequest)(nil),         // 63: sts.v1.SimulateRequestRequest
+	(*ExplainDecisionResponse)(nil),        // 64: sts.v1.ExplainDecisionResponse
+	(*SimulateRequestResponse)(nil),        // 65: sts.v1.SimulateRequestResponse
 }
 var file_sts_v1_admin_proto_depIdxs = []int32{
-	55, // 0: sts.v1.ApplyRequest.resources:type_name -> sts.v1.Resource
-	1,  // 1: sts.v1.ApplyRequest.delete:type_name -> sts.v1.ResourceRef
-	1,  // 2: sts.v1.ApplyResponse.created:type_name -> sts.v1.ResourceRef
-	1,  // 3: sts.v1.ApplyResponse.updated:type_name -> sts.v1.ResourceRef
-	1,  // 4: sts.v1.ApplyResponse.deleted:type_name -> sts.v1.ResourceRef
-	55, // 5: sts.v1.GetResourceResponse.resource:type_name -> sts.v1.Resource
-	55, // 6: sts.v1.ListResourcesResponse.resources:type_name -> sts.v1.Resource
-	56, // 7: sts.v1.RotateClientSecretRequest.overlap:type_name -> google.protobuf.Duration
-	57, // 8: sts.v1.RotateClientSecretResponse.previous_not_after:type_name -> google.protobuf.Timestamp
-	13, // 9: sts.v1.GetClientStatusResponse.credentials:type_name -> sts.v1.CredentialStatus
-	57, // 10: sts.v1.CredentialStatus.not_after:type_name -> google.protobuf.Timestamp
-	57, // 11: sts.v1.CredentialStatus.last_used:type_name -> google.protobuf.Timestamp
-	16, // 12: sts.v1.ListKeysResponse.key_sets:type_name -> sts.v1.KeySetStatus
-	17, // 13: sts.v1.KeySetStatus.keys:type_name -> sts.v1.KeyStatus
-	57, // 14: sts.v1.KeySetStatus.rotation_due:type_name -> google.protobuf.Timestamp
-	57, // 15: sts.v1.KeyStatus.published:type_name -> google.protobuf.Timestamp
-	57, // 16: sts.v1.KeyStatus.signs:type_name -> google.protobuf.Timestamp
-	57, // 17: sts.v1.KeyStatus.ends:type_name -> google.protobuf.Timestamp
-	57, // 18: sts.v1.KeyStatus.revoked:type_name -> google.protobuf.Timestamp
-	57, // 19: sts.v1.KeyStatus.last_fetch:type_name -> google.protobuf.Timestamp
-	17, // 20: sts.v1.RotateKeyResponse.key:type_name -> sts.v1.KeyStatus
-	17, // 21: sts.v1.RevokeKeyResponse.revoked:type_name -> sts.v1.KeyStatus
-	17, // 22: sts.v1.RevokeKeyResponse.successor:type_name -> sts.v1.KeyStatus
-	57, // 23: sts.v1.RevokeKeyResponse.accepted_until:type_name -> google.protobuf.Timestamp
-	24, // 24: sts.v1.ListIssuerStatusResponse.issuers:type_name -> sts.v1.IssuerStatus
-	25, // 25: sts.v1.IssuerStatus.keys:type_name -> sts.v1.IssuerKey
-	57, // 26: sts.v1.IssuerStatus.fetched:type_name -> google.protobuf.Timestamp
-	57, // 27: sts.v1.IssuerStatus.asked:type_name -> google.protobuf.Timestamp
-	57, // 28: sts.v1.IssuerStatus.refresh:type_name -> google.protobuf.Timestamp
-	57, // 29: sts.v1.IssuerStatus.stale:type_name -> google.protobuf.Timestamp
-	57, // 30: sts.v1.RevokeRequest.before:type_name -> google.protobuf.Timestamp
-	57, // 31: sts.v1.RevokeRequest.until:type_name -> google.protobuf.Timestamp
-	28, // 32: sts.v1.RevokeResponse.revocation:type_name -> sts.v1.Revocation
-	57, // 33: sts.v1.Revocation.before:type_name -> google.protobuf.Timestamp
-	57, // 34: sts.v1.Revocation.expires:type_name -> google.protobuf.Timestamp
-	57, // 35: sts.v1.Revocation.created:type_name -> google.protobuf.Timestamp
-	28, // 36: sts.v1.ListRevocationsResponse.revocations:type_name -> sts.v1.Revocation
-	33, // 37: sts.v1.ListRegisteredClientsResponse.clients:type_name -> sts.v1.RegisteredClient
-	58, // 38: sts.v1.RegisteredClient.metadata:type_name -> google.protobuf.Struct
-	57, // 39: sts.v1.RegisteredClient.created:type_name -> google.protobuf.Timestamp
-	57, // 40: sts.v1.RegisteredClient.changed:type_name -> google.protobuf.Timestamp
-	57, // 41: sts.v1.RegisteredClient.last_used:type_name -> google.protobuf.Timestamp
-	57, // 42: sts.v1.RegisteredClient.ends:type_name -> google.protobuf.Timestamp
-	38, // 43: sts.v1.BackupResponse.end:type_name -> sts.v1.BackupEnd
-	57, // 44: sts.v1.Revision.time:type_name -> google.protobuf.Timestamp
-	40, // 45: sts.v1.Revision.created:type_name -> sts.v1.ChangedResources
-	40, // 46: sts.v1.Revision.updated:type_name -> sts.v1.ChangedResources
-	40, // 47: sts.v1.Revision.deleted:type_name -> sts.v1.ChangedResources
-	1,  // 48: sts.v1.ChangedResources.first:type_name -> sts.v1.ResourceRef
-	39, // 49: sts.v1.ListRevisionsResponse.revisions:type_name -> sts.v1.Revision
-	39, // 50: sts.v1.GetRevisionResponse.revision:type_name -> sts.v1.Revision
-	45, // 51: sts.v1.GetRevisionResponse.differences:type_name -> sts.v1.ResourceDiff
-	1,  // 52: sts.v1.ResourceDiff.ref:type_name -> sts.v1.ResourceRef
-	55, // 53: sts.v1.ResourceDiff.before:type_name -> sts.v1.Resource
-	55, // 54: sts.v1.ResourceDiff.after:type_name -> sts.v1.Resource
-	39, // 55: sts.v1.GetShadowResponse.revision:type_name -> sts.v1.Revision
-	57, // 56: sts.v1.GetShadowResponse.since:type_name -> google.protobuf.Timestamp
-	54, // 57: sts.v1.GetShadowResponse.counts:type_name -> sts.v1.GetShadowResponse.CountsEntry
-	49, // 58: sts.v1.GetShadowResponse.differences:type_name -> sts.v1.DecisionDiff
-	50, // 59: sts.v1.DecisionDiff.live:type_name -> sts.v1.DecidedBy
-	50, // 60: sts.v1.DecisionDiff.shadow:type_name -> sts.v1.DecidedBy
-	57, // 61: sts.v1.DecisionDiff.first:type_name -> google.protobuf.Timestamp
-	57, // 62: sts.v1.DecisionDiff.last:type_name -> google.protobuf.Timestamp
-	56, // 63: sts.v1.DecidedBy.lifetime:type_name -> google.protobuf.Duration
-	0,  // 64: sts.v1.AdminService.Apply:input_type -> sts.v1.ApplyRequest
-	0,  // 65: sts.v1.AdminService.ApplyMany:input_type -> sts.v1.ApplyRequest
-	3,  // 66: sts.v1.AdminService.GetResource:input_type -> sts.v1.GetResourceRequest
-	5,  // 67: sts.v1.AdminService.ListResources:input_type -> sts.v1.ListResourcesRequest
-	7,  // 68: sts.v1.AdminService.DeleteResource:input_type -> sts.v1.DeleteResourceRequest
-	9,  // 69: sts.v1.AdminService.RotateClientSecret:input_type -> sts.v1.RotateClientSecretRequest
-	11, // 70: sts.v1.AdminService.GetClientStatus:input_type -> sts.v1.GetClientStatusRequest
-	14, // 71: sts.v1.AdminService.ListKeys:input_type -> sts.v1.ListKeysRequest
-	18, // 72: sts.v1.AdminService.RotateKey:input_type -> sts.v1.RotateKeyRequest
-	20, // 73: sts.v1.AdminService.RevokeKey:input_type -> sts.v1.RevokeKeyRequest
-	59, // 74: sts.v1.AdminService.ExplainDecision:input_type -> sts.v1.ExplainDecisionRequest
-	60, // 75: sts.v1.AdminService.SimulateRequest:input_type -> sts.v1.SimulateRequestRequest
-	26, // 76: sts.v1.AdminService.Revoke:input_type -> sts.v1.RevokeRequest
-	29, // 77: sts.v1.AdminService.ListRevocations:input_type -> sts.v1.ListRevocationsRequest
-	31, // 78: sts.v1.AdminService.ListRegisteredClients:input_type -> sts.v1.ListRegisteredClientsRequest
-	34, // 79: sts.v1.AdminService.DeleteRegisteredClient:input_type -> sts.v1.DeleteRegisteredClientRequest
-	36, // 80: sts.v1.AdminService.Backup:input_type -> sts.v1.BackupRequest
-	22, // 81: sts.v1.AdminService.ListIssuerStatus:input_type -> sts.v1.ListIssuerStatusRequest
-	41, // 82: sts.v1.AdminService.ListRevisions:input_type -> sts.v1.ListRevisionsRequest
-	43, // 83: sts.v1.AdminService.GetRevision:input_type -> sts.v1.GetRevisionRequest
-	46, // 84: sts.v1.AdminService.Rollback:input_type -> sts.v1.RollbackRequest
-	47, // 85: sts.v1.AdminService.GetShadow:input_type -> sts.v1.GetShadowRequest
-	51, // 86: sts.v1.AdminService.PromoteShadow:input_type -> sts.v1.PromoteShadowRequest
-	52, // 87: sts.v1.AdminService.DiscardShadow:input_type -> sts.v1.DiscardShadowRequest
-	2,  // 88: sts.v1.AdminService.Apply:output_type -> sts.v1.ApplyResponse
-	2,  // 89: sts.v1.AdminService.ApplyMany:output_type -> sts.v1.ApplyResponse
-	4,  // 90: sts.v1.AdminService.GetResource:output_type -> sts.v1.GetResourceResponse
-	6,  // 91: sts.v1.AdminService.ListResources:output_type -> sts.v1.ListResourcesResponse
-	8,  // 92: sts.v1.AdminService.DeleteResource:output_type -> sts.v1.DeleteResourceResponse
-	10, // 93: sts.v1.AdminService.RotateClientSecret:output_type -> sts.v1.RotateClientSecretResponse
-	12, // 94: sts.v1.AdminService.GetClientStatus:output_type -> sts.v1.GetClientStatusResponse
-	15, // 95: sts.v1.AdminService.ListKeys:output_type -> sts.v1.ListKeysResponse
-	19, // 96: sts.v1.AdminService.RotateKey:output_type -> sts.v1.RotateKeyResponse
-	21, // 97: sts.v1.AdminService.RevokeKey:output_type -> sts.v1.RevokeKeyResponse
-	61, // 98: sts.v1.AdminService.ExplainDecision:output_type -> sts.v1.ExplainDecisionResponse
-	62, // 99: sts.v1.AdminService.SimulateRequest:output_type -> sts.v1.SimulateRequestResponse
-	27, // 100: sts.v1.AdminService.Revoke:output_type -> sts.v1.RevokeResponse
-	30, // 101: sts.v1.AdminService.ListRevocations:output_type -> sts.v1.ListRevocationsResponse
-	32, // 102: sts.v1.AdminService.ListRegisteredClients:output_type -> sts.v1.ListRegisteredClientsResponse
-	35, // 103: sts.v1.AdminService.DeleteRegisteredClient:output_type -> sts.v1.DeleteRegisteredClientResponse
-	37, // 104: sts.v1.AdminService.Backup:output_type -> sts.v1.BackupResponse
-	23, // 105: sts.v1.AdminService.ListIssuerStatus:output_type -> sts.v1.ListIssuerStatusResponse
-	42, // 106: sts.v1.AdminService.ListRevisions:output_type -> sts.v1.ListRevisionsResponse
-	44, // 107: sts.v1.AdminService.GetRevision:output_type -> sts.v1.GetRevisionResponse
-	2,  // 108: sts.v1.AdminService.Rollback:output_type -> sts.v1.ApplyResponse
-	48, // 109: sts.v1.AdminService.GetShadow:output_type -> sts.v1.GetShadowResponse
-	2,  // 110: sts.v1.AdminService.PromoteShadow:output_type -> sts.v1.ApplyResponse
-	53, // 111: sts.v1.AdminService.DiscardShadow:output_type -> sts.v1.DiscardShadowResponse
-	88, // [88:112] is the sub-list for method output_type
-	64, // [64:88] is the sub-list for method input_type
-	64, // [64:64] is the sub-list for extension type_name
-	64, // [64:64] is the sub-list for extension extendee
-	0,  // [0:64] is the sub-list for field type_name
+	58, // 0: sts.v1.ApplyRequest.resources:type_name -> sts.v1.Resource
+	4,  // 1: sts.v1.ApplyRequest.delete:type_name -> sts.v1.ResourceRef
+	1,  // 2: sts.v1.ApplyRequest.match:type_name -> sts.v1.ResourceMatch
+	58, // 3: sts.v1.PutResourceRequest.resource:type_name -> sts.v1.Resource
+	58, // 4: sts.v1.PutResourceResponse.resource:type_name -> sts.v1.Resource
+	4,  // 5: sts.v1.ApplyResponse.created:type_name -> sts.v1.ResourceRef
+	4,  // 6: sts.v1.ApplyResponse.updated:type_name -> sts.v1.ResourceRef
+	4,  // 7: sts.v1.ApplyResponse.deleted:type_name -> sts.v1.ResourceRef
+	58, // 8: sts.v1.GetResourceResponse.resource:type_name -> sts.v1.Resource
+	58, // 9: sts.v1.ListResourcesResponse.resources:type_name -> sts.v1.Resource
+	59, // 10: sts.v1.RotateClientSecretRequest.overlap:type_name -> google.protobuf.Duration
+	60, // 11: sts.v1.RotateClientSecretResponse.previous_not_after:type_name -> google.protobuf.Timestamp
+	16, // 12: sts.v1.GetClientStatusResponse.credentials:type_name -> sts.v1.CredentialStatus
+	60, // 13: sts.v1.CredentialStatus.not_after:type_name -> google.protobuf.Timestamp
+	60, // 14: sts.v1.CredentialStatus.last_used:type_name -> google.protobuf.Timestamp
+	19, // 15: sts.v1.ListKeysResponse.key_sets:type_name -> sts.v1.KeySetStatus
+	20, // 16: sts.v1.KeySetStatus.keys:type_name -> sts.v1.KeyStatus
+	60, // 17: sts.v1.KeySetStatus.rotation_due:type_name -> google.protobuf.Timestamp
+	60, // 18: sts.v1.KeyStatus.published:type_name -> google.protobuf.Timestamp
+	60, // 19: sts.v1.KeyStatus.signs:type_name -> google.protobuf.Timestamp
+	60, // 20: sts.v1.KeyStatus.ends:type_name -> google.protobuf.Timestamp
+	60, // 21: sts.v1.KeyStatus.revoked:type_name -> google.protobuf.Timestamp
+	60, // 22: sts.v1.KeyStatus.last_fetch:type_name -> google.protobuf.Timestamp
+	20, // 23: sts.v1.RotateKeyResponse.key:type_name -> sts.v1.KeyStatus
+	20, // 24: sts.v1.RevokeKeyResponse.revoked:type_name -> sts.v1.KeyStatus
+	20, // 25: sts.v1.RevokeKeyResponse.successor:type_name -> sts.v1.KeyStatus
+	60, // 26: sts.v1.RevokeKeyResponse.accepted_until:type_name -> google.protobuf.Timestamp
+	27, // 27: sts.v1.ListIssuerStatusResponse.issuers:type_name -> sts.v1.IssuerStatus
+	28, // 28: sts.v1.IssuerStatus.keys:type_name -> sts.v1.IssuerKey
+	60, // 29: sts.v1.IssuerStatus.fetched:type_name -> google.protobuf.Timestamp
+	60, // 30: sts.v1.IssuerStatus.asked:type_name -> google.protobuf.Timestamp
+	60, // 31: sts.v1.IssuerStatus.refresh:type_name -> google.protobuf.Timestamp
+	60, // 32: sts.v1.IssuerStatus.stale:type_name -> google.protobuf.Timestamp
+	60, // 33: sts.v1.RevokeRequest.before:type_name -> google.protobuf.Timestamp
+	60, // 34: sts.v1.RevokeRequest.until:type_name -> google.protobuf.Timestamp
+	31, // 35: sts.v1.RevokeResponse.revocation:type_name -> sts.v1.Revocation
+	60, // 36: sts.v1.Revocation.before:type_name -> google.protobuf.Timestamp
+	60, // 37: sts.v1.Revocation.expires:type_name -> google.protobuf.Timestamp
+	60, // 38: sts.v1.Revocation.created:type_name -> google.protobuf.Timestamp
+	31, // 39: sts.v1.ListRevocationsResponse.revocations:type_name -> sts.v1.Revocation
+	36, // 40: sts.v1.ListRegisteredClientsResponse.clients:type_name -> sts.v1.RegisteredClient
+	61, // 41: sts.v1.RegisteredClient.metadata:type_name -> google.protobuf.Struct
+	60, // 42: sts.v1.RegisteredClient.created:type_name -> google.protobuf.Timestamp
+	60, // 43: sts.v1.RegisteredClient.changed:type_name -> google.protobuf.Timestamp
+	60, // 44: sts.v1.RegisteredClient.last_used:type_name -> google.protobuf.Timestamp
+	60, // 45: sts.v1.RegisteredClient.ends:type_name -> google.protobuf.Timestamp
+	41, // 46: sts.v1.BackupResponse.end:type_name -> sts.v1.BackupEnd
+	60, // 47: sts.v1.Revision.time:type_name -> google.protobuf.Timestamp
+	43, // 48: sts.v1.Revision.created:type_name -> sts.v1.ChangedResources
+	43, // 49: sts.v1.Revision.updated:type_name -> sts.v1.ChangedResources
+	43, // 50: sts.v1.Revision.deleted:type_name -> sts.v1.ChangedResources
+	4,  // 51: sts.v1.ChangedResources.first:type_name -> sts.v1.ResourceRef
+	42, // 52: sts.v1.ListRevisionsResponse.revisions:type_name -> sts.v1.Revision
+	42, // 53: sts.v1.GetRevisionResponse.revision:type_name -> sts.v1.Revision
+	48, // 54: sts.v1.GetRevisionResponse.differences:type_name -> sts.v1.ResourceDiff
+	4,  // 55: sts.v1.ResourceDiff.ref:type_name -> sts.v1.ResourceRef
+	58, // 56: sts.v1.ResourceDiff.before:type_name -> sts.v1.Resource
+	58, // 57: sts.v1.ResourceDiff.after:type_name -> sts.v1.Resource
+	42, // 58: sts.v1.GetShadowResponse.revision:type_name -> sts.v1.Revision
+	60, // 59: sts.v1.GetShadowResponse.since:type_name -> google.protobuf.Timestamp
+	57, // 60: sts.v1.GetShadowResponse.counts:type_name -> sts.v1.GetShadowResponse.CountsEntry
+	52, // 61: sts.v1.GetShadowResponse.differences:type_name -> sts.v1.DecisionDiff
+	53, // 62: sts.v1.DecisionDiff.live:type_name -> sts.v1.DecidedBy
+	53, // 63: sts.v1.DecisionDiff.shadow:type_name -> sts.v1.DecidedBy
+	60, // 64: sts.v1.DecisionDiff.first:type_name -> google.protobuf.Timestamp
+	60, // 65: sts.v1.DecisionDiff.last:type_name -> google.protobuf.Timestamp
+	59, // 66: sts.v1.DecidedBy.lifetime:type_name -> google.protobuf.Duration
+	0,  // 67: sts.v1.AdminService.Apply:input_type -> sts.v1.ApplyRequest
+	0,  // 68: sts.v1.AdminService.ApplyMany:input_type -> sts.v1.ApplyRequest
+	6,  // 69: sts.v1.AdminService.GetResource:input_type -> sts.v1.GetResourceRequest
+	8,  // 70: sts.v1.AdminService.ListResources:input_type -> sts.v1.ListResourcesRequest
+	2,  // 71: sts.v1.AdminService.PutResource:input_type -> sts.v1.PutResourceRequest
+	10, // 72: sts.v1.AdminService.DeleteResource:input_type -> sts.v1.DeleteResourceRequest
+	12, // 73: sts.v1.AdminService.RotateClientSecret:input_type -> sts.v1.RotateClientSecretRequest
+	14, // 74: sts.v1.AdminService.GetClientStatus:input_type -> sts.v1.GetClientStatusRequest
+	17, // 75: sts.v1.AdminService.ListKeys:input_type -> sts.v1.ListKeysRequest
+	21, // 76: sts.v1.AdminService.RotateKey:input_type -> sts.v1.RotateKeyRequest
+	23, // 77: sts.v1.AdminService.RevokeKey:input_type -> sts.v1.RevokeKeyRequest
+	62, // 78: sts.v1.AdminService.ExplainDecision:input_type -> sts.v1.ExplainDecisionRequest
+	63, // 79: sts.v1.AdminService.SimulateRequest:input_type -> sts.v1.SimulateRequestRequest
+	29, // 80: sts.v1.AdminService.Revoke:input_type -> sts.v1.RevokeRequest
+	32, // 81: sts.v1.AdminService.ListRevocations:input_type -> sts.v1.ListRevocationsRequest
+	34, // 82: sts.v1.AdminService.ListRegisteredClients:input_type -> sts.v1.ListRegisteredClientsRequest
+	37, // 83: sts.v1.AdminService.DeleteRegisteredClient:input_type -> sts.v1.DeleteRegisteredClientRequest
+	39, // 84: sts.v1.AdminService.Backup:input_type -> sts.v1.BackupRequest
+	25, // 85: sts.v1.AdminService.ListIssuerStatus:input_type -> sts.v1.ListIssuerStatusRequest
+	44, // 86: sts.v1.AdminService.ListRevisions:input_type -> sts.v1.ListRevisionsRequest
+	46, // 87: sts.v1.AdminService.GetRevision:input_type -> sts.v1.GetRevisionRequest
+	49, // 88: sts.v1.AdminService.Rollback:input_type -> sts.v1.RollbackRequest
+	50, // 89: sts.v1.AdminService.GetShadow:input_type -> sts.v1.GetShadowRequest
+	54, // 90: sts.v1.AdminService.PromoteShadow:input_type -> sts.v1.PromoteShadowRequest
+	55, // 91: sts.v1.AdminService.DiscardShadow:input_type -> sts.v1.DiscardShadowRequest
+	5,  // 92: sts.v1.AdminService.Apply:output_type -> sts.v1.ApplyResponse
+	5,  // 93: sts.v1.AdminService.ApplyMany:output_type -> sts.v1.ApplyResponse
+	7,  // 94: sts.v1.AdminService.GetResource:output_type -> sts.v1.GetResourceResponse
+	9,  // 95: sts.v1.AdminService.ListResources:output_type -> sts.v1.ListResourcesResponse
+	3,  // 96: sts.v1.AdminService.PutResource:output_type -> sts.v1.PutResourceResponse
+	11, // 97: sts.v1.AdminService.DeleteResource:output_type -> sts.v1.DeleteResourceResponse
+	13, // 98: sts.v1.AdminService.RotateClientSecret:output_type -> sts.v1.RotateClientSecretResponse
+	15, // 99: sts.v1.AdminService.GetClientStatus:output_type -> sts.v1.GetClientStatusResponse
+	18, // 100: sts.v1.AdminService.ListKeys:output_type -> sts.v1.ListKeysResponse
+	22, // 101: sts.v1.AdminService.RotateKey:output_type -> sts.v1.RotateKeyResponse
+	24, // 102: sts.v1.AdminService.RevokeKey:output_type -> sts.v1.RevokeKeyResponse
+	64, // 103: sts.v1.AdminService.ExplainDecision:output_type -> sts.v1.ExplainDecisionResponse
+	65, // 104: sts.v1.AdminService.SimulateRequest:output_type -> sts.v1.SimulateRequestResponse
+	30, // 105: sts.v1.AdminService.Revoke:output_type -> sts.v1.RevokeResponse
+	33, // 106: sts.v1.AdminService.ListRevocations:output_type -> sts.v1.ListRevocationsResponse
+	35, // 107: sts.v1.AdminService.ListRegisteredClients:output_type -> sts.v1.ListRegisteredClientsResponse
+	38, // 108: sts.v1.AdminService.DeleteRegisteredClient:output_type -> sts.v1.DeleteRegisteredClientResponse
+	40, // 109: sts.v1.AdminService.Backup:output_type -> sts.v1.BackupResponse
+	26, // 110: sts.v1.AdminService.ListIssuerStatus:output_type -> sts.v1.ListIssuerStatusResponse
+	45, // 111: sts.v1.AdminService.ListRevisions:output_type -> sts.v1.ListRevisionsResponse
+	47, // 112: sts.v1.AdminService.GetRevision:output_type -> sts.v1.GetRevisionResponse
+	5,  // 113: sts.v1.AdminService.Rollback:output_type -> sts.v1.ApplyResponse
+	51, // 114: sts.v1.AdminService.GetShadow:output_type -> sts.v1.GetShadowResponse
+	5,  // 115: sts.v1.AdminService.PromoteShadow:output_type -> sts.v1.ApplyResponse
+	56, // 116: sts.v1.AdminService.DiscardShadow:output_type -> sts.v1.DiscardShadowResponse
+	92, // [92:117] is the sub-list for method output_type
+	67, // [67:92] is the sub-list for method input_type
+	67, // [67:67] is the sub-list for extension type_name
+	67, // [67:67] is the sub-list for extension extendee
+	0,  // [0:67] is the sub-list for field type_name
 }
 
 func init() { file_sts_v1_admin_proto_init() }
@@ -4221,7 +4539,7 @@ func file_sts_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sts_v1_admin_proto_rawDesc), len(file_sts_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   55,
+			NumMessages:   58,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -23,6 +23,7 @@ const (
 	AdminService_ApplyMany_FullMethodName              = "/sts.v1.AdminService/ApplyMany"
 	AdminService_GetResource_FullMethodName            = "/sts.v1.AdminService/GetResource"
 	AdminService_ListResources_FullMethodName          = "/sts.v1.AdminService/ListResources"
+	AdminService_PutResource_FullMethodName            = "/sts.v1.AdminService/PutResource"
 	AdminService_DeleteResource_FullMethodName         = "/sts.v1.AdminService/DeleteResource"
 	AdminService_RotateClientSecret_FullMethodName     = "/sts.v1.AdminService/RotateClientSecret"
 	AdminService_GetClientStatus_FullMethodName        = "/sts.v1.AdminService/GetClientStatus"
@@ -79,7 +80,12 @@ type AdminServiceClient interface {
 	// ListResources returns the resources of one kind, or all, ordered by kind and
 	// name.
 	ListResources(ctx context.Context, in *ListResourcesRequest, opts ...grpc.CallOption) (*ListResourcesResponse, error)
-	// DeleteResource deletes one resource, if nothing refers to it.
+	// PutResource creates or replaces one resource. The path, or kind and name, must be
+	// those of the resource. With `etag`, or If-Match over HTTP, it is replaced only
+	// if it is still what the caller has seen, else ABORTED (412 over HTTP).
+	PutResource(ctx context.Context, in *PutResourceRequest, opts ...grpc.CallOption) (*PutResourceResponse, error)
+	// DeleteResource deletes one resource, if nothing refers to it. `etag` and
+	// If-Match are as in PutResource.
 	DeleteResource(ctx context.Context, in *DeleteResourceRequest, opts ...grpc.CallOption) (*DeleteResourceResponse, error)
 	// RotateClientSecret makes a new secret for a client and returns it, the only
 	// time that it can be seen. The secret that was newest until then works on for
@@ -219,6 +225,16 @@ func (c *adminServiceClient) ListResources(ctx context.Context, in *ListResource
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListResourcesResponse)
 	err := c.cc.Invoke(ctx, AdminService_ListResources_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) PutResource(ctx context.Context, in *PutResourceRequest, opts ...grpc.CallOption) (*PutResourceResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(PutResourceResponse)
+	err := c.cc.Invoke(ctx, AdminService_PutResource_FullMethodName, in, out, cOpts...)
 	if err != nil {
 		return nil, err
 	}
@@ -468,7 +484,12 @@ type AdminServiceServer interface {
 	// ListResources returns the resources of one kind, or all, ordered by kind and
 	// name.
 	ListResources(context.Context, *ListResourcesRequest) (*ListResourcesResponse, error)
-	// DeleteResource deletes one resource, if nothing refers to it.
+	// PutResource creates or replaces one resource. The path, or kind and name, must be
+	// those of the resource. With `etag`, or If-Match over HTTP, it is replaced only
+	// if it is still what the caller has seen, else ABORTED (412 over HTTP).
+	PutResource(context.Context, *PutResourceRequest) (*PutResourceResponse, error)
+	// DeleteResource deletes one resource, if nothing refers to it. `etag` and
+	// If-Match are as in PutResource.
 	DeleteResource(context.Context, *DeleteResourceRequest) (*DeleteResourceResponse, error)
 	// RotateClientSecret makes a new secret for a client and returns it, the only
 	// time that it can be seen. The secret that was newest until then works on for
@@ -582,6 +603,9 @@ func (UnimplementedAdminServiceServer) GetResource(context.Context, *GetResource
 }
 func (UnimplementedAdminServiceServer) ListResources(context.Context, *ListResourcesRequest) (*ListResourcesResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListResources not implemented")
+}
+func (UnimplementedAdminServiceServer) PutResource(context.Context, *PutResourceRequest) (*PutResourceResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method PutResource not implemented")
 }
 func (UnimplementedAdminServiceServer) DeleteResource(context.Context, *DeleteResourceRequest) (*DeleteResourceResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method DeleteResource not implemented")
@@ -721,6 +745,24 @@ func _AdminService_ListResources_Handler(srv interface{}, ctx context.Context, d
 	}
 	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
 		return srv.(AdminServiceServer).ListResources(ctx, req.(*ListResourcesRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_PutResource_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(PutResourceRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).PutResource(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_PutResource_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).PutResource(ctx, req.(*PutResourceRequest))
 	}
 	return interceptor(ctx, in, info, handler)
 }
@@ -1096,6 +1138,10 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListResources",
 			Handler:    _AdminService_ListResources_Handler,
+		},
+		{
+			MethodName: "PutResource",
+			Handler:    _AdminService_PutResource_Handler,
 		},
 		{
 			MethodName: "DeleteResource",

@@ -2053,7 +2053,10 @@ type AuditConfig struct {
 	// claims that a rule could read, and no others, so that the decision can be
 	// explained later and tried with other rules: `stsctl explain` and `stsctl policy
 	// replay` cannot tell without. Claims are about people.
-	OmitFacts     bool `protobuf:"varint,6,opt,name=omit_facts,json=omitFacts,proto3" json:"omit_facts,omitempty"`
+	OmitFacts bool `protobuf:"varint,6,opt,name=omit_facts,json=omitFacts,proto3" json:"omit_facts,omitempty"`
+	// How much those can write into the audit log of whom it is not known who they
+	// are.
+	Strangers     *AuditStrangersConfig `protobuf:"bytes,7,opt,name=strangers,proto3" json:"strangers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2130,6 +2133,71 @@ func (x *AuditConfig) GetOmitFacts() bool {
 	return false
 }
 
+func (x *AuditConfig) GetStrangers() *AuditStrangersConfig {
+	if x != nil {
+		return x.Strangers
+	}
+	return nil
+}
+
+// AuditStrangersConfig bounds the records of refusals before it is known who asks.
+// Beyond, refusals are counted, and the counts recorded each minute. What is decided
+// about clients and workloads that are known is always recorded.
+type AuditStrangersConfig struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Records in a minute from one network, which is an IPv4 address or an IPv6 prefix
+	// of 64 bits. Default 60, at most 1000000.
+	PerNetwork int32 `protobuf:"varint,1,opt,name=per_network,json=perNetwork,proto3" json:"per_network,omitempty"`
+	// Records in a minute from all networks. Default 600, at most 1000000.
+	Total         int32 `protobuf:"varint,2,opt,name=total,proto3" json:"total,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditStrangersConfig) Reset() {
+	*x = AuditStrangersConfig{}
+	mi := &file_sts_v1_config_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditStrangersConfig) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditStrangersConfig) ProtoMessage() {}
+
+func (x *AuditStrangersConfig) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_config_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditStrangersConfig.ProtoReflect.Descriptor instead.
+func (*AuditStrangersConfig) Descriptor() ([]byte, []int) {
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *AuditStrangersConfig) GetPerNetwork() int32 {
+	if x != nil {
+		return x.PerNetwork
+	}
+	return 0
+}
+
+func (x *AuditStrangersConfig) GetTotal() int32 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
 // AuditRotationConfig says when a file of the audit log is followed by the next.
 // The one before is renamed: audit.jsonl to audit-FIRST-TIME.jsonl, with the number
 // of its first record and when it was begun. The chain of hashes goes on.
@@ -2148,7 +2216,7 @@ type AuditRotationConfig struct {
 
 func (x *AuditRotationConfig) Reset() {
 	*x = AuditRotationConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[25]
+	mi := &file_sts_v1_config_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2160,7 +2228,7 @@ func (x *AuditRotationConfig) String() string {
 func (*AuditRotationConfig) ProtoMessage() {}
 
 func (x *AuditRotationConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[25]
+	mi := &file_sts_v1_config_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2173,7 +2241,7 @@ func (x *AuditRotationConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRotationConfig.ProtoReflect.Descriptor instead.
 func (*AuditRotationConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{25}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *AuditRotationConfig) GetMaxSizeMib() int32 {
@@ -2213,7 +2281,7 @@ type AuditCheckpointConfig struct {
 
 func (x *AuditCheckpointConfig) Reset() {
 	*x = AuditCheckpointConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[26]
+	mi := &file_sts_v1_config_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2225,7 +2293,7 @@ func (x *AuditCheckpointConfig) String() string {
 func (*AuditCheckpointConfig) ProtoMessage() {}
 
 func (x *AuditCheckpointConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[26]
+	mi := &file_sts_v1_config_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2238,7 +2306,7 @@ func (x *AuditCheckpointConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditCheckpointConfig.ProtoReflect.Descriptor instead.
 func (*AuditCheckpointConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{26}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *AuditCheckpointConfig) GetRecords() int32 {
@@ -2280,7 +2348,7 @@ type AuditSinkConfig struct {
 
 func (x *AuditSinkConfig) Reset() {
 	*x = AuditSinkConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[27]
+	mi := &file_sts_v1_config_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2292,7 +2360,7 @@ func (x *AuditSinkConfig) String() string {
 func (*AuditSinkConfig) ProtoMessage() {}
 
 func (x *AuditSinkConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[27]
+	mi := &file_sts_v1_config_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2305,7 +2373,7 @@ func (x *AuditSinkConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditSinkConfig.ProtoReflect.Descriptor instead.
 func (*AuditSinkConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{27}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *AuditSinkConfig) GetName() string {
@@ -2383,7 +2451,7 @@ type AuditStdoutConfig struct {
 
 func (x *AuditStdoutConfig) Reset() {
 	*x = AuditStdoutConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[28]
+	mi := &file_sts_v1_config_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2395,7 +2463,7 @@ func (x *AuditStdoutConfig) String() string {
 func (*AuditStdoutConfig) ProtoMessage() {}
 
 func (x *AuditStdoutConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[28]
+	mi := &file_sts_v1_config_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2408,7 +2476,7 @@ func (x *AuditStdoutConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditStdoutConfig.ProtoReflect.Descriptor instead.
 func (*AuditStdoutConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{28}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{29}
 }
 
 // AuditSyslogConfig is a syslog server.
@@ -2433,7 +2501,7 @@ type AuditSyslogConfig struct {
 
 func (x *AuditSyslogConfig) Reset() {
 	*x = AuditSyslogConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[29]
+	mi := &file_sts_v1_config_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2445,7 +2513,7 @@ func (x *AuditSyslogConfig) String() string {
 func (*AuditSyslogConfig) ProtoMessage() {}
 
 func (x *AuditSyslogConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[29]
+	mi := &file_sts_v1_config_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2458,7 +2526,7 @@ func (x *AuditSyslogConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditSyslogConfig.ProtoReflect.Descriptor instead.
 func (*AuditSyslogConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{29}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *AuditSyslogConfig) GetAddress() string {
@@ -2516,7 +2584,7 @@ type AuditOtlpConfig struct {
 
 func (x *AuditOtlpConfig) Reset() {
 	*x = AuditOtlpConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[30]
+	mi := &file_sts_v1_config_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2528,7 +2596,7 @@ func (x *AuditOtlpConfig) String() string {
 func (*AuditOtlpConfig) ProtoMessage() {}
 
 func (x *AuditOtlpConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[30]
+	mi := &file_sts_v1_config_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2541,7 +2609,7 @@ func (x *AuditOtlpConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditOtlpConfig.ProtoReflect.Descriptor instead.
 func (*AuditOtlpConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{30}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *AuditOtlpConfig) GetEndpoint() string {
@@ -2590,7 +2658,7 @@ type LogConfig struct {
 
 func (x *LogConfig) Reset() {
 	*x = LogConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[31]
+	mi := &file_sts_v1_config_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2602,7 +2670,7 @@ func (x *LogConfig) String() string {
 func (*LogConfig) ProtoMessage() {}
 
 func (x *LogConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[31]
+	mi := &file_sts_v1_config_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2615,7 +2683,7 @@ func (x *LogConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogConfig.ProtoReflect.Descriptor instead.
 func (*LogConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{31}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *LogConfig) GetLevel() string {
@@ -2633,14 +2701,27 @@ type LimitsConfig struct {
 	// Connections accepted at once on each listener. Default 10,000.
 	MaxConnections int32 `protobuf:"varint,2,opt,name=max_connections,json=maxConnections,proto3" json:"max_connections,omitempty"`
 	// WatchToken streams open at once. Default 10,000.
-	MaxWatches    int32 `protobuf:"varint,3,opt,name=max_watches,json=maxWatches,proto3" json:"max_watches,omitempty"`
+	MaxWatches int32 `protobuf:"varint,3,opt,name=max_watches,json=maxWatches,proto3" json:"max_watches,omitempty"`
+	// Token requests that are worked on at once. More are refused at once as
+	// temporarily unavailable. Introspection and revocation have a share of their
+	// own, a quarter of it, and administrators another. Default 1,000.
+	MaxRequests int32 `protobuf:"varint,4,opt,name=max_requests,json=maxRequests,proto3" json:"max_requests,omitempty"`
+	// How many token requests a node takes of everybody together. Refused ones are
+	// told to slow down, and when to come back. Default: no limit.
+	Total *Rate `protobuf:"bytes,5,opt,name=total,proto3" json:"total,omitempty"`
+	// Of one network address, or of one IPv6 network of 64 bits. Behind a proxy or a
+	// load balancer that is everybody. Default: no limit.
+	Source *Rate `protobuf:"bytes,6,opt,name=source,proto3" json:"source,omitempty"`
+	// Of one client that has authenticated, unless it has a `rate` of its own, and of
+	// one workload that presents its own token. Default: no limit.
+	Client        *Rate `protobuf:"bytes,7,opt,name=client,proto3" json:"client,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *LimitsConfig) Reset() {
 	*x = LimitsConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[32]
+	mi := &file_sts_v1_config_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2652,7 +2733,7 @@ func (x *LimitsConfig) String() string {
 func (*LimitsConfig) ProtoMessage() {}
 
 func (x *LimitsConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[32]
+	mi := &file_sts_v1_config_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2665,7 +2746,7 @@ func (x *LimitsConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LimitsConfig.ProtoReflect.Descriptor instead.
 func (*LimitsConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{32}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *LimitsConfig) GetRequestTimeout() *durationpb.Duration {
@@ -2689,11 +2770,39 @@ func (x *LimitsConfig) GetMaxWatches() int32 {
 	return 0
 }
 
+func (x *LimitsConfig) GetMaxRequests() int32 {
+	if x != nil {
+		return x.MaxRequests
+	}
+	return 0
+}
+
+func (x *LimitsConfig) GetTotal() *Rate {
+	if x != nil {
+		return x.Total
+	}
+	return nil
+}
+
+func (x *LimitsConfig) GetSource() *Rate {
+	if x != nil {
+		return x.Source
+	}
+	return nil
+}
+
+func (x *LimitsConfig) GetClient() *Rate {
+	if x != nil {
+		return x.Client
+	}
+	return nil
+}
+
 var File_sts_v1_config_proto protoreflect.FileDescriptor
 
 const file_sts_v1_config_proto_rawDesc = "" +
 	"\n" +
-	"\x13sts/v1/config.proto\x12\x06sts.v1\x1a\x1egoogle/protobuf/duration.proto\"\xd2\x04\n" +
+	"\x13sts/v1/config.proto\x12\x06sts.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x16sts/v1/resources.proto\"\xd2\x04\n" +
 	"\fServerConfig\x12\x16\n" +
 	"\x06issuer\x18\x01 \x01(\tR\x06issuer\x12$\n" +
 	"\x04http\x18\x02 \x01(\v2\x10.sts.v1.ListenerR\x04http\x12$\n" +
@@ -2834,7 +2943,7 @@ const file_sts_v1_config_proto_rawDesc = "" +
 	"\fjwks_max_age\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\n" +
 	"jwksMaxAge\x128\n" +
 	"\n" +
-	"clock_skew\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\tclockSkew\"\x89\x02\n" +
+	"clock_skew\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\tclockSkew\"\xc5\x02\n" +
 	"\vAuditConfig\x12\x12\n" +
 	"\x04file\x18\x01 \x01(\tR\x04file\x12\x1e\n" +
 	"\n" +
@@ -2844,7 +2953,12 @@ const file_sts_v1_config_proto_rawDesc = "" +
 	"\vcheckpoints\x18\x04 \x01(\v2\x1d.sts.v1.AuditCheckpointConfigR\vcheckpoints\x12-\n" +
 	"\x05sinks\x18\x05 \x03(\v2\x17.sts.v1.AuditSinkConfigR\x05sinks\x12\x1d\n" +
 	"\n" +
-	"omit_facts\x18\x06 \x01(\bR\tomitFacts\"\x8a\x01\n" +
+	"omit_facts\x18\x06 \x01(\bR\tomitFacts\x12:\n" +
+	"\tstrangers\x18\a \x01(\v2\x1c.sts.v1.AuditStrangersConfigR\tstrangers\"M\n" +
+	"\x14AuditStrangersConfig\x12\x1f\n" +
+	"\vper_network\x18\x01 \x01(\x05R\n" +
+	"perNetwork\x12\x14\n" +
+	"\x05total\x18\x02 \x01(\x05R\x05total\"\x8a\x01\n" +
 	"\x13AuditRotationConfig\x12 \n" +
 	"\fmax_size_mib\x18\x01 \x01(\x05R\n" +
 	"maxSizeMib\x122\n" +
@@ -2876,12 +2990,16 @@ const file_sts_v1_config_proto_rawDesc = "" +
 	"\tcert_file\x18\x04 \x01(\tR\bcertFile\x12\x19\n" +
 	"\bkey_file\x18\x05 \x01(\tR\akeyFile\"!\n" +
 	"\tLogConfig\x12\x14\n" +
-	"\x05level\x18\x01 \x01(\tR\x05level\"\x9c\x01\n" +
+	"\x05level\x18\x01 \x01(\tR\x05level\"\xaf\x02\n" +
 	"\fLimitsConfig\x12B\n" +
 	"\x0frequest_timeout\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x0erequestTimeout\x12'\n" +
 	"\x0fmax_connections\x18\x02 \x01(\x05R\x0emaxConnections\x12\x1f\n" +
 	"\vmax_watches\x18\x03 \x01(\x05R\n" +
-	"maxWatchesB.Z,github.com/workload-sts/sts/gen/sts/v1;stsv1b\x06proto3"
+	"maxWatches\x12!\n" +
+	"\fmax_requests\x18\x04 \x01(\x05R\vmaxRequests\x12\"\n" +
+	"\x05total\x18\x05 \x01(\v2\f.sts.v1.RateR\x05total\x12$\n" +
+	"\x06source\x18\x06 \x01(\v2\f.sts.v1.RateR\x06source\x12$\n" +
+	"\x06client\x18\a \x01(\v2\f.sts.v1.RateR\x06clientB.Z,github.com/workload-sts/sts/gen/sts/v1;stsv1b\x06proto3"
 
 var (
 	file_sts_v1_config_proto_rawDescOnce sync.Once
@@ -2895,7 +3013,7 @@ func file_sts_v1_config_proto_rawDescGZIP() []byte {
 	return file_sts_v1_config_proto_rawDescData
 }
 
-var file_sts_v1_config_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_sts_v1_config_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_sts_v1_config_proto_goTypes = []any{
 	(*ServerConfig)(nil),             // 0: sts.v1.ServerConfig
 	(*RegistrationConfig)(nil),       // 1: sts.v1.RegistrationConfig
@@ -2922,15 +3040,17 @@ var file_sts_v1_config_proto_goTypes = []any{
 	(*VaultBatchConfig)(nil),         // 22: sts.v1.VaultBatchConfig
 	(*RotationConfig)(nil),           // 23: sts.v1.RotationConfig
 	(*AuditConfig)(nil),              // 24: sts.v1.AuditConfig
-	(*AuditRotationConfig)(nil),      // 25: sts.v1.AuditRotationConfig
-	(*AuditCheckpointConfig)(nil),    // 26: sts.v1.AuditCheckpointConfig
-	(*AuditSinkConfig)(nil),          // 27: sts.v1.AuditSinkConfig
-	(*AuditStdoutConfig)(nil),        // 28: sts.v1.AuditStdoutConfig
-	(*AuditSyslogConfig)(nil),        // 29: sts.v1.AuditSyslogConfig
-	(*AuditOtlpConfig)(nil),          // 30: sts.v1.AuditOtlpConfig
-	(*LogConfig)(nil),                // 31: sts.v1.LogConfig
-	(*LimitsConfig)(nil),             // 32: sts.v1.LimitsConfig
-	(*durationpb.Duration)(nil),      // 33: google.protobuf.Duration
+	(*AuditStrangersConfig)(nil),     // 25: sts.v1.AuditStrangersConfig
+	(*AuditRotationConfig)(nil),      // 26: sts.v1.AuditRotationConfig
+	(*AuditCheckpointConfig)(nil),    // 27: sts.v1.AuditCheckpointConfig
+	(*AuditSinkConfig)(nil),          // 28: sts.v1.AuditSinkConfig
+	(*AuditStdoutConfig)(nil),        // 29: sts.v1.AuditStdoutConfig
+	(*AuditSyslogConfig)(nil),        // 30: sts.v1.AuditSyslogConfig
+	(*AuditOtlpConfig)(nil),          // 31: sts.v1.AuditOtlpConfig
+	(*LogConfig)(nil),                // 32: sts.v1.LogConfig
+	(*LimitsConfig)(nil),             // 33: sts.v1.LimitsConfig
+	(*durationpb.Duration)(nil),      // 34: google.protobuf.Duration
+	(*Rate)(nil),                     // 35: sts.v1.Rate
 }
 var file_sts_v1_config_proto_depIdxs = []int32{
 	6,  // 0: sts.v1.ServerConfig.http:type_name -> sts.v1.Listener
@@ -2939,9 +3059,9 @@ var file_sts_v1_config_proto_depIdxs = []int32{
 	13, // 3: sts.v1.ServerConfig.keys:type_name -> sts.v1.KeysConfig
 	23, // 4: sts.v1.ServerConfig.rotation:type_name -> sts.v1.RotationConfig
 	24, // 5: sts.v1.ServerConfig.audit:type_name -> sts.v1.AuditConfig
-	31, // 6: sts.v1.ServerConfig.log:type_name -> sts.v1.LogConfig
-	32, // 7: sts.v1.ServerConfig.limits:type_name -> sts.v1.LimitsConfig
-	33, // 8: sts.v1.ServerConfig.shutdown_grace:type_name -> google.protobuf.Duration
+	32, // 6: sts.v1.ServerConfig.log:type_name -> sts.v1.LogConfig
+	33, // 7: sts.v1.ServerConfig.limits:type_name -> sts.v1.LimitsConfig
+	34, // 8: sts.v1.ServerConfig.shutdown_grace:type_name -> google.protobuf.Duration
 	5,  // 9: sts.v1.ServerConfig.dpop:type_name -> sts.v1.DpopConfig
 	2,  // 10: sts.v1.ServerConfig.admin:type_name -> sts.v1.AdminConfig
 	1,  // 11: sts.v1.ServerConfig.registration:type_name -> sts.v1.RegistrationConfig
@@ -2952,39 +3072,43 @@ var file_sts_v1_config_proto_depIdxs = []int32{
 	9,  // 16: sts.v1.TlsConfig.client_certificates:type_name -> sts.v1.ClientCertificatesConfig
 	10, // 17: sts.v1.ClientCertificatesConfig.spiffe_bundles:type_name -> sts.v1.SpiffeBundleConfig
 	12, // 18: sts.v1.StorageConfig.etcd:type_name -> sts.v1.EtcdConfig
-	33, // 19: sts.v1.StorageConfig.max_staleness:type_name -> google.protobuf.Duration
-	33, // 20: sts.v1.EtcdConfig.request_timeout:type_name -> google.protobuf.Duration
+	34, // 19: sts.v1.StorageConfig.max_staleness:type_name -> google.protobuf.Duration
+	34, // 20: sts.v1.EtcdConfig.request_timeout:type_name -> google.protobuf.Duration
 	14, // 21: sts.v1.KeysConfig.sets:type_name -> sts.v1.KeySetConfig
 	17, // 22: sts.v1.KeysConfig.vault:type_name -> sts.v1.VaultConfig
 	15, // 23: sts.v1.KeySetConfig.vault:type_name -> sts.v1.VaultKeyConfig
 	16, // 24: sts.v1.KeySetConfig.local:type_name -> sts.v1.LocalKeyConfig
 	15, // 25: sts.v1.KeySetConfig.vault_wrapped:type_name -> sts.v1.VaultKeyConfig
-	33, // 26: sts.v1.VaultConfig.timeout:type_name -> google.protobuf.Duration
+	34, // 26: sts.v1.VaultConfig.timeout:type_name -> google.protobuf.Duration
 	18, // 27: sts.v1.VaultConfig.login:type_name -> sts.v1.VaultLoginConfig
 	22, // 28: sts.v1.VaultConfig.batch:type_name -> sts.v1.VaultBatchConfig
 	19, // 29: sts.v1.VaultLoginConfig.app_role:type_name -> sts.v1.VaultAppRoleConfig
 	20, // 30: sts.v1.VaultLoginConfig.kubernetes:type_name -> sts.v1.VaultKubernetesConfig
 	21, // 31: sts.v1.VaultLoginConfig.certificate:type_name -> sts.v1.VaultCertificateConfig
-	33, // 32: sts.v1.VaultBatchConfig.delay:type_name -> google.protobuf.Duration
-	33, // 33: sts.v1.RotationConfig.period:type_name -> google.protobuf.Duration
-	33, // 34: sts.v1.RotationConfig.publish_ahead:type_name -> google.protobuf.Duration
-	33, // 35: sts.v1.RotationConfig.retain:type_name -> google.protobuf.Duration
-	33, // 36: sts.v1.RotationConfig.jwks_max_age:type_name -> google.protobuf.Duration
-	33, // 37: sts.v1.RotationConfig.clock_skew:type_name -> google.protobuf.Duration
-	25, // 38: sts.v1.AuditConfig.rotation:type_name -> sts.v1.AuditRotationConfig
-	26, // 39: sts.v1.AuditConfig.checkpoints:type_name -> sts.v1.AuditCheckpointConfig
-	27, // 40: sts.v1.AuditConfig.sinks:type_name -> sts.v1.AuditSinkConfig
-	33, // 41: sts.v1.AuditRotationConfig.max_age:type_name -> google.protobuf.Duration
-	33, // 42: sts.v1.AuditCheckpointConfig.every:type_name -> google.protobuf.Duration
-	28, // 43: sts.v1.AuditSinkConfig.stdout:type_name -> sts.v1.AuditStdoutConfig
-	29, // 44: sts.v1.AuditSinkConfig.syslog:type_name -> sts.v1.AuditSyslogConfig
-	30, // 45: sts.v1.AuditSinkConfig.otlp:type_name -> sts.v1.AuditOtlpConfig
-	33, // 46: sts.v1.LimitsConfig.request_timeout:type_name -> google.protobuf.Duration
-	47, // [47:47] is the sub-list for method output_type
-	47, // [47:47] is the sub-list for method input_type
-	47, // [47:47] is the sub-list for extension type_name
-	47, // [47:47] is the sub-list for extension extendee
-	0,  // [0:47] is the sub-list for field type_name
+	34, // 32: sts.v1.VaultBatchConfig.delay:type_name -> google.protobuf.Duration
+	34, // 33: sts.v1.RotationConfig.period:type_name -> google.protobuf.Duration
+	34, // 34: sts.v1.RotationConfig.publish_ahead:type_name -> google.protobuf.Duration
+	34, // 35: sts.v1.RotationConfig.retain:type_name -> google.protobuf.Duration
+	34, // 36: sts.v1.RotationConfig.jwks_max_age:type_name -> google.protobuf.Duration
+	34, // 37: sts.v1.RotationConfig.clock_skew:type_name -> google.protobuf.Duration
+	26, // 38: sts.v1.AuditConfig.rotation:type_name -> sts.v1.AuditRotationConfig
+	27, // 39: sts.v1.AuditConfig.checkpoints:type_name -> sts.v1.AuditCheckpointConfig
+	28, // 40: sts.v1.AuditConfig.sinks:type_name -> sts.v1.AuditSinkConfig
+	25, // 41: sts.v1.AuditConfig.strangers:type_name -> sts.v1.AuditStrangersConfig
+	34, // 42: sts.v1.AuditRotationConfig.max_age:type_name -> google.protobuf.Duration
+	34, // 43: sts.v1.AuditCheckpointConfig.every:type_name -> google.protobuf.Duration
+	29, // 44: sts.v1.AuditSinkConfig.stdout:type_name -> sts.v1.AuditStdoutConfig
+	30, // 45: sts.v1.AuditSinkConfig.syslog:type_name -> sts.v1.AuditSyslogConfig
+	31, // 46: sts.v1.AuditSinkConfig.otlp:type_name -> sts.v1.AuditOtlpConfig
+	34, // 47: sts.v1.LimitsConfig.request_timeout:type_name -> google.protobuf.Duration
+	35, // 48: sts.v1.LimitsConfig.total:type_name -> sts.v1.Rate
+	35, // 49: sts.v1.LimitsConfig.source:type_name -> sts.v1.Rate
+	35, // 50: sts.v1.LimitsConfig.client:type_name -> sts.v1.Rate
+	51, // [51:51] is the sub-list for method output_type
+	51, // [51:51] is the sub-list for method input_type
+	51, // [51:51] is the sub-list for extension type_name
+	51, // [51:51] is the sub-list for extension extendee
+	0,  // [0:51] is the sub-list for field type_name
 }
 
 func init() { file_sts_v1_config_proto_init() }
@@ -2992,6 +3116,7 @@ func file_sts_v1_config_proto_init() {
 	if File_sts_v1_config_proto != nil {
 		return
 	}
+	file_sts_v1_resources_proto_init()
 	file_sts_v1_config_proto_msgTypes[4].OneofWrappers = []any{
 		(*AdminClientConfig_SanDns)(nil),
 		(*AdminClientConfig_SanUri)(nil),
@@ -3011,7 +3136,7 @@ func file_sts_v1_config_proto_init() {
 		(*VaultLoginConfig_Kubernetes)(nil),
 		(*VaultLoginConfig_Certificate)(nil),
 	}
-	file_sts_v1_config_proto_msgTypes[27].OneofWrappers = []any{
+	file_sts_v1_config_proto_msgTypes[28].OneofWrappers = []any{
 		(*AuditSinkConfig_Stdout)(nil),
 		(*AuditSinkConfig_Syslog)(nil),
 		(*AuditSinkConfig_Otlp)(nil),
@@ -3022,7 +3147,7 @@ func file_sts_v1_config_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sts_v1_config_proto_rawDesc), len(file_sts_v1_config_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   33,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

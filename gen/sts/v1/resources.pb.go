@@ -196,6 +196,9 @@ type Client struct {
 	PrivateKeyJwt *PrivateKeyJwt `protobuf:"bytes,21,opt,name=private_key_jwt,json=privateKeyJwt,proto3" json:"private_key_jwt,omitempty"`
 	// The client presents a token that a trusted Issuer gave it.
 	Federated *FederatedIdentity `protobuf:"bytes,22,opt,name=federated,proto3" json:"federated,omitempty"`
+	// How many token requests of this client a node takes, instead of
+	// `limits.client` of the configuration.
+	Rate *Rate `protobuf:"bytes,30,opt,name=rate,proto3" json:"rate,omitempty"`
 	// How much it is told of why rules refuse it, beside the safe sentence and the id
 	// of the decision: none, claim-names (the predicate of the nearest rule that does
 	// not hold) or full (also what was presented and what is expected, with a hint).
@@ -302,6 +305,13 @@ func (x *Client) GetPrivateKeyJwt() *PrivateKeyJwt {
 func (x *Client) GetFederated() *FederatedIdentity {
 	if x != nil {
 		return x.Federated
+	}
+	return nil
+}
+
+func (x *Client) GetRate() *Rate {
+	if x != nil {
+		return x.Rate
 	}
 	return nil
 }
@@ -540,6 +550,71 @@ func (x *SoftwareStatement) GetClaims() map[string]*structpb.Value {
 	return nil
 }
 
+// Rate is how often something may happen on one node. A node does not know what the
+// others have let through: n nodes let n times as much through.
+type Rate struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many in each period, on average. Required, 1 to 10,000,000.
+	Count int32 `protobuf:"varint,1,opt,name=count,proto3" json:"count,omitempty"`
+	// Default 1s, at most 744h.
+	Period *durationpb.Duration `protobuf:"bytes,2,opt,name=period,proto3" json:"period,omitempty"`
+	// How many at once, if there were fewer before. Default `count`.
+	Burst         int32 `protobuf:"varint,3,opt,name=burst,proto3" json:"burst,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Rate) Reset() {
+	*x = Rate{}
+	mi := &file_sts_v1_resources_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Rate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Rate) ProtoMessage() {}
+
+func (x *Rate) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_resources_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Rate.ProtoReflect.Descriptor instead.
+func (*Rate) Descriptor() ([]byte, []int) {
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *Rate) GetCount() int32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+func (x *Rate) GetPeriod() *durationpb.Duration {
+	if x != nil {
+		return x.Period
+	}
+	return nil
+}
+
+func (x *Rate) GetBurst() int32 {
+	if x != nil {
+		return x.Burst
+	}
+	return 0
+}
+
 // PrivateKeyJwt says which keys sign a client's assertions [RFC 7523 section 2.2]:
 // JWTs whose `iss` and `sub` are the client's name, whose `aud` is the issuer
 // identifier of this service as a string, with a `jti` that is used once, and
@@ -580,7 +655,7 @@ type PrivateKeyJwt struct {
 
 func (x *PrivateKeyJwt) Reset() {
 	*x = PrivateKeyJwt{}
-	mi := &file_sts_v1_resources_proto_msgTypes[4]
+	mi := &file_sts_v1_resources_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -592,7 +667,7 @@ func (x *PrivateKeyJwt) String() string {
 func (*PrivateKeyJwt) ProtoMessage() {}
 
 func (x *PrivateKeyJwt) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[4]
+	mi := &file_sts_v1_resources_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -605,7 +680,7 @@ func (x *PrivateKeyJwt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrivateKeyJwt.ProtoReflect.Descriptor instead.
 func (*PrivateKeyJwt) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{4}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *PrivateKeyJwt) GetJwks() string {
@@ -688,7 +763,7 @@ type FederatedIdentity struct {
 
 func (x *FederatedIdentity) Reset() {
 	*x = FederatedIdentity{}
-	mi := &file_sts_v1_resources_proto_msgTypes[5]
+	mi := &file_sts_v1_resources_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -700,7 +775,7 @@ func (x *FederatedIdentity) String() string {
 func (*FederatedIdentity) ProtoMessage() {}
 
 func (x *FederatedIdentity) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[5]
+	mi := &file_sts_v1_resources_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -713,7 +788,7 @@ func (x *FederatedIdentity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FederatedIdentity.ProtoReflect.Descriptor instead.
 func (*FederatedIdentity) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{5}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *FederatedIdentity) GetIssuer() string {
@@ -767,7 +842,7 @@ type ClientTls struct {
 
 func (x *ClientTls) Reset() {
 	*x = ClientTls{}
-	mi := &file_sts_v1_resources_proto_msgTypes[6]
+	mi := &file_sts_v1_resources_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -779,7 +854,7 @@ func (x *ClientTls) String() string {
 func (*ClientTls) ProtoMessage() {}
 
 func (x *ClientTls) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[6]
+	mi := &file_sts_v1_resources_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -792,7 +867,7 @@ func (x *ClientTls) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientTls.ProtoReflect.Descriptor instead.
 func (*ClientTls) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{6}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ClientTls) GetMatch() isClientTls_Match {
@@ -938,7 +1013,7 @@ type ClientSpiffe struct {
 
 func (x *ClientSpiffe) Reset() {
 	*x = ClientSpiffe{}
-	mi := &file_sts_v1_resources_proto_msgTypes[7]
+	mi := &file_sts_v1_resources_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -950,7 +1025,7 @@ func (x *ClientSpiffe) String() string {
 func (*ClientSpiffe) ProtoMessage() {}
 
 func (x *ClientSpiffe) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[7]
+	mi := &file_sts_v1_resources_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -963,7 +1038,7 @@ func (x *ClientSpiffe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientSpiffe.ProtoReflect.Descriptor instead.
 func (*ClientSpiffe) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{7}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ClientSpiffe) GetId() string {
@@ -1000,7 +1075,7 @@ type ClientSelfSigned struct {
 
 func (x *ClientSelfSigned) Reset() {
 	*x = ClientSelfSigned{}
-	mi := &file_sts_v1_resources_proto_msgTypes[8]
+	mi := &file_sts_v1_resources_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1012,7 +1087,7 @@ func (x *ClientSelfSigned) String() string {
 func (*ClientSelfSigned) ProtoMessage() {}
 
 func (x *ClientSelfSigned) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[8]
+	mi := &file_sts_v1_resources_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1025,7 +1100,7 @@ func (x *ClientSelfSigned) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientSelfSigned.ProtoReflect.Descriptor instead.
 func (*ClientSelfSigned) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{8}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ClientSelfSigned) GetJwks() string {
@@ -1050,7 +1125,7 @@ type ClientSecret struct {
 
 func (x *ClientSecret) Reset() {
 	*x = ClientSecret{}
-	mi := &file_sts_v1_resources_proto_msgTypes[9]
+	mi := &file_sts_v1_resources_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1062,7 +1137,7 @@ func (x *ClientSecret) String() string {
 func (*ClientSecret) ProtoMessage() {}
 
 func (x *ClientSecret) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[9]
+	mi := &file_sts_v1_resources_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1075,7 +1150,7 @@ func (x *ClientSecret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientSecret.ProtoReflect.Descriptor instead.
 func (*ClientSecret) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{9}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ClientSecret) GetHash() string {
@@ -1185,7 +1260,7 @@ type Issuer struct {
 
 func (x *Issuer) Reset() {
 	*x = Issuer{}
-	mi := &file_sts_v1_resources_proto_msgTypes[10]
+	mi := &file_sts_v1_resources_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1197,7 +1272,7 @@ func (x *Issuer) String() string {
 func (*Issuer) ProtoMessage() {}
 
 func (x *Issuer) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[10]
+	mi := &file_sts_v1_resources_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1210,7 +1285,7 @@ func (x *Issuer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Issuer.ProtoReflect.Descriptor instead.
 func (*Issuer) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{10}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Issuer) GetName() string {
@@ -1415,7 +1490,7 @@ type SpiffeBundle struct {
 
 func (x *SpiffeBundle) Reset() {
 	*x = SpiffeBundle{}
-	mi := &file_sts_v1_resources_proto_msgTypes[11]
+	mi := &file_sts_v1_resources_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1427,7 +1502,7 @@ func (x *SpiffeBundle) String() string {
 func (*SpiffeBundle) ProtoMessage() {}
 
 func (x *SpiffeBundle) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[11]
+	mi := &file_sts_v1_resources_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1440,7 +1515,7 @@ func (x *SpiffeBundle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SpiffeBundle.ProtoReflect.Descriptor instead.
 func (*SpiffeBundle) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{11}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *SpiffeBundle) GetTrustDomain() string {
@@ -1485,7 +1560,7 @@ type TokenReview struct {
 
 func (x *TokenReview) Reset() {
 	*x = TokenReview{}
-	mi := &file_sts_v1_resources_proto_msgTypes[12]
+	mi := &file_sts_v1_resources_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1497,7 +1572,7 @@ func (x *TokenReview) String() string {
 func (*TokenReview) ProtoMessage() {}
 
 func (x *TokenReview) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[12]
+	mi := &file_sts_v1_resources_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1510,7 +1585,7 @@ func (x *TokenReview) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenReview.ProtoReflect.Descriptor instead.
 func (*TokenReview) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{12}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *TokenReview) GetApiServer() string {
@@ -1561,6 +1636,8 @@ type Audience struct {
 	// token is bound if its request has a DPoP proof, or if a Rule requires it, or
 	// if it is exchanged for one that is bound.
 	Binding string `protobuf:"bytes,7,opt,name=binding,proto3" json:"binding,omitempty"`
+	// How many tokens for it a node issues. Default: no limit.
+	Quota *Rate `protobuf:"bytes,30,opt,name=quota,proto3" json:"quota,omitempty"`
 	// Clients that may introspect its tokens, besides those that are this Audience
 	// (`audiences` of a Client): gateways, for example.
 	Introspectors []string `protobuf:"bytes,8,rep,name=introspectors,proto3" json:"introspectors,omitempty"`
@@ -1570,7 +1647,7 @@ type Audience struct {
 
 func (x *Audience) Reset() {
 	*x = Audience{}
-	mi := &file_sts_v1_resources_proto_msgTypes[13]
+	mi := &file_sts_v1_resources_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1582,7 +1659,7 @@ func (x *Audience) String() string {
 func (*Audience) ProtoMessage() {}
 
 func (x *Audience) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[13]
+	mi := &file_sts_v1_resources_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1595,7 +1672,7 @@ func (x *Audience) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Audience.ProtoReflect.Descriptor instead.
 func (*Audience) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{13}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Audience) GetName() string {
@@ -1645,6 +1722,13 @@ func (x *Audience) GetBinding() string {
 		return x.Binding
 	}
 	return ""
+}
+
+func (x *Audience) GetQuota() *Rate {
+	if x != nil {
+		return x.Quota
+	}
+	return nil
 }
 
 func (x *Audience) GetIntrospectors() []string {
@@ -1698,7 +1782,7 @@ type Rule struct {
 
 func (x *Rule) Reset() {
 	*x = Rule{}
-	mi := &file_sts_v1_resources_proto_msgTypes[14]
+	mi := &file_sts_v1_resources_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1710,7 +1794,7 @@ func (x *Rule) String() string {
 func (*Rule) ProtoMessage() {}
 
 func (x *Rule) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[14]
+	mi := &file_sts_v1_resources_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1723,7 +1807,7 @@ func (x *Rule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rule.ProtoReflect.Descriptor instead.
 func (*Rule) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{14}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Rule) GetName() string {
@@ -1818,7 +1902,7 @@ type Deny struct {
 
 func (x *Deny) Reset() {
 	*x = Deny{}
-	mi := &file_sts_v1_resources_proto_msgTypes[15]
+	mi := &file_sts_v1_resources_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1830,7 +1914,7 @@ func (x *Deny) String() string {
 func (*Deny) ProtoMessage() {}
 
 func (x *Deny) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[15]
+	mi := &file_sts_v1_resources_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1843,7 +1927,7 @@ func (x *Deny) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Deny.ProtoReflect.Descriptor instead.
 func (*Deny) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{15}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Deny) GetAudiences() []string {
@@ -1880,7 +1964,7 @@ type Require struct {
 
 func (x *Require) Reset() {
 	*x = Require{}
-	mi := &file_sts_v1_resources_proto_msgTypes[16]
+	mi := &file_sts_v1_resources_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1892,7 +1976,7 @@ func (x *Require) String() string {
 func (*Require) ProtoMessage() {}
 
 func (x *Require) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[16]
+	mi := &file_sts_v1_resources_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1905,7 +1989,7 @@ func (x *Require) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Require.ProtoReflect.Descriptor instead.
 func (*Require) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{16}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Require) GetBinding() string {
@@ -1950,7 +2034,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_sts_v1_resources_proto_msgTypes[17]
+	mi := &file_sts_v1_resources_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1962,7 +2046,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[17]
+	mi := &file_sts_v1_resources_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1975,7 +2059,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{17}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Limits) GetActors() int32 {
@@ -2015,7 +2099,7 @@ type Requester struct {
 
 func (x *Requester) Reset() {
 	*x = Requester{}
-	mi := &file_sts_v1_resources_proto_msgTypes[18]
+	mi := &file_sts_v1_resources_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2027,7 +2111,7 @@ func (x *Requester) String() string {
 func (*Requester) ProtoMessage() {}
 
 func (x *Requester) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[18]
+	mi := &file_sts_v1_resources_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2040,7 +2124,7 @@ func (x *Requester) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Requester.ProtoReflect.Descriptor instead.
 func (*Requester) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{18}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Requester) GetClients() []string {
@@ -2087,7 +2171,7 @@ type Party struct {
 
 func (x *Party) Reset() {
 	*x = Party{}
-	mi := &file_sts_v1_resources_proto_msgTypes[19]
+	mi := &file_sts_v1_resources_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2099,7 +2183,7 @@ func (x *Party) String() string {
 func (*Party) ProtoMessage() {}
 
 func (x *Party) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[19]
+	mi := &file_sts_v1_resources_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2112,7 +2196,7 @@ func (x *Party) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Party.ProtoReflect.Descriptor instead.
 func (*Party) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{19}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Party) GetIssuer() string {
@@ -2190,7 +2274,7 @@ type Allow struct {
 
 func (x *Allow) Reset() {
 	*x = Allow{}
-	mi := &file_sts_v1_resources_proto_msgTypes[20]
+	mi := &file_sts_v1_resources_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2202,7 +2286,7 @@ func (x *Allow) String() string {
 func (*Allow) ProtoMessage() {}
 
 func (x *Allow) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[20]
+	mi := &file_sts_v1_resources_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2215,7 +2299,7 @@ func (x *Allow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Allow.ProtoReflect.Descriptor instead.
 func (*Allow) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{20}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Allow) GetAudiences() []string {
@@ -2312,7 +2396,7 @@ type ScopesFromClaim struct {
 
 func (x *ScopesFromClaim) Reset() {
 	*x = ScopesFromClaim{}
-	mi := &file_sts_v1_resources_proto_msgTypes[21]
+	mi := &file_sts_v1_resources_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2324,7 +2408,7 @@ func (x *ScopesFromClaim) String() string {
 func (*ScopesFromClaim) ProtoMessage() {}
 
 func (x *ScopesFromClaim) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[21]
+	mi := &file_sts_v1_resources_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2337,7 +2421,7 @@ func (x *ScopesFromClaim) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScopesFromClaim.ProtoReflect.Descriptor instead.
 func (*ScopesFromClaim) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{21}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ScopesFromClaim) GetClaim() string {
@@ -2377,7 +2461,7 @@ type MayAct struct {
 
 func (x *MayAct) Reset() {
 	*x = MayAct{}
-	mi := &file_sts_v1_resources_proto_msgTypes[22]
+	mi := &file_sts_v1_resources_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2389,7 +2473,7 @@ func (x *MayAct) String() string {
 func (*MayAct) ProtoMessage() {}
 
 func (x *MayAct) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[22]
+	mi := &file_sts_v1_resources_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2402,7 +2486,7 @@ func (x *MayAct) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MayAct.ProtoReflect.Descriptor instead.
 func (*MayAct) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{22}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *MayAct) GetClient() string {
@@ -2437,7 +2521,7 @@ const file_sts_v1_resources_proto_rawDesc = "" +
 	"\baudience\x18\x03 \x01(\v2\x10.sts.v1.AudienceH\x00R\baudience\x12\"\n" +
 	"\x04rule\x18\x04 \x01(\v2\f.sts.v1.RuleH\x00R\x04rule\x12A\n" +
 	"\x0fclient_template\x18\x05 \x01(\v2\x16.sts.v1.ClientTemplateH\x00R\x0eclientTemplateB\x06\n" +
-	"\x04kind\"\x8d\x04\n" +
+	"\x04kind\"\xaf\x04\n" +
 	"\x06Client\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\x12\x1a\n" +
@@ -2449,7 +2533,8 @@ const file_sts_v1_resources_proto_rawDesc = "" +
 	" \x01(\v2\x11.sts.v1.ClientTlsR\x03tls\x127\n" +
 	"\x18dpop_bound_access_tokens\x18\x14 \x01(\bR\x15dpopBoundAccessTokens\x12=\n" +
 	"\x0fprivate_key_jwt\x18\x15 \x01(\v2\x15.sts.v1.PrivateKeyJwtR\rprivateKeyJwt\x127\n" +
-	"\tfederated\x18\x16 \x01(\v2\x19.sts.v1.FederatedIdentityR\tfederated\x12\x1e\n" +
+	"\tfederated\x18\x16 \x01(\v2\x19.sts.v1.FederatedIdentityR\tfederated\x12 \n" +
+	"\x04rate\x18\x1e \x01(\v2\f.sts.v1.RateR\x04rate\x12\x1e\n" +
 	"\n" +
 	"disclosure\x18( \x01(\tR\n" +
 	"disclosure\x1a9\n" +
@@ -2483,7 +2568,11 @@ const file_sts_v1_resources_proto_rawDesc = "" +
 	"\x06claims\x18\x02 \x03(\v2%.sts.v1.SoftwareStatement.ClaimsEntryR\x06claims\x1aQ\n" +
 	"\vClaimsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12,\n" +
-	"\x05value\x18\x02 \x01(\v2\x16.google.protobuf.ValueR\x05value:\x028\x01\"\xb5\x02\n" +
+	"\x05value\x18\x02 \x01(\v2\x16.google.protobuf.ValueR\x05value:\x028\x01\"e\n" +
+	"\x04Rate\x12\x14\n" +
+	"\x05count\x18\x01 \x01(\x05R\x05count\x121\n" +
+	"\x06period\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x06period\x12\x14\n" +
+	"\x05burst\x18\x03 \x01(\x05R\x05burst\"\xb5\x02\n" +
 	"\rPrivateKeyJwt\x12\x12\n" +
 	"\x04jwks\x18\x01 \x01(\tR\x04jwks\x12\x19\n" +
 	"\bjwks_uri\x18\x02 \x01(\tR\ajwksUri\x12\x1b\n" +
@@ -2569,7 +2658,7 @@ const file_sts_v1_resources_proto_rawDesc = "" +
 	"api_server\x18\x01 \x01(\tR\tapiServer\x12\x17\n" +
 	"\aca_file\x18\x02 \x01(\tR\x06caFile\x12\x1d\n" +
 	"\n" +
-	"token_file\x18\x03 \x01(\tR\ttokenFile\"\x87\x02\n" +
+	"token_file\x18\x03 \x01(\tR\ttokenFile\"\xab\x02\n" +
 	"\bAudience\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\x12 \n" +
@@ -2577,7 +2666,8 @@ const file_sts_v1_resources_proto_rawDesc = "" +
 	"\x06scopes\x18\x04 \x03(\tR\x06scopes\x122\n" +
 	"\amax_ttl\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x06maxTtl\x12\x17\n" +
 	"\akey_set\x18\x06 \x01(\tR\x06keySet\x12\x18\n" +
-	"\abinding\x18\a \x01(\tR\abinding\x12$\n" +
+	"\abinding\x18\a \x01(\tR\abinding\x12\"\n" +
+	"\x05quota\x18\x1e \x01(\v2\f.sts.v1.RateR\x05quota\x12$\n" +
 	"\rintrospectors\x18\b \x03(\tR\rintrospectors\"\x8c\x03\n" +
 	"\x04Rule\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
@@ -2661,92 +2751,96 @@ func file_sts_v1_resources_proto_rawDescGZIP() []byte {
 	return file_sts_v1_resources_proto_rawDescData
 }
 
-var file_sts_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
+var file_sts_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_sts_v1_resources_proto_goTypes = []any{
 	(*Resource)(nil),              // 0: sts.v1.Resource
 	(*Client)(nil),                // 1: sts.v1.Client
 	(*ClientTemplate)(nil),        // 2: sts.v1.ClientTemplate
 	(*SoftwareStatement)(nil),     // 3: sts.v1.SoftwareStatement
-	(*PrivateKeyJwt)(nil),         // 4: sts.v1.PrivateKeyJwt
-	(*FederatedIdentity)(nil),     // 5: sts.v1.FederatedIdentity
-	(*ClientTls)(nil),             // 6: sts.v1.ClientTls
-	(*ClientSpiffe)(nil),          // 7: sts.v1.ClientSpiffe
-	(*ClientSelfSigned)(nil),      // 8: sts.v1.ClientSelfSigned
-	(*ClientSecret)(nil),          // 9: sts.v1.ClientSecret
-	(*Issuer)(nil),                // 10: sts.v1.Issuer
-	(*SpiffeBundle)(nil),          // 11: sts.v1.SpiffeBundle
-	(*TokenReview)(nil),           // 12: sts.v1.TokenReview
-	(*Audience)(nil),              // 13: sts.v1.Audience
-	(*Rule)(nil),                  // 14: sts.v1.Rule
-	(*Deny)(nil),                  // 15: sts.v1.Deny
-	(*Require)(nil),               // 16: sts.v1.Require
-	(*Limits)(nil),                // 17: sts.v1.Limits
-	(*Requester)(nil),             // 18: sts.v1.Requester
-	(*Party)(nil),                 // 19: sts.v1.Party
-	(*Allow)(nil),                 // 20: sts.v1.Allow
-	(*ScopesFromClaim)(nil),       // 21: sts.v1.ScopesFromClaim
-	(*MayAct)(nil),                // 22: sts.v1.MayAct
-	nil,                           // 23: sts.v1.Client.LabelsEntry
-	nil,                           // 24: sts.v1.ClientTemplate.LabelsEntry
-	nil,                           // 25: sts.v1.SoftwareStatement.ClaimsEntry
-	nil,                           // 26: sts.v1.FederatedIdentity.ClaimsEntry
-	nil,                           // 27: sts.v1.Requester.LabelsEntry
-	nil,                           // 28: sts.v1.Party.ClaimsEntry
-	nil,                           // 29: sts.v1.Party.ClaimGlobsEntry
-	nil,                           // 30: sts.v1.Allow.ClaimsEntry
-	(*durationpb.Duration)(nil),   // 31: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 32: google.protobuf.Timestamp
-	(*structpb.Value)(nil),        // 33: google.protobuf.Value
+	(*Rate)(nil),                  // 4: sts.v1.Rate
+	(*PrivateKeyJwt)(nil),         // 5: sts.v1.PrivateKeyJwt
+	(*FederatedIdentity)(nil),     // 6: sts.v1.FederatedIdentity
+	(*ClientTls)(nil),             // 7: sts.v1.ClientTls
+	(*ClientSpiffe)(nil),          // 8: sts.v1.ClientSpiffe
+	(*ClientSelfSigned)(nil),      // 9: sts.v1.ClientSelfSigned
+	(*ClientSecret)(nil),          // 10: sts.v1.ClientSecret
+	(*Issuer)(nil),                // 11: sts.v1.Issuer
+	(*SpiffeBundle)(nil),          // 12: sts.v1.SpiffeBundle
+	(*TokenReview)(nil),           // 13: sts.v1.TokenReview
+	(*Audience)(nil),              // 14: sts.v1.Audience
+	(*Rule)(nil),                  // 15: sts.v1.Rule
+	(*Deny)(nil),                  // 16: sts.v1.Deny
+	(*Require)(nil),               // 17: sts.v1.Require
+	(*Limits)(nil),                // 18: sts.v1.Limits
+	(*Requester)(nil),             // 19: sts.v1.Requester
+	(*Party)(nil),                 // 20: sts.v1.Party
+	(*Allow)(nil),                 // 21: sts.v1.Allow
+	(*ScopesFromClaim)(nil),       // 22: sts.v1.ScopesFromClaim
+	(*MayAct)(nil),                // 23: sts.v1.MayAct
+	nil,                           // 24: sts.v1.Client.LabelsEntry
+	nil,                           // 25: sts.v1.ClientTemplate.LabelsEntry
+	nil,                           // 26: sts.v1.SoftwareStatement.ClaimsEntry
+	nil,                           // 27: sts.v1.FederatedIdentity.ClaimsEntry
+	nil,                           // 28: sts.v1.Requester.LabelsEntry
+	nil,                           // 29: sts.v1.Party.ClaimsEntry
+	nil,                           // 30: sts.v1.Party.ClaimGlobsEntry
+	nil,                           // 31: sts.v1.Allow.ClaimsEntry
+	(*durationpb.Duration)(nil),   // 32: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 33: google.protobuf.Timestamp
+	(*structpb.Value)(nil),        // 34: google.protobuf.Value
 }
 var file_sts_v1_resources_proto_depIdxs = []int32{
 	1,  // 0: sts.v1.Resource.client:type_name -> sts.v1.Client
-	10, // 1: sts.v1.Resource.issuer:type_name -> sts.v1.Issuer
-	13, // 2: sts.v1.Resource.audience:type_name -> sts.v1.Audience
-	14, // 3: sts.v1.Resource.rule:type_name -> sts.v1.Rule
+	11, // 1: sts.v1.Resource.issuer:type_name -> sts.v1.Issuer
+	14, // 2: sts.v1.Resource.audience:type_name -> sts.v1.Audience
+	15, // 3: sts.v1.Resource.rule:type_name -> sts.v1.Rule
 	2,  // 4: sts.v1.Resource.client_template:type_name -> sts.v1.ClientTemplate
-	23, // 5: sts.v1.Client.labels:type_name -> sts.v1.Client.LabelsEntry
-	9,  // 6: sts.v1.Client.secrets:type_name -> sts.v1.ClientSecret
-	6,  // 7: sts.v1.Client.tls:type_name -> sts.v1.ClientTls
-	4,  // 8: sts.v1.Client.private_key_jwt:type_name -> sts.v1.PrivateKeyJwt
-	5,  // 9: sts.v1.Client.federated:type_name -> sts.v1.FederatedIdentity
-	24, // 10: sts.v1.ClientTemplate.labels:type_name -> sts.v1.ClientTemplate.LabelsEntry
-	31, // 11: sts.v1.ClientTemplate.expire_unused:type_name -> google.protobuf.Duration
-	31, // 12: sts.v1.ClientTemplate.max_lifetime:type_name -> google.protobuf.Duration
-	3,  // 13: sts.v1.ClientTemplate.software_statement:type_name -> sts.v1.SoftwareStatement
-	25, // 14: sts.v1.SoftwareStatement.claims:type_name -> sts.v1.SoftwareStatement.ClaimsEntry
-	26, // 15: sts.v1.FederatedIdentity.claims:type_name -> sts.v1.FederatedIdentity.ClaimsEntry
-	7,  // 16: sts.v1.ClientTls.spiffe:type_name -> sts.v1.ClientSpiffe
-	8,  // 17: sts.v1.ClientTls.self_signed:type_name -> sts.v1.ClientSelfSigned
-	32, // 18: sts.v1.ClientSecret.not_after:type_name -> google.protobuf.Timestamp
-	31, // 19: sts.v1.Issuer.max_token_lifetime:type_name -> google.protobuf.Duration
-	11, // 20: sts.v1.Issuer.spiffe_bundle:type_name -> sts.v1.SpiffeBundle
-	12, // 21: sts.v1.Issuer.token_review:type_name -> sts.v1.TokenReview
-	31, // 22: sts.v1.Audience.max_ttl:type_name -> google.protobuf.Duration
-	18, // 23: sts.v1.Rule.requester:type_name -> sts.v1.Requester
-	19, // 24: sts.v1.Rule.subject:type_name -> sts.v1.Party
-	19, // 25: sts.v1.Rule.actor:type_name -> sts.v1.Party
-	20, // 26: sts.v1.Rule.allow:type_name -> sts.v1.Allow
-	16, // 27: sts.v1.Rule.require:type_name -> sts.v1.Require
-	15, // 28: sts.v1.Rule.deny:type_name -> sts.v1.Deny
-	17, // 29: sts.v1.Rule.limits:type_name -> sts.v1.Limits
-	31, // 30: sts.v1.Require.max_token_age:type_name -> google.protobuf.Duration
-	31, // 31: sts.v1.Require.max_auth_age:type_name -> google.protobuf.Duration
-	27, // 32: sts.v1.Requester.labels:type_name -> sts.v1.Requester.LabelsEntry
-	28, // 33: sts.v1.Party.claims:type_name -> sts.v1.Party.ClaimsEntry
-	29, // 34: sts.v1.Party.claim_globs:type_name -> sts.v1.Party.ClaimGlobsEntry
-	31, // 35: sts.v1.Allow.ttl:type_name -> google.protobuf.Duration
-	30, // 36: sts.v1.Allow.claims:type_name -> sts.v1.Allow.ClaimsEntry
-	21, // 37: sts.v1.Allow.scopes_from_claims:type_name -> sts.v1.ScopesFromClaim
-	22, // 38: sts.v1.Allow.may_act:type_name -> sts.v1.MayAct
-	33, // 39: sts.v1.ScopesFromClaim.value:type_name -> google.protobuf.Value
-	33, // 40: sts.v1.SoftwareStatement.ClaimsEntry.value:type_name -> google.protobuf.Value
-	33, // 41: sts.v1.FederatedIdentity.ClaimsEntry.value:type_name -> google.protobuf.Value
-	33, // 42: sts.v1.Party.ClaimsEntry.value:type_name -> google.protobuf.Value
-	43, // [43:43] is the sub-list for method output_type
-	43, // [43:43] is the sub-list for method input_type
-	43, // [43:43] is the sub-list for extension type_name
-	43, // [43:43] is the sub-list for extension extendee
-	0,  // [0:43] is the sub-list for field type_name
+	24, // 5: sts.v1.Client.labels:type_name -> sts.v1.Client.LabelsEntry
+	10, // 6: sts.v1.Client.secrets:type_name -> sts.v1.ClientSecret
+	7,  // 7: sts.v1.Client.tls:type_name -> sts.v1.ClientTls
+	5,  // 8: sts.v1.Client.private_key_jwt:type_name -> sts.v1.PrivateKeyJwt
+	6,  // 9: sts.v1.Client.federated:type_name -> sts.v1.FederatedIdentity
+	4,  // 10: sts.v1.Client.rate:type_name -> sts.v1.Rate
+	25, // 11: sts.v1.ClientTemplate.labels:type_name -> sts.v1.ClientTemplate.LabelsEntry
+	32, // 12: sts.v1.ClientTemplate.expire_unused:type_name -> google.protobuf.Duration
+	32, // 13: sts.v1.ClientTemplate.max_lifetime:type_name -> google.protobuf.Duration
+	3,  // 14: sts.v1.ClientTemplate.software_statement:type_name -> sts.v1.SoftwareStatement
+	26, // 15: sts.v1.SoftwareStatement.claims:type_name -> sts.v1.SoftwareStatement.ClaimsEntry
+	32, // 16: sts.v1.Rate.period:type_name -> google.protobuf.Duration
+	27, // 17: sts.v1.FederatedIdentity.claims:type_name -> sts.v1.FederatedIdentity.ClaimsEntry
+	8,  // 18: sts.v1.ClientTls.spiffe:type_name -> sts.v1.ClientSpiffe
+	9,  // 19: sts.v1.ClientTls.self_signed:type_name -> sts.v1.ClientSelfSigned
+	33, // 20: sts.v1.ClientSecret.not_after:type_name -> google.protobuf.Timestamp
+	32, // 21: sts.v1.Issuer.max_token_lifetime:type_name -> google.protobuf.Duration
+	12, // 22: sts.v1.Issuer.spiffe_bundle:type_name -> sts.v1.SpiffeBundle
+	13, // 23: sts.v1.Issuer.token_review:type_name -> sts.v1.TokenReview
+	32, // 24: sts.v1.Audience.max_ttl:type_name -> google.protobuf.Duration
+	4,  // 25: sts.v1.Audience.quota:type_name -> sts.v1.Rate
+	19, // 26: sts.v1.Rule.requester:type_name -> sts.v1.Requester
+	20, // 27: sts.v1.Rule.subject:type_name -> sts.v1.Party
+	20, // 28: sts.v1.Rule.actor:type_name -> sts.v1.Party
+	21, // 29: sts.v1.Rule.allow:type_name -> sts.v1.Allow
+	17, // 30: sts.v1.Rule.require:type_name -> sts.v1.Require
+	16, // 31: sts.v1.Rule.deny:type_name -> sts.v1.Deny
+	18, // 32: sts.v1.Rule.limits:type_name -> sts.v1.Limits
+	32, // 33: sts.v1.Require.max_token_age:type_name -> google.protobuf.Duration
+	32, // 34: sts.v1.Require.max_auth_age:type_name -> google.protobuf.Duration
+	28, // 35: sts.v1.Requester.labels:type_name -> sts.v1.Requester.LabelsEntry
+	29, // 36: sts.v1.Party.claims:type_name -> sts.v1.Party.ClaimsEntry
+	30, // 37: sts.v1.Party.claim_globs:type_name -> sts.v1.Party.ClaimGlobsEntry
+	32, // 38: sts.v1.Allow.ttl:type_name -> google.protobuf.Duration
+	31, // 39: sts.v1.Allow.claims:type_name -> sts.v1.Allow.ClaimsEntry
+	22, // 40: sts.v1.Allow.scopes_from_claims:type_name -> sts.v1.ScopesFromClaim
+	23, // 41: sts.v1.Allow.may_act:type_name -> sts.v1.MayAct
+	34, // 42: sts.v1.ScopesFromClaim.value:type_name -> google.protobuf.Value
+	34, // 43: sts.v1.SoftwareStatement.ClaimsEntry.value:type_name -> google.protobuf.Value
+	34, // 44: sts.v1.FederatedIdentity.ClaimsEntry.value:type_name -> google.protobuf.Value
+	34, // 45: sts.v1.Party.ClaimsEntry.value:type_name -> google.protobuf.Value
+	46, // [46:46] is the sub-list for method output_type
+	46, // [46:46] is the sub-list for method input_type
+	46, // [46:46] is the sub-list for extension type_name
+	46, // [46:46] is the sub-list for extension extendee
+	0,  // [0:46] is the sub-list for field type_name
 }
 
 func init() { file_sts_v1_resources_proto_init() }
@@ -2761,7 +2855,7 @@ func file_sts_v1_resources_proto_init() {
 		(*Resource_Rule)(nil),
 		(*Resource_ClientTemplate)(nil),
 	}
-	file_sts_v1_resources_proto_msgTypes[6].OneofWrappers = []any{
+	file_sts_v1_resources_proto_msgTypes[7].OneofWrappers = []any{
 		(*ClientTls_SubjectDn)(nil),
 		(*ClientTls_SanUri)(nil),
 		(*ClientTls_SanDns)(nil),
@@ -2776,7 +2870,7 @@ func file_sts_v1_resources_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sts_v1_resources_proto_rawDesc), len(file_sts_v1_resources_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   31,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,0 +1,229 @@
+package main
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/workload-sts/sts/jose"
+	"github.com/workload-sts/sts/storage"
+	"github.com/workload-sts/sts/sts"
+)
+
+// logSigner signs checkpoints.
+type logSigner struct{ key *ecdsa.PrivateKey }
+
+func (s logSigner) Sign(_ context.Context, _, typ string, payload []byte) (string, string, error) {
+	input := jose.SigningInput(jose.Header{Algorithm: jose.ES256, KeyID: "k1", Type: typ}, payload)
+	sig, err := jose.Sign(jose.ES256, s.key, input)
+	return jose.Compact(input, sig), "k1", err
+}
+
+func (s logSigner) KeySet() jose.KeySet {
+	set, err := jose.NewKeySet(jose.Key{ID: "k1", Algorithm: jose.ES256, Public: &s.key.PublicKey})
+	if err != nil {
+		panic(err)
+	}
+	return set
+}
+
+// testLog writes a log of two files, one of them compressed, and its key set. A
+// token of a user is exchanged by web, and what comes of it by agent; other tries
+// and is refused.
+func testLog(t *testing.T) (files []string, jwks string) {
+	t.Helper()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(err)
+	signer := logSigner{key}
+	dir := t.TempDir()
+	now := time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
+	exp := now.Add(time.Hour).Unix()
+	party := func(issuer, sub, jti, txn string, act ...string) *sts.RecordParty {
+		return &sts.RecordParty{Issuer: issuer, Sub: sub, JTI: jti, Txn: txn, Act: act, Exp: exp}
+	}
+	issued := func(jti, client, aud, txn string, act ...string) *sts.RecordToken {
+		return &sts.RecordToken{JTI: jti, KID: "k1", Type: sts.AccessToken, Sub: "idp:user-1", ClientID: client, Audiences: []string{aud}, Scopes: []string{"read"}, Act: act, Txn: txn, Exp: exp, Rules: []string{"r-" + client}}
+	}
+	for i, part := range [][]*sts.Record{{
+		{Decision: "d1", Outcome: "allow", Grant: sts.TokenExchange, Client: "web", Subject: party("idp", "user-1", "ext-1", ""), Issued: issued("t1", "web", "agent", "x1", "web"), Revision: 7},
+		{Decision: "d2", Outcome: "allow", Grant: sts.ClientCredentials, Client: "batch", Issued: issued("t9", "batch", "db", "x9"), Revision: 7},
+	}, {
+		{Decision: "d3", Outcome: "allow", Grant: sts.TokenExchange, Client: "agent", Subject: party("self", "idp:user-1", "t1", "x1", "web"), Issued: issued("t2", "agent", "db", "x1", "agent", "web"), Revision: 8},
+		{Decision: "d4", Outcome: "deny", Error: sts.InvalidTarget, Reason: "not allowed by policy", Grant: sts.TokenExchange, Client: "other", Subject: party("self", "idp:user-1", "t2", "x1", "agent", "web"), Revision: 8},
+	}} {
+		a, _, err := storage.OpenAudit(storage.AuditOptions{File: filepath.Join(dir, "audit.jsonl"), Signer: signer, MaxSize: 1})
+		must(err)
+		for n, r := range part {
+			r.Event, r.Time = sts.EventToken, now.Add(time.Duration(10*i+n)*time.Minute)
+			must(a.Record(t.Context(), r))
+		}
+		must(a.Close())
+	}
+	files, err = filepath.Glob(filepath.Join(dir, "audit*.jsonl"))
+	must(err)
+	if len(files) < 2 {
+		t.Fatalf("files %v", files)
+	}
+	content, err := os.ReadFile(files[0])
+	must(err)
+	var z bytes.Buffer
+	w := gzip.NewWriter(&z)
+	_, err = w.Write(content)
+	must(err)
+	must(w.Close())
+	must(os.WriteFile(files[0]+".gz", z.Bytes(), 0o600))
+	files[0] += ".gz"
+	set, err := json.Marshal(signer.KeySet())
+	must(err)
+	jwks = filepath.Join(dir, "jwks.json")
+	must(os.WriteFile(jwks, set, 0o600))
+	return files, jwks
+}
+
+func stsctl(t *testing.T, want int, args ...string) (stdout, stderr string) {
+	t.Helper()
+	t.Setenv("TZ", "UTC")
+	var out, errs bytes.Buffer
+	if code := run(t.Context(), args, strings.NewReader(""), &out, &errs); code != want {
+		t.Fatalf("%v ended with %d, not %d: %s", args, code, want, errs.String())
+	}
+	return out.String(), errs.String()
+}
+
+func TestAuditVerifyCommand(t *testing.T) {
+	files, jwks := testLog(t)
+	verify := func(want int, more ...string) (string, string) {
+		t.Helper()
+		return stsctl(t, want, append(append([]string{"audit", "verify"}, more...), files...)...)
+	}
+	out, _ := verify(exitOK, "--jwks", jwks, "--closed")
+	if !strings.Contains(out, "are as they were written") || !strings.Contains(out, "by keys that are yours") || strings.Contains(out, "not signed yet") {
+		t.Errorf("%s", out)
+	}
+	lines := strings.Split(strings.TrimSpace(out), "\n")
+	last := lines[len(lines)-1]
+	if out, _ := verify(exitOK); !strings.Contains(out, "give --jwks or --issuer") {
+		t.Errorf("without keys: %s", out)
+	}
+	var report storage.AuditReport
+	out, _ = verify(exitOK, "--jwks", jwks, "-o", "json", "--expect-checkpoint", last)
+	if err := json.Unmarshal([]byte(out), &report); err != nil || report.LastCheckpoint != last || !report.Closed {
+		t.Errorf("%+v, %v", report, err)
+	}
+	// Another service's keys, the files in another order, and an edit.
+	_, other := testLog(t)
+	if _, errs := verify(exitUnverified, "--jwks", other); !strings.Contains(errs, "another key has the id") {
+		t.Errorf("%s", errs)
+	}
+	if _, errs := stsctl(t, exitUnverified, "audit", "verify", files[len(files)-1], files[0]); !strings.Contains(errs, files[0]+":1: record") {
+		t.Errorf("%s", errs)
+	}
+	edited, was := edit(t, files)
+	line := bytes.Count(was[:bytes.Index(was, []byte(`"outcome":"deny"`))], []byte("\n")) + 1
+	if _, errs := verify(exitUnverified); !strings.Contains(errs, fmt.Sprintf("%s:%d: ", edited, line)) || !strings.Contains(errs, "it was changed: presented ") {
+		t.Errorf("%s", errs)
+	}
+	if err := os.WriteFile(edited, was, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	end := files[len(files)-1]
+	// Cut at a checkpoint it is a log, but not the one that it was.
+	if err := os.Remove(end); err != nil {
+		t.Fatal(err)
+	}
+	files = files[:len(files)-1]
+	verify(exitOK, "--jwks", jwks)
+	if _, errs := verify(exitUnverified, "--jwks", jwks, "--expect-checkpoint", last); !strings.Contains(errs, "truncated") {
+		t.Errorf("%s", errs)
+	}
+	stsctl(t, exitInput, "audit", "verify", end)
+	stsctl(t, exitUsage, "audit", "verify")
+}
+
+// edit changes the record of a refusal, and returns in which file, and what that was.
+func edit(t *testing.T, files []string) (string, []byte) {
+	t.Helper()
+	for _, name := range files[1:] {
+		content, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if changed := bytes.Replace(content, []byte(`"outcome":"deny"`), []byte(`"outcome":"none"`), 1); !bytes.Equal(changed, content) {
+			if err := os.WriteFile(name, changed, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			return name, content
+		}
+	}
+	t.Fatal("there is no refusal")
+	return "", nil
+}
+
+func TestAuditSearchCommand(t *testing.T) {
+	files, _ := testLog(t)
+	search := func(more ...string) []string {
+		t.Helper()
+		out, _ := stsctl(t, exitOK, append(append([]string{"audit", "search", "-o", "json"}, more...), files...)...)
+		var ids []string
+		for line := range strings.Lines(out) {
+			var r sts.Record
+			if err := json.Unmarshal([]byte(line), &r); err != nil {
+				t.Fatal(err)
+			}
+			ids = append(ids, r.Decision)
+		}
+		return ids
+	}
+	for args, want := range map[string]string{
+		"--jti t1":                      "d1 d3",
+		"--jti ext-1":                   "d1",
+		"--txn x1":                      "d1 d3 d4",
+		"--subject user-1":              "d1",
+		"--subject idp:user-1 --jti t2": "d3 d4",
+		"--client agent":                "d3 d4",
+		"--decision d2":                 "d2",
+		"--event token --outcome deny":  "d4",
+		"--event checkpoint --client x": "",
+		"--since 2026-11-25T12:10:30Z --event token": "d4",
+		"--event token --until 2026-11-25T12:01:00Z": "d1",
+		"--chain --jti t2":                           "d1 d3 d4",
+		"--chain --decision d2":                      "d2",
+		"--event token --limit 2":                    "d1 d2",
+		"--jti nothing":                              "",
+	} {
+		if got := strings.Join(search(strings.Fields(args)...), " "); got != want {
+			t.Errorf("%s: %q, want %q", args, got, want)
+		}
+	}
+	out, _ := stsctl(t, exitOK, append([]string{"audit", "search", "--chain", "--jti", "ext-1"}, files...)...)
+	for _, want := range []string{
+		"txn x1\n└─ ", " exchange by web: idp:user-1 to agent\n", "of       user-1, of idp, jti ext-1\n", "act      agent < web\n",
+		"   └─ ", " exchange by agent: idp:user-1 to db\n", "rules    r-agent, revision 8\n", "signed   kid k1\n",
+		"      └─ ", " exchange by other: refused, invalid_target\n", "because  not allowed by policy\n",
+	} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
+	if out, _ := stsctl(t, exitOK, append([]string{"audit", "search", "--client", "agent"}, files...)...); !strings.Contains(out, "ISSUED OR ERROR") || strings.Count(out, "\n") != 3 {
+		t.Errorf("%s", out)
+	}
+	stsctl(t, exitUsage, "audit", "search", "--since", "yesterday", files[1])
+	stsctl(t, exitUsage, "audit", "search", "--outcome", "maybe", files[1])
+}

@@ -1,0 +1,194 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/workload-sts/sts/sts"
+)
+
+func newPolicyReplay(c *cli) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "replay --audit FILE --against DIR",
+		Short: "Try other resources with the decisions of an audit log",
+		Long: `Take the decisions of an audit log once more, by other resources, and report all
+that would be otherwise: what would be denied now, what would be granted, and
+what would be granted with other scopes. Nothing is asked of a server.
+
+A record has the claims that rules could read when it was written. Where other
+rules read another claim, or an expression reads any, it cannot be told what
+they would say; such records are counted. The exit code is 1 if a decision
+would be otherwise.`,
+		Example: "  stsctl policy replay --audit /var/lib/stsd/audit.jsonl --since 7d --against policy.d/",
+		Args:    noArgs("write `stsctl policy replay --audit FILE --against DIR`"),
+	}
+	audits := cmd.Flags().StringArray("audit", nil, "audit log `FILE`, or - for standard input; may repeat")
+	against := cmd.Flags().StringArray("against", nil, "`DIR` or file with the resources to try; may repeat")
+	since := cmd.Flags().String("since", "", "only decisions of the last `TIME`, such as 7d or 12h")
+	self := offlineIssuer(cmd)
+	out := outputFlag(cmd, "text", "json", "yaml")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if len(*audits) == 0 || len(*against) == 0 {
+			return usage("replay needs --audit FILE and --against DIR")
+		}
+		from, err := c.sinceTime(*since)
+		if err != nil {
+			return err
+		}
+		o, err := c.loadOffline(*against, *self, false)
+		if err != nil {
+			return err
+		}
+		report := &replayReport{groups: map[replayKey]*replayGroup{}, unknown: map[string]int{}}
+		for _, name := range *audits {
+			err := c.records(name, func(r *sts.Record) bool {
+				if r.Event == sts.EventToken && !r.Time.Before(from) {
+					report.add(cmd.Context(), o.Offline, r)
+				}
+				return cmd.Context().Err() == nil
+			})
+			if err != nil {
+				return err
+			}
+		}
+		return c.showReplay(report, out)
+	}
+	return cmd
+}
+
+// sinceTime reads 7d, 12h or nothing.
+func (c *cli) sinceTime(s string) (time.Time, error) {
+	if s == "" {
+		return time.Time{}, nil
+	}
+	if days, ok := strings.CutSuffix(s, "d"); ok {
+		if n, err := strconv.Atoi(days); err == nil && n > 0 && n < 10_000 {
+			return c.now().AddDate(0, 0, -n), nil
+		}
+	}
+	d, err := time.ParseDuration(s)
+	if err != nil || d <= 0 {
+		return time.Time{}, usage("--since is not a time such as 7d or 12h")
+	}
+	return c.now().Add(-d), nil
+}
+
+// replayKey is what decisions that change alike have in common.
+type replayKey struct{ was, now, client, issuer, predicate string }
+
+type replayGroup struct {
+	Was       string   `json:"was"`
+	Now       string   `json:"now"`
+	Client    string   `json:"client,omitempty"`
+	Issuer    string   `json:"issuer,omitempty"`
+	Why       string   `json:"why,omitempty"`
+	Count     int      `json:"count"`
+	Decisions []string `json:"decisions"` // some of them
+}
+
+type replayReport struct {
+	same, changed int
+	groups        map[replayKey]*replayGroup
+	unknown       map[string]int // why it cannot be told
+}
+
+// maxExamples is how many decisions of a group are named.
+const maxExamples = 3
+
+func (r *replayReport) add(ctx context.Context, o *sts.Offline, rec *sts.Record) {
+	if rec.Facts == nil && rec.Issued == nil {
+		r.same++ // refused before rules were asked
+		return
+	}
+	if rec.Issued == nil && rec.Facts.Allowed {
+		r.unknown["rules granted it, and it failed afterwards"]++
+		return
+	}
+	got := o.Retry(ctx, rec)
+	if got.Unknown != "" {
+		r.unknown[got.Unknown]++
+		return
+	}
+	was, now := recordedOutcome(rec), triedOutcome(got)
+	if was == now {
+		r.same++
+		return
+	}
+	r.changed++
+	k := replayKey{was: was, now: now, client: rec.Client}
+	if rec.Subject != nil {
+		k.issuer = rec.Subject.Issuer
+	}
+	if len(got.Reasons) > 0 {
+		k.predicate = strings.TrimSpace(got.Reasons[0].Rule + " " + got.Reasons[0].Predicate)
+	}
+	g := r.groups[k]
+	if g == nil {
+		g = &replayGroup{Was: was, Now: now, Client: k.client, Issuer: k.issuer, Why: k.predicate}
+		r.groups[k] = g
+	}
+	if g.Count++; len(g.Decisions) < maxExamples {
+		g.Decisions = append(g.Decisions, rec.Decision)
+	}
+}
+
+// recordedOutcome is the decision of the rules: what came after them, a signature
+// or a token that was used before, is no matter of theirs.
+func recordedOutcome(rec *sts.Record) string {
+	if rec.Issued != nil {
+		return "granted " + strings.Join(rec.Issued.Scopes, " ")
+	}
+	return "denied with " + string(rec.Error)
+}
+
+func triedOutcome(got sts.Retrial) string {
+	if got.Error != nil {
+		return "denied with " + string(got.Error.Code)
+	}
+	return "granted " + strings.Join(got.Explanation.Granted.Scopes, " ")
+}
+
+func (c *cli) showReplay(r *replayReport, out *output) error {
+	groups := []*replayGroup{}
+	for _, g := range r.groups {
+		groups = append(groups, g)
+	}
+	slices.SortFunc(groups, func(a, b *replayGroup) int {
+		return cmp.Or(b.Count-a.Count, strings.Compare(a.Was, b.Was), strings.Compare(a.Now, b.Now), strings.Compare(a.Client, b.Client), strings.Compare(a.Issuer, b.Issuer), strings.Compare(a.Why, b.Why))
+	})
+	unknown := 0
+	for _, n := range r.unknown {
+		unknown += n
+	}
+	written, err := out.write(c.stdout, struct {
+		Same    int            `json:"same"`
+		Changed int            `json:"changed"`
+		Unknown map[string]int `json:"unknown"`
+		Changes []*replayGroup `json:"changes"`
+	}{r.same, r.changed, r.unknown, groups})
+	if !written {
+		for _, g := range groups {
+			who := strings.TrimSpace(g.Client + " " + g.Issuer)
+			fmt.Fprintf(c.stdout, "%d × %s: %s, would be %s", g.Count, oneLine(who), oneLine(g.Was), oneLine(g.Now))
+			if g.Why != "" {
+				fmt.Fprintf(c.stdout, " (%s)", oneLine(g.Why))
+			}
+			fmt.Fprintf(c.stdout, "; for example %s\n", oneLine(strings.Join(g.Decisions, " ")))
+		}
+		for _, why := range sortedKeys(r.unknown) {
+			fmt.Fprintf(c.stdout, "%d cannot be told: %s\n", r.unknown[why], oneLine(why))
+		}
+		fmt.Fprintf(c.stdout, "%d the same, %d otherwise, %d not complete enough to tell\n", r.same, r.changed, unknown)
+	}
+	if err == nil && r.changed > 0 {
+		return &failure{exitRefused, count(r.changed, "decision") + " would be otherwise"}
+	}
+	return err
+}

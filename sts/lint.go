@@ -1,0 +1,273 @@
+package sts
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/workload-sts/sts/policy"
+)
+
+// Finding is something about a rule that its author may not have meant. It can be
+// accepted by its id, in accept_risks of the rule.
+type Finding struct {
+	Problem
+	ID  string
+	Fix string
+}
+
+// What a lint finds, by these ids.
+const (
+	lintUnreachable = "unreachable"
+	lintRedundant   = "redundant"
+	lintAnySubject  = "any-subject"
+	lintWildcard    = "wildcard"
+	lintImpersonate = "impersonates"
+	lintUnaddressed = "accepts-unaddressed"
+	lintLong        = "long-lived"
+	lintUnbound     = "unbound"
+	LintUntested    = "untested-grant" // found by who has test cases
+)
+
+// lintMeanings say in a sentence each what somebody who accepts it accepts.
+var lintMeanings = map[string]string{
+	lintUnreachable: "No request can match the rule, or what it grants is denied by another.",
+	lintRedundant:   "Another rule grants all that the rule does, to the same requesters and more.",
+	lintAnySubject:  "Every token of the Issuer fits the rule.",
+	lintWildcard:    "A pattern of the rule stands for a whole segment of a name.",
+	lintImpersonate: "The requester does not show in the token as an actor.",
+	lintUnaddressed: "Tokens that are addressed to others can be exchanged.",
+	lintLong:        "Tokens of the rule live longer than an hour.",
+	LintUntested:    "No test case is granted one of the scopes by the rule.",
+	lintUnbound:     "The rule gives unbound a scope that another rule gives bound to a key alone.",
+}
+
+// longLived is the lifetime from which on a lint speaks of it.
+const longLived = time.Hour
+
+// Lint looks for what the authors of rules may not have meant, the dangers of
+// presets included. It does not look at what rules accept.
+func (o *Offline) Lint() []Finding {
+	var out []Finding
+	for _, p := range o.Unsafe() {
+		out = append(out, Finding{Problem: p, ID: "unsafe"})
+	}
+	l := &lint{o: o}
+	for _, ref := range o.st.order {
+		if ref.Kind == KindRule {
+			l.rules = append(l.rules, o.st.resources[ref].Rule)
+		}
+	}
+	for _, r := range l.rules {
+		l.reach(r)
+		if r.Deny == nil {
+			l.identities(r)
+			l.grants(r)
+			l.others(r)
+		}
+	}
+	return append(out, l.found...)
+}
+
+type lint struct {
+	o     *Offline
+	rules []*policy.Rule
+	found []Finding
+}
+
+func (l *lint) find(r *policy.Rule, id, field, fix, format string, args ...any) {
+	if slices.Contains(r.AcceptRisks, id) {
+		return
+	}
+	l.found = append(l.found, Finding{Problem: Problem{Ref: Ref{KindRule, r.Name}, Index: -1, Field: field, Message: fmt.Sprintf(format, args...)}, ID: id, Fix: fix})
+}
+
+// clientsOf returns the enabled clients that a requester is, by name.
+func (o *Offline) clientsOf(q policy.Requester) []string {
+	var out []string
+	for _, name := range slices.Sorted(maps.Keys(o.st.clients)) {
+		c := o.st.clients[name]
+		if c.Disabled || len(q.Clients) > 0 && !slices.Contains(q.Clients, name) {
+			continue
+		}
+		fits := true
+		for label, value := range q.Labels {
+			fits = fits && c.Labels[label] == value
+		}
+		if fits {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
+// workloads tells whether a requester is the workload itself.
+func workloads(q policy.Requester) bool { return len(q.Clients)+len(q.Labels) == 0 }
+
+// reach looks for rules that no request can match.
+func (l *lint) reach(r *policy.Rule) {
+	switch {
+	case !workloads(r.Requester) && len(l.o.clientsOf(r.Requester)) == 0:
+		l.find(r, lintUnreachable, "requester", "give a Client these labels, enable it, or remove the rule", "no enabled Client is this requester")
+	case workloads(r.Requester) && r.Subject != nil && r.Deny == nil:
+		if i := l.o.st.resources[Ref{KindIssuer, r.Subject.Issuer}].Issuer; i != nil && !i.SelfPresented {
+			l.find(r, lintUnreachable, "subject.issuer", "set self_presented in the Issuer, or name the requester", "the workloads of Issuer %q may not present their tokens themselves", i.Name)
+		}
+	}
+	if policy.NeverHolds(r.When) {
+		l.find(r, lintUnreachable, "when", "correct the expression, or remove the rule", "the expression is false for every request")
+	}
+}
+
+// identities looks at who a rule is for.
+func (l *lint) identities(r *policy.Rule) {
+	for _, p := range []struct {
+		field string
+		*policy.Party
+	}{{"subject", r.Subject}, {"actor", r.Actor}} {
+		if p.Party == nil {
+			continue
+		}
+		if p.Issuer != policy.Self && len(p.Claims)+len(p.ClaimGlobs) == 0 && r.When == "" {
+			l.find(r, lintAnySubject, p.field, "say whose tokens by claims", "every token of Issuer %q fits", p.Issuer)
+		}
+		for _, name := range slices.Sorted(maps.Keys(p.ClaimGlobs)) {
+			for segment := range strings.FieldsFuncSeq(p.ClaimGlobs[name], func(r rune) bool { return r == '/' || r == ':' }) {
+				if strings.Trim(segment, "*") == "" {
+					l.find(r, lintWildcard, p.field+".claim_globs."+name, "write the segment out, or a part of it", "the pattern %q stands for any value of a whole segment", p.ClaimGlobs[name])
+					break
+				}
+			}
+		}
+		if p.AcceptUnaddressed {
+			l.find(r, lintUnaddressed, p.field+".accept_unaddressed", "let the token be addressed to the client", "a token that is addressed to somebody else can be exchanged by whoever finds it")
+		}
+	}
+}
+
+// grants looks at what a rule gives.
+func (l *lint) grants(r *policy.Rule) {
+	if r.Allow.Impersonate && r.Subject != nil {
+		l.find(r, lintImpersonate, "allow.impersonate", "leave it out, and let the requester show as the actor", "who receives the token cannot see that somebody else than the subject acts")
+	}
+	if r.Allow.TTL > longLived {
+		l.find(r, lintLong, "allow.ttl", "let tokens live for minutes; they are easily had anew", "tokens live for %s, and cannot be taken back from those who verify them by themselves", r.Allow.TTL)
+	}
+}
+
+// others compares a rule with the others.
+func (l *lint) others(r *policy.Rule) {
+	for _, other := range l.rules {
+		if other == r {
+			continue
+		}
+		switch {
+		case other.Deny != nil:
+			if denies(other, r) {
+				l.find(r, lintUnreachable, "", "remove one of the two", "rule %q denies all that it grants", other.Name)
+			}
+		case implies(other, r) && (!implies(r, other) || other.Name < r.Name):
+			l.find(r, lintRedundant, "", "remove it", "rule %q grants all of this, to the same requesters and more", other.Name)
+		case boundAlone(other) && !boundAlone(r):
+			if scope, audience, ok := l.shared(other, r); ok {
+				l.find(r, lintUnbound, "allow.scopes", "add require.binding, or set binding in the Audience", "scope %q for audience %q is given without a key, while rule %q gives it with one alone", scope, audience, other.Name)
+			}
+		}
+	}
+}
+
+func boundAlone(r *policy.Rule) bool {
+	return r.Require.Binding != "" && r.Require.Binding != policy.NoBinding
+}
+
+// shared finds a scope that two rules grant for an audience that does not demand a
+// binding by itself.
+func (l *lint) shared(a, b *policy.Rule) (scope, audience string, ok bool) {
+	for _, audience := range b.Allow.Audiences {
+		if res := l.o.st.resources[Ref{KindAudience, audience}].Audience; res == nil || res.Binding != "" && res.Binding != policy.NoBinding || !slices.Contains(a.Allow.Audiences, audience) {
+			continue
+		}
+		for _, scope := range b.Allow.Scopes {
+			if slices.Contains(a.Allow.Scopes, scope) {
+				return scope, audience, true
+			}
+		}
+	}
+	return "", "", false
+}
+
+// implies tells whether a grants all that b does, to all that b does. It looks at
+// what can be told without evaluating anything; false means perhaps.
+func implies(a, b *policy.Rule) bool {
+	return conditionsImply(a, b) && (a.Require == policy.Require{} || a.Require == b.Require) && a.Limits == policy.Limits{} &&
+		contains(a.Allow.Audiences, b.Allow.Audiences) && contains(a.Allow.Scopes, b.Allow.Scopes) && (len(a.Allow.Scopes) > 0) == (len(b.Allow.Scopes) > 0) &&
+		(a.Allow.TTL == 0 || b.Allow.TTL > 0 && a.Allow.TTL >= b.Allow.TTL) && len(b.Allow.Claims) == 0 && len(a.Allow.Claims) == 0 &&
+		a.Allow.Impersonate == b.Allow.Impersonate && (a.Allow.MultipleAudiences || !b.Allow.MultipleAudiences) && contains(a.Allow.TokenTypes, b.Allow.TokenTypes) &&
+		!b.Allow.ScopesFromRequest && len(b.Allow.ScopesFromClaims) == 0 && a.Allow.Sub == b.Allow.Sub && a.Allow.MayAct == nil && b.Allow.MayAct == nil
+}
+
+// denies tells whether a denies all that b grants.
+func denies(a, b *policy.Rule) bool {
+	d := a.Deny
+	return deniedConditions(a, b) && (len(d.Audiences) == 0 || contains(d.Audiences, b.Allow.Audiences)) &&
+		(len(d.Scopes) == 0 || len(b.Allow.Scopes) > 0 && contains(d.Scopes, b.Allow.Scopes) && !b.Allow.ScopesFromRequest && len(b.Allow.ScopesFromClaims) == 0) &&
+		a.Require == policy.Require{} && a.Limits == policy.Limits{}
+}
+
+// deniedConditions is conditionsImply for a rule that denies, for which what it
+// does not say restricts nothing.
+func deniedConditions(a, b *policy.Rule) bool {
+	if workloads(a.Requester) && !a.Requester.Workload {
+		return (a.When == "" || a.When == b.When) && (a.Subject == nil || partyImplies(a.Subject, b.Subject)) && (a.Actor == nil || partyImplies(a.Actor, b.Actor))
+	}
+	return requesterImplies(a.Requester, b.Requester) && (a.When == "" || a.When == b.When) &&
+		(a.Subject == nil || partyImplies(a.Subject, b.Subject)) && (a.Actor == nil || partyImplies(a.Actor, b.Actor))
+}
+
+// conditionsImply tells whether every request that b matches is one that a does.
+func conditionsImply(a, b *policy.Rule) bool {
+	return requesterImplies(a.Requester, b.Requester) && partyImplies(a.Subject, b.Subject) && partyImplies(a.Actor, b.Actor) &&
+		(a.When == "" || a.When == b.When)
+}
+
+func requesterImplies(a, b policy.Requester) bool {
+	if workloads(a) != workloads(b) {
+		return false
+	}
+	if len(a.Clients) > 0 && (len(b.Clients) == 0 || !contains(a.Clients, b.Clients)) {
+		return false
+	}
+	for label, value := range a.Labels {
+		if got, ok := b.Labels[label]; !ok || got != value {
+			return false
+		}
+	}
+	return true
+}
+
+func partyImplies(a, b *policy.Party) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	if a.Issuer != b.Issuer || b.AcceptUnaddressed && !a.AcceptUnaddressed {
+		return false
+	}
+	for name, v := range a.Claims {
+		w, ok := b.Claims[name]
+		if !ok || fmt.Sprintf("%#v", v) != fmt.Sprintf("%#v", w) {
+			return false
+		}
+	}
+	for name, pattern := range a.ClaimGlobs {
+		if b.ClaimGlobs[name] != pattern {
+			return false
+		}
+	}
+	return true
+}
+
+func contains(all, some []string) bool {
+	return !slices.ContainsFunc(some, func(s string) bool { return !slices.Contains(all, s) })
+}

@@ -1,0 +1,150 @@
+package sts
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/workload-sts/sts/policy"
+)
+
+// Way is a rule by which somebody gets at something, and whom it admits.
+type Way struct {
+	Rule      string   `json:"rule"`
+	Clients   []string `json:"clients,omitempty"`  // enabled ones that may ask
+	Workload  string   `json:"workload,omitempty"` // Issuer whose workloads ask themselves
+	Subject   string   `json:"subject,omitempty"`  // whose tokens; empty: none
+	Actor     string   `json:"actor,omitempty"`
+	When      string   `json:"when,omitempty"`
+	Binding   string   `json:"binding,omitempty"`
+	Scopes    []string `json:"scopes,omitempty"` // of those asked about
+	DeniedBy  []string `json:"denied_by,omitempty"`
+	From      []Way    `json:"from,omitempty"` // where the token of this service that it takes comes from
+	Truncated bool     `json:"truncated,omitempty"`
+}
+
+// Bounds of WhoCan.
+const (
+	maxWayDepth = 4
+	maxWays     = 1000
+)
+
+// WhoCan returns every rule by which a token for an Audience can be got, with a
+// scope if that is not empty, and, where the rule takes a token of this service,
+// every rule by which such a token can be got with the scope, since an exchange
+// only narrows. What may act together in one request is not told apart, so it says
+// rather too much than too little.
+func (o *Offline) WhoCan(audience, scope string) ([]Way, error) {
+	a := o.st.resources[Ref{KindAudience, audience}].Audience
+	if a == nil {
+		known := map[string]bool{}
+		for ref, r := range o.st.resources {
+			if r.Audience != nil {
+				known[ref.Name] = true
+				if slices.Contains(r.Audience.identifiers(), audience) {
+					return o.WhoCan(ref.Name, scope)
+				}
+			}
+		}
+		return nil, &Error{Code: NotFound, Message: fmt.Sprintf("there is no Audience %q%s", audience, policy.DidYouMean(audience, known))}
+	}
+	if scope != "" && !slices.Contains(a.Scopes, scope) {
+		return nil, &Error{Code: NotFound, Message: fmt.Sprintf("Audience %q does not define scope %q", audience, scope)}
+	}
+	left := maxWays
+	return o.ways([]string{audience}, "", scope, 1, &left), nil
+}
+
+// ways are the rules that lead to tokens for one of some audiences, or to any that
+// a client gets if holder is not empty.
+func (o *Offline) ways(audiences []string, holder, scope string, depth int, left *int) []Way {
+	var out []Way
+	for _, ref := range o.st.order {
+		r := o.st.resources[ref].Rule
+		if ref.Kind != KindRule || r.Deny != nil || *left == 0 || !o.leads(r, audiences, holder) || !grantsScope(r, scope) {
+			continue
+		}
+		*left--
+		w := Way{Rule: r.Name, Subject: partyText(r.Subject), Actor: partyText(r.Actor), When: r.When, Binding: string(r.Require.Binding)}
+		if scope == "" {
+			w.Scopes = r.Allow.Scopes
+		}
+		if workloads(r.Requester) {
+			w.Workload = r.Subject.Issuer
+		} else {
+			w.Clients = o.clientsOf(r.Requester)
+		}
+		for _, d := range o.st.order {
+			if deny := o.st.resources[d].Rule; d.Kind == KindRule && deny.Deny != nil && denies(deny, r) {
+				w.DeniedBy = append(w.DeniedBy, deny.Name)
+			}
+		}
+		if r.Subject != nil && r.Subject.Issuer == policy.Self {
+			if depth == maxWayDepth {
+				w.Truncated = true
+			} else {
+				w.From = o.sources(r, w.Clients, scope, depth, left)
+			}
+		}
+		out = append(out, w)
+	}
+	return out
+}
+
+// sources are the rules that lead to tokens which clients may exchange by a rule:
+// addressed to one of them, or issued to it.
+func (o *Offline) sources(r *policy.Rule, clients []string, scope string, depth int, left *int) []Way {
+	var audiences []string
+	for _, name := range clients {
+		audiences = append(audiences, o.st.clients[name].Client.Audiences...)
+	}
+	if r.Subject.AcceptUnaddressed {
+		audiences = nil
+		for ref := range maps.Keys(o.st.resources) {
+			if ref.Kind == KindAudience {
+				audiences = append(audiences, ref.Name)
+			}
+		}
+	}
+	var out []Way
+	seen := map[string]bool{r.Name: true}
+	for _, holder := range append([]string{""}, clients...) {
+		for _, w := range o.ways(audiences, holder, scope, depth+1, left) {
+			if !seen[w.Rule] {
+				seen[w.Rule] = true
+				out = append(out, w)
+			}
+		}
+	}
+	return out
+}
+
+func (o *Offline) leads(r *policy.Rule, audiences []string, holder string) bool {
+	if holder != "" {
+		return !workloads(r.Requester) && slices.Contains(o.clientsOf(r.Requester), holder)
+	}
+	return slices.ContainsFunc(audiences, func(a string) bool { return slices.Contains(r.Allow.Audiences, a) })
+}
+
+// grantsScope tells whether a rule can grant a scope; those that come from claims
+// or from the request can be any.
+func grantsScope(r *policy.Rule, scope string) bool {
+	return scope == "" || slices.Contains(r.Allow.Scopes, scope) || r.Allow.ScopesFromRequest ||
+		slices.ContainsFunc(r.Allow.ScopesFromClaims, func(m policy.ScopesForValue) bool { return slices.Contains(m.Scopes, scope) })
+}
+
+// partyText says whose tokens a party is.
+func partyText(p *policy.Party) string {
+	if p == nil {
+		return ""
+	}
+	out := []string{"of issuer " + p.Issuer}
+	for _, name := range slices.Sorted(maps.Keys(p.Claims)) {
+		out = append(out, fmt.Sprintf("%s=%v", name, p.Claims[name]))
+	}
+	for _, name := range slices.Sorted(maps.Keys(p.ClaimGlobs)) {
+		out = append(out, fmt.Sprintf("%s like %s", name, p.ClaimGlobs[name]))
+	}
+	return strings.Join(out, ", ")
+}
