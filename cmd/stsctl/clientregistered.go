@@ -13,8 +13,8 @@ import (
 
 func newClientRegistered(c *cli) *cobra.Command {
 	return group("registered", "Look after clients that were registered dynamically",
-		`Look after clients that were registered dynamically, by a ClientTemplate. They are
-no resources: nobody applies them, and they are in no revision.`,
+		`Look after clients that were registered dynamically, by a ClientTemplate. They
+are no resources: nobody applies them, and they are in no revision.`,
 		newRegisteredList(c), newRegisteredDelete(c))
 }
 
@@ -126,10 +126,10 @@ func newRegisteredDelete(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "delete NAME",
 		Short: "Delete a registered client",
-		Long: `Delete a client that was registered dynamically. It cannot authenticate any more,
-and its tokens do not count: here when the command ends, on other nodes within a
-second. Whoever has an initial access token can register another one; change the
-rules or delete the ClientTemplate to end that.`,
+		Long: `Delete a client that was registered dynamically. It cannot authenticate any
+more, and its tokens do not count: here when the command ends, on other nodes
+within a second. Whoever has an initial access token can register another one;
+change the rules or delete the ClientTemplate to end that.`,
 		Example: "  stsctl client registered delete agents~0c9k2m5n8q1r4s7t0v3w6x9y2z",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {

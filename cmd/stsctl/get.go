@@ -44,8 +44,9 @@ func newGet(c *cli) *cobra.Command {
 		Use:   "get KIND|all [NAME]",
 		Short: "Show resources",
 		Long: `Show the resources of a kind (client, client-template, issuer, audience, rule,
-or all), or one of them by name. A list is a table and one resource is YAML, unless -o says
-otherwise. What -o yaml and -o json write, ` + "`stsctl apply -f -`" + ` reads.`,
+or all), or one of them by name. A list is a table and one resource is YAML,
+unless -o says otherwise. What -o yaml and -o json write,
+` + "`stsctl apply -f -`" + ` reads.`,
 		Example: "  stsctl get rules\n  stsctl get rule deploy-from-main\n  stsctl get all -o yaml > backup.yaml",
 		Args: func(_ *cobra.Command, args []string) error {
 			switch len(args) {
