@@ -220,7 +220,9 @@ func (s *Service) checkAssertion(c *client, claims map[string]any, now time.Time
 		return use{}, f
 	}
 	jti, f := assertionID(claims)
-	return use{ReplayClientAssertion, replayKey(c.Name, jti), since, exp.Add(Skew)}, f
+	return use{
+		space: ReplayClientAssertion, key: replayKey(c.Name, jti), owner: clientShare(c.Name), since: since, until: exp.Add(Skew),
+	}, f
 }
 
 // assertionID returns the jti of an assertion, which it must have.

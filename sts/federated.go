@@ -53,7 +53,9 @@ func (s *Service) authenticateFederated(ctx context.Context, d *decision, issuer
 		return c, nil
 	}
 	// 3. That it is the first use, whatever it was used for.
-	if e := s.useOnce(ctx, useOf(issuer, token, cred.Assertion)); e != nil {
+	u := useOf(issuer, token, cred.Assertion)
+	u.owner = clientShare(c.Name)
+	if e := s.useOnce(ctx, u); e != nil {
 		return nil, e
 	}
 	return c, nil

@@ -40,6 +40,7 @@ type fixture struct {
 
 	strangers sts.StrangerLimits
 	limits    sts.Limits // as of the next restart
+	uses      int        // single uses of one client, as of the next restart
 	secrets   map[string]string
 }
 
@@ -101,7 +102,7 @@ func (f *fixture) restart(t testing.TB, nonceKey []byte) {
 	f.service, err = sts.New(t.Context(), sts.Config{
 		Registrations: registrations, CertificateMethods: []sts.AuthMethod{sts.TLSClientAuth, sts.SelfSignedTLSClientAuth},
 		Issuer: selfIssuer, Store: f.store, Keys: f.keys, IssuerKeys: f.issuers, ClientKeys: f.clients, Audit: f.audit, Replay: f.replay, NonceKey: nonceKey,
-		Revocations: f.revoked, MaxStaleness: maxStaleness, Limits: f.limits,
+		Revocations: f.revoked, MaxStaleness: maxStaleness, Limits: f.limits, SingleUses: f.uses,
 		Now: func() time.Time { return f.now }, Strangers: f.strangers,
 	})
 	if err != nil {
@@ -338,10 +339,21 @@ type memAudit struct {
 	err     error
 	failed  error
 
+	hang bool // each record takes until its context ends
+
 	deadline time.Time // of the last record's context
 }
 
+func (a *memAudit) fail(err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.err = err
+}
+
 func (a *memAudit) Record(ctx context.Context, r *sts.Record) error {
+	if a.hang {
+		<-ctx.Done()
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if ctx.Err() != nil {

@@ -34,6 +34,8 @@ const (
 	LimitClient   = "client"
 	LimitAudience = "audience"
 	LimitTemplate = "template" // of registrations by a ClientTemplate
+
+	LimitSingleUse = "single_use" // of one client or Issuer; see maxShare
 )
 
 // bucketsSize is how many clients, networks and Audiences are told apart. Who

@@ -9,10 +9,12 @@ import (
 	"time"
 
 	"github.com/workload-sts/sts/jose"
+	"github.com/workload-sts/sts/policy"
 )
 
-// ProofAlgorithms are the signature algorithms of DPoP proofs.
-var ProofAlgorithms = []string{"ES256", "ES384", "EdDSA", "RS256", "PS256"}
+// ProofAlgorithms are the signature algorithms of DPoP proofs. RS256 is not one of
+// them: FAPI 2 forbids it (§5.4.1), and whoever has an RSA key can sign by PS256.
+var ProofAlgorithms = []string{"ES256", "ES384", "EdDSA", "PS256"}
 
 // Bounds of a DPoP proof.
 const (
@@ -205,12 +207,11 @@ func (s *Service) useUp(ctx context.Context, d *decision) *Error {
 	if d.proof == nil {
 		return nil
 	}
-	fresh, err := s.replay.Use(ctx, ReplayDPoP, replayKey(d.proof.jkt, d.proof.jti), d.proof.since, d.proof.until)
-	if e := ctx.Err(); err != nil && e != nil {
-		return gone(e)
-	}
-	if err != nil {
-		return &Error{Code: Unavailable, RetryAfter: retryAfter(err), Message: "it cannot be told now whether the DPoP proof was used before; try again later with a new one", Err: err}
+	fresh, e := s.spend(ctx, use{
+		what: "DPoP proof", space: ReplayDPoP, key: replayKey(d.proof.jkt, d.proof.jti), owner: d.shareOf(), since: d.proof.since, until: d.proof.until,
+	})
+	if e != nil {
+		return e
 	}
 	if !fresh {
 		return badProof("the DPoP proof was used before; make one for each request", &mismatch{RecordReason: RecordReason{
@@ -218,6 +219,22 @@ func (s *Service) useUp(ctx context.Context, d *decision) *Error {
 		}})
 	}
 	return nil
+}
+
+// shareOf is out of whose share a use comes: of the client that asks, else of the
+// client that has the token that is presented, else of the Issuer of the workload.
+// Not of a key: who wants more of them makes them.
+func (d *decision) shareOf() string {
+	t := d.asked.Subject
+	switch {
+	case d.asked.Client != nil:
+		return clientShare(d.asked.Client.ID)
+	case t != nil && t.Issuer == policy.Self:
+		return clientShare(t.ClientID)
+	case t != nil:
+		return issuerShare(t.Issuer)
+	}
+	return ""
 }
 
 // sameTarget tells whether the htu of a proof is a URL: without query and

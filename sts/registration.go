@@ -134,7 +134,7 @@ func (s *Service) register(ctx context.Context, r *registering) (Registered, *Er
 	if e := s.keep(ctx, r, reg.Name, func(ctx context.Context) error { return s.registry.store.Create(ctx, reg, r.template.maxClients()) }); e != nil {
 		return Registered{}, e
 	}
-	return s.complete(out, reg, r.template), nil
+	return registeredAs(out, reg, r.template), nil
 }
 
 // registrable refuses what is not worth a look.
@@ -274,14 +274,14 @@ var claimsOfStatements = []string{"iss", "sub", "aud", "exp", "nbf", "iat", "jti
 
 // onceInitial uses up an initial access token.
 func (s *Service) onceInitial(ctx context.Context, t *policy.Token, token string) *Error {
-	fresh, err := s.replay.Use(ctx, ReplayPresented, replayKey(policy.Self, identity(t, token)), t.Expires.Add(-maxTTL-Skew), t.Expires.Add(Skew))
-	switch {
-	case err != nil:
-		return &Error{Code: Unavailable, RetryAfter: retryAfter(err), Err: err, Message: "it cannot be told now whether the access token has been used before; try again later, with a fresh one"}
-	case !fresh:
-		return unauthenticated("the access token has registered a client before, and its template allows one; ask for a fresh one", nil)
+	fresh, e := s.spend(ctx, use{
+		what: "access token", space: ReplayPresented, key: replayKey(policy.Self, identity(t, token)), owner: clientShare(t.ClientID),
+		since: t.Expires.Add(-maxTTL - Skew), until: t.Expires.Add(Skew),
+	})
+	if e != nil || fresh {
+		return e
 	}
-	return nil
+	return unauthenticated("the access token has registered a client before, and its template allows one; ask for a fresh one", nil)
 }
 
 // onceStatement uses up a software statement whose Issuer allows one use.
@@ -330,7 +330,7 @@ func (out *Registered) newSecret(reg *Registration) {
 	reg.Secret = ""
 }
 
-func (s *Service) complete(out Registered, reg Registration, t *ClientTemplate) Registered {
+func registeredAs(out Registered, reg Registration, t *ClientTemplate) Registered {
 	out.Registration = reg
 	if t != nil && t.MaxLifetime > 0 {
 		out.SecretEnds = reg.Created.Add(t.MaxLifetime)

@@ -17,7 +17,7 @@ func (s *Service) ReadRegistration(ctx context.Context, req RegistrationRequest)
 	if e != nil {
 		return s.answer(ctx, r, Registered{}, e)
 	}
-	return s.answer(ctx, r, s.complete(Registered{URI: s.registrationURI(reg.Name), AccessToken: req.Use.Token}, *reg, r.template), nil)
+	return s.answer(ctx, r, registeredAs(Registered{URI: s.registrationURI(reg.Name), AccessToken: req.Use.Token}, *reg, r.template), nil)
 }
 
 // UpdateRegistration replaces what is registered, by the bounds that the template
@@ -66,7 +66,7 @@ func (s *Service) updateRegistration(ctx context.Context, r *registering) (Regis
 	if e := s.keep(ctx, r, reg.Name, func(ctx context.Context) error { return s.registry.store.Replace(ctx, reg) }); e != nil {
 		return Registered{}, e
 	}
-	return s.complete(out, reg, r.template), nil
+	return registeredAs(out, reg, r.template), nil
 }
 
 // checkUpdate checks the members that are not metadata, and tells whether the

@@ -1,6 +1,7 @@
 package sts
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"sync"
@@ -27,6 +28,8 @@ type Config struct {
 	Transactions Transactions
 	// Snapshots copies the store. nil: it cannot be copied here.
 	Snapshots Snapshots
+	// AuditChains is what the store keeps of audit logs. nil: nothing.
+	AuditChains AuditChains
 	// Usage keeps when credentials were used. nil: that is known until the process
 	// ends.
 	Usage UsageStore
@@ -39,6 +42,10 @@ type Config struct {
 	// token endpoint with a TLS certificate, for the metadata.
 	CertificateMethods []AuthMethod
 	Limits             Limits
+	// SingleUses is how many single uses of one client, or of the workloads of one
+	// Issuer, are remembered at once: assertions, proofs, tokens. 0: 262,144, a quarter
+	// of what storage.Replay has room for.
+	SingleUses int
 	// MaxStaleness is for how long tokens are issued after the store has confirmed
 	// last that what is known here, the resources and what is revoked, is in force. 0: for ever, which is for a
 	// store that nobody else writes to.
@@ -60,12 +67,14 @@ type Service struct {
 	replay      Replay
 	counts      Transactions
 	audit       Audit
+	chains      AuditChains // nil: nothing is kept
 	revocations Revocations
 	nonces      *nonces // nil: proofs need none
 	byTLS       []AuthMethod
 	now         func() time.Time
 
 	limits   *limits
+	shares   *shares
 	refusals *refusals
 	throttle *throttle
 	recent   *recent
@@ -79,6 +88,7 @@ type Service struct {
 	health   health
 
 	strangers *strangers
+	late      late
 
 	confirmed    atomic.Pointer[time.Time] // when the store said last that state is in force
 	maxStaleness time.Duration
@@ -88,7 +98,7 @@ type Service struct {
 // do not fit together are an error: a service does not start half.
 func New(ctx context.Context, c Config) (*Service, error) {
 	s := &Service{
-		issuer: c.Issuer, store: c.Store, snapshots: c.Snapshots, keys: c.Keys, issuerKeys: c.IssuerKeys, clientKeys: c.ClientKeys, audit: c.Audit, replay: c.Replay,
+		issuer: c.Issuer, store: c.Store, snapshots: c.Snapshots, keys: c.Keys, issuerKeys: c.IssuerKeys, clientKeys: c.ClientKeys, audit: c.Audit, chains: c.AuditChains, replay: c.Replay,
 		revocations: c.Revocations, counts: c.Transactions,
 		nonces: newNonces(c.NonceKey), byTLS: c.CertificateMethods, now: c.Now,
 		shadow: newShadow(), maxStaleness: c.MaxStaleness,
@@ -96,7 +106,7 @@ func New(ctx context.Context, c Config) (*Service, error) {
 	if s.now == nil {
 		s.now = time.Now
 	}
-	s.limits, s.refusals = newLimits(c.Limits), newRefusals()
+	s.limits, s.refusals, s.shares = newLimits(c.Limits), newRefusals(), newShares(cmp.Or(c.SingleUses, maxShare))
 	s.recent, s.noFacts = newRecent(), c.OmitFacts
 	s.throttle, s.usage, s.strangers = newThrottle(), &usage{store: c.Usage}, newStrangers(c.Strangers)
 	if err := s.reload(ctx); err != nil {

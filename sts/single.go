@@ -37,22 +37,18 @@ func (s *Service) onceToken(ctx context.Context, d *decision, field, token strin
 		return nil
 	}
 	u := useOf(issuer, is, token)
-	fresh, err := s.replay.Use(ctx, u.space, u.key, u.since, u.until)
-	if e := ctx.Err(); err != nil && e != nil {
-		return gone(e)
+	u.what, u.owner = field, d.shareOf()
+	fresh, e := s.spend(ctx, u)
+	if e != nil {
+		e.Field = field
+		return e
 	}
-	if err != nil {
-		return &Error{
-			Code: Unavailable, Field: field, RetryAfter: retryAfter(err), Err: err,
-			Message: "it cannot be told now whether the " + field + " has been used before; try again later, with a fresh one",
-		}
+	if fresh {
+		return nil
 	}
-	if !fresh {
-		return errToken(field, "the "+field+" has been used before, and its Issuer allows one use; present a fresh one", &mismatch{
-			RecordReason: RecordReason{Predicate: field + ".jti", Presented: "used before", Expected: "a token that was not, as single_use of the Issuer has it"},
-		})
-	}
-	return nil
+	return errToken(field, "the "+field+" has been used before, and its Issuer allows one use; present a fresh one", &mismatch{
+		RecordReason: RecordReason{Predicate: field + ".jti", Presented: "used before", Expected: "a token that was not, as single_use of the Issuer has it"},
+	})
 }
 
 // useOf is one use of a token of an issuer.
@@ -62,7 +58,10 @@ func useOf(issuer *Issuer, t *policy.Token, token string) use {
 	if iat, ok := jose.Seconds(t.Claims["iat"]); ok {
 		since = time.Unix(iat, 0)
 	}
-	return use{ReplayPresented, replayKey(issuer.Name, identity(t, token)), since.Add(-Skew), t.Expires.Add(Skew)}
+	return use{
+		space: ReplayPresented, key: replayKey(issuer.Name, identity(t, token)), owner: issuerShare(issuer.Name),
+		since: since.Add(-Skew), until: t.Expires.Add(Skew),
+	}
 }
 
 // identity is what tells a token from every other of its issuer: its jti, or else

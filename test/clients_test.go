@@ -29,11 +29,17 @@ const (
 // github.com/coreos/go-oidc does for a resource server.
 func verify(t *testing.T, issuer, audience, token string) map[string]any {
 	t.Helper()
-	provider, err := oidc.NewProvider(t.Context(), issuer)
+	return verifyBy(t, t.Context(), issuer, audience, token)
+}
+
+// verifyBy verifies it by the HTTP client of a context.
+func verifyBy(t *testing.T, ctx context.Context, issuer, audience, token string) map[string]any {
+	t.Helper()
+	provider, err := oidc.NewProvider(ctx, issuer)
 	if err != nil {
 		t.Fatalf("go-oidc discovery: %v", err)
 	}
-	idToken, err := provider.Verifier(&oidc.Config{ClientID: audience}).Verify(t.Context(), token)
+	idToken, err := provider.Verifier(&oidc.Config{ClientID: audience}).Verify(ctx, token)
 	if err != nil {
 		t.Fatalf("go-oidc: %v", err)
 	}

@@ -21,11 +21,16 @@ type connFlags struct {
 	addr, issuer, caFile, envFile string
 	adminTokenFile                string
 	clientID, clientSecretFile    string
+	clientKeyFile, clientKeyID    string
+	clientAssertionFile           string
 	dpopKeyFile                   string // empty: no proofs
+	boundToken                    string // what the key is for; empty: a token that is asked for
 	tlsCert, tlsKey               string
 	timeout                       time.Duration
 
-	env map[string]string // of envFile
+	env        map[string]string // of envFile
+	proofs     *proofs           // of the connection; nil: calls have none
+	assertions *assertions       // signs for calls; nil: none are needed
 }
 
 // server adds the flags of every command that connects.
@@ -47,6 +52,7 @@ func (f *connFlags) admin(cmd *cobra.Command) {
 	f.server(cmd)
 	cmd.Flags().StringVar(&f.adminTokenFile, "admin-token-file", "", "`FILE` with a token for the admin interface (default $STS_ADMIN_TOKEN); see `stsctl help environment`")
 	f.certificate(cmd)
+	f.boundFlag(cmd)
 }
 
 func (f *connFlags) certificate(cmd *cobra.Command) {
@@ -59,6 +65,9 @@ func (f *connFlags) client(cmd *cobra.Command) {
 	f.server(cmd)
 	cmd.Flags().StringVar(&f.clientID, "client-id", "", "`NAME` of the client that asks (default $STS_CLIENT_ID)")
 	cmd.Flags().StringVar(&f.clientSecretFile, "client-secret-file", "", "`FILE` with the client's secret (default $STS_CLIENT_SECRET); a secret is never a flag, see `stsctl help environment`")
+	cmd.Flags().StringVar(&f.clientKeyFile, "client-key", "", "`FILE` with the client's private key, PEM or JWK, that signs an assertion (default $STS_CLIENT_KEY)")
+	cmd.Flags().StringVar(&f.clientKeyID, "client-key-id", "", "`KID` that the server knows the key by, if the file does not say")
+	cmd.Flags().StringVar(&f.clientAssertionFile, "client-assertion-file", "", "`FILE` with a token of the client's platform (default $STS_CLIENT_ASSERTION_FILE or $STS_CLIENT_ASSERTION)")
 	f.certificate(cmd)
 }
 
@@ -148,11 +157,15 @@ func (c *cli) dial() (*grpc.ClientConn, error) {
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxReply)),
 	}
 	if c.conn.dpopKeyFile != "" {
-		p := &proofs{url: scheme + "://" + addr, now: time.Now}
-		if p.key, p.alg, err = readProofKey(c.conn.dpopKeyFile); err != nil {
+		p := &proofs{url: scheme + "://" + addr, token: c.conn.boundToken, now: time.Now}
+		if p.key, err = readProofKey(c.conn.dpopKeyFile, p.token == ""); err != nil {
 			return nil, err
 		}
-		opts = append(opts, grpc.WithUnaryInterceptor(p.intercept))
+		c.conn.proofs = p
+		opts = append(opts, grpc.WithChainUnaryInterceptor(p.intercept), grpc.WithStreamInterceptor(p.interceptStream))
+	}
+	if c.conn.assertions != nil {
+		opts = append(opts, grpc.WithChainUnaryInterceptor(c.conn.assertions.intercept))
 	}
 	conn, err := grpc.NewClient("dns:///"+addr, opts...)
 	if err != nil {
@@ -185,7 +198,7 @@ const defaultSocket = "/run/sts/admin.sock"
 // socket returns the address of the admin socket, empty if the server is to be
 // reached in another way: because a flag says so, or because there is none.
 func (f *connFlags) socket() string {
-	if f.addr != "" || f.adminTokenFile != "" || f.tlsCert != "" {
+	if f.addr != "" || f.adminTokenFile != "" || f.tlsCert != "" || f.dpopKeyFile != "" {
 		return ""
 	}
 	if path := f.setting("", "STS_ADMIN_SOCKET"); path != "" {
@@ -233,7 +246,11 @@ func (c *cli) call(ctx context.Context, use func(context.Context, *grpc.ClientCo
 	defer conn.Close()
 	ctx, cancel := context.WithTimeout(ctx, c.conn.timeout)
 	defer cancel()
-	if err := use(ctx, conn); err != nil {
+	err = use(ctx, conn)
+	if p := c.conn.proofs; p != nil && p.again(err) {
+		err = use(ctx, conn) // refused before anything else was looked at
+	}
+	if err != nil {
 		return c.refused(ctx, err)
 	}
 	return nil

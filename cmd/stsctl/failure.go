@@ -44,7 +44,7 @@ func unverified(format string, args ...any) *failure {
 
 // advice says what to do about a refusal, by its code.
 var advice = map[string]string{
-	"invalid_client":          "check STS_CLIENT_ID and STS_CLIENT_SECRET, or the certificate",
+	"invalid_client":          "check STS_CLIENT_ID and its secret, key, assertion or certificate",
 	"unauthorized_client":     "ask the operator, and tell the decision id",
 	"invalid_target":          "ask the operator for a Rule that allows it, and tell the decision id",
 	"invalid_scope":           "ask for fewer scopes, or the operator for a Rule that allows them",

@@ -59,6 +59,8 @@ type fakeServer struct {
 	revoked    []*stsv1.Revocation
 	registered []*stsv1.RegisteredClient
 	backups    int // that were asked for
+
+	chains []*stsv1.AuditChain // by name
 }
 
 // startFake serves gRPC with the options given and HTTP on loopback, until stop

@@ -10,7 +10,6 @@ import (
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	stsv1 "github.com/workload-sts/sts/gen/sts/v1"
@@ -116,7 +115,7 @@ func (c *cli) getList(ctx context.Context, kind, format string) error {
 	var revision int64
 	err := c.adminCall(ctx, func(ctx context.Context, admin stsv1.AdminServiceClient) (err error) {
 		for range listAttempts {
-			if list, revision, err = listAll(ctx, admin, kind); status.Code(err) != codes.Aborted {
+			if list, revision, err = listAll(ctx, admin, &stsv1.ListResourcesRequest{Kind: kind}); status.Code(err) != codes.Aborted {
 				break
 			}
 		}
@@ -148,8 +147,8 @@ func (c *cli) getList(ctx context.Context, kind, format string) error {
 const listAttempts = 5
 
 // listAll reads all pages of one revision.
-func listAll(ctx context.Context, admin stsv1.AdminServiceClient, kind string) (list []*stsv1.Resource, revision int64, err error) {
-	req := &stsv1.ListResourcesRequest{Kind: kind, PageSize: 500}
+func listAll(ctx context.Context, admin stsv1.AdminServiceClient, req *stsv1.ListResourcesRequest) (list []*stsv1.Resource, revision int64, err error) {
+	req.PageSize, req.PageToken = 500, ""
 	for {
 		page, err := admin.ListResources(ctx, req)
 		if err != nil {
@@ -280,9 +279,4 @@ func labels(m map[string]string) string {
 		parts = append(parts, k+"="+m[k])
 	}
 	return list(parts)
-}
-
-// withBearer adds a token to a call.
-func withBearer(ctx context.Context, token string) context.Context {
-	return metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token)
 }

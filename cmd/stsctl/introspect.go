@@ -41,13 +41,11 @@ token is inactive. The exit code is 5 for a token that is not active.`,
 
 func (c *cli) introspect(ctx context.Context, arg string, out *output) error {
 	req := &stsv1.IntrospectTokenRequest{}
-	var err error
-	if req.ClientId, req.ClientSecret, err = c.clientCredentials(false); err != nil {
+	a, err := c.clientAuth(true)
+	if err != nil {
 		return err
 	}
-	if req.ClientId == "" {
-		return usage("no client given; use STS_CLIENT_ID and STS_CLIENT_SECRET, or --client-id and --client-secret-file or --tls-cert")
-	}
+	req.ClientId, req.ClientSecret, req.ClientAssertion, req.ClientAssertionType = a.id, a.secret, a.assertion, a.assertionType
 	if req.Token, err = c.tokenArgument(arg); err != nil {
 		return err
 	}

@@ -159,6 +159,9 @@ func environmentTopic() *cobra.Command {
   STS_ADMIN_TOKEN    token for the admin interface          --admin-token-file
   STS_CLIENT_ID      client that asks for tokens            --client-id
   STS_CLIENT_SECRET  its secret                             --client-secret-file
+  STS_CLIENT_KEY     file with its private key              --client-key
+  STS_CLIENT_ASSERTION_FILE  token of its platform  --client-assertion-file
+  STS_CLIENT_ASSERTION       such a token itself
   STS_TLS_CERT       file with its certificate              --tls-cert
   STS_TLS_KEY        file with the key of that              --tls-key
 

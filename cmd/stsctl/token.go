@@ -23,8 +23,11 @@ func newToken(c *cli) *cobra.Command {
 alone goes to standard output, for a script to take; -o json and -o yaml write
 the whole response.
 
-A client authenticates with its secret, or with the certificate of --tls-cert if
-it has no secret.
+A client authenticates in one of four ways: by its secret; by its private key
+(--client-key), which signs an assertion for the server that is named by
+--issuer; by a token that its platform gave it (--client-assertion-file), such
+as that of a Kubernetes service account or a JWT-SVID; or by the certificate of
+--tls-cert.
 
 Without --audience the rules must leave only one. Without --scope the token has
 all scopes that the rules allow.
@@ -41,13 +44,11 @@ that is connected to (dpop.grpc_url of its configuration).`,
 	c.conn.client(cmd)
 	c.proofFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		var err error
-		if req.ClientId, req.ClientSecret, err = c.clientCredentials(false); err != nil {
+		a, err := c.clientAuth(true)
+		if err != nil {
 			return err
 		}
-		if req.ClientId == "" {
-			return usage("no client given; use STS_CLIENT_ID and STS_CLIENT_SECRET, or --client-id and --client-secret-file or --tls-cert")
-		}
+		req.ClientId, req.ClientSecret, req.ClientAssertion, req.ClientAssertionType = a.id, a.secret, a.assertion, a.assertionType
 		return c.tokenCall(cmd.Context(), out, func(ctx context.Context, s stsv1.TokenServiceClient) (*stsv1.TokenResponse, error) {
 			return s.IssueToken(ctx, req)
 		})
@@ -91,11 +92,15 @@ presents its own token, which its Issuer must allow (self_presented).`,
 		if req.SubjectToken == "" {
 			return usage("exchange needs the token of the subject; write `stsctl exchange --subject-token @FILE`, or `-` for standard input")
 		}
-		id, secret, err := c.clientCredentials(noClient)
-		if err != nil {
+		if !noClient {
+			a, err := c.clientAuth(false)
+			if err != nil {
+				return err
+			}
+			req.ClientId, req.ClientSecret, req.ClientAssertion, req.ClientAssertionType = a.id, a.secret, a.assertion, a.assertionType
+		} else if err := c.conn.load(); err != nil {
 			return err
 		}
-		req.ClientId, req.ClientSecret = id, secret
 		if err := c.completeExchange(req); err != nil {
 			return err
 		}
@@ -111,26 +116,6 @@ func targetFlags(cmd *cobra.Command, audience, resource *[]string, scope *string
 	cmd.Flags().StringArrayVar(audience, "audience", nil, "`NAME` of a service that the token is for; may repeat")
 	cmd.Flags().StringArrayVar(resource, "resource", nil, "`URI` of a service that the token is for; may repeat")
 	cmd.Flags().StringVar(scope, "scope", "", "`SCOPES` to ask for, with spaces between (default: all that are allowed)")
-}
-
-// clientCredentials returns the client that asks, empty if there is none or none
-// is wanted.
-func (c *cli) clientCredentials(none bool) (id, secret string, err error) {
-	if err := c.conn.load(); err != nil {
-		return "", "", err
-	}
-	id = c.conn.setting(c.conn.clientID, "STS_CLIENT_ID")
-	if id == "" || none {
-		return "", "", nil
-	}
-	secret, err = c.conn.secret(c.conn.clientSecretFile, "STS_CLIENT_SECRET")
-	if err == nil && secret == "" {
-		var cert string
-		if cert, _, err = c.conn.certificateFiles(); err == nil && cert == "" {
-			err = usage("no secret for client %s; use STS_CLIENT_SECRET or --client-secret-file, or --tls-cert and --tls-key", oneLine(id))
-		}
-	}
-	return id, secret, err
 }
 
 // completeExchange reads the tokens of an exchange and names their types.

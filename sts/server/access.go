@@ -71,6 +71,7 @@ var accessTo = map[string]access{
 	stsv1.AdminService_ListRevocations_FullMethodName: {who: readers},
 
 	stsv1.AdminService_ListIssuerStatus_FullMethodName: {who: readers},
+	stsv1.AdminService_ListAuditChains_FullMethodName:  {who: readers},
 
 	stsv1.AdminService_ListRegisteredClients_FullMethodName:  {who: readers},
 	stsv1.AdminService_DeleteRegisteredClient_FullMethodName: {who: writers},

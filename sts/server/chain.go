@@ -28,6 +28,9 @@ type chain struct {
 	clients *ClientCertificates // of the gRPC listener; may be nil
 	admin   *admins
 	gates   gates
+
+	overloaded *refusal // of requests that the gates do not let in
+	pressure   pressure
 }
 
 // Names of the headers that tell a caller how to find its request in the log
@@ -110,9 +113,9 @@ func (c *chain) guarded(ctx context.Context, k *call, next func(context.Context)
 			err = fmt.Errorf("panic: %s", what)
 		}
 	}()
-	leave, bad := c.gates.enter(accessTo[k.method].share)
-	if bad != nil {
-		return bad
+	leave, ok := c.gates.enter(accessTo[k.method].share)
+	if !ok {
+		return c.overloaded
 	}
 	defer leave()
 	if err := c.authorize(ctx, k); err != nil {
@@ -160,16 +163,22 @@ func (c *chain) observe(ctx context.Context, k *call, r *refusal, begin time.Tim
 	if r != nil {
 		code = string(r.sts.Code)
 		switch {
+		case r.sts.Limit != "":
+			level = slog.LevelDebug
+			c.tellPressure(ctx, r.sts.Limit, time.Now())
 		case r.sts.Code == sts.ServerError:
 			level = slog.LevelError
 		case r.sts.Code == sts.Unavailable && r.grpc != codes.Canceled:
 			level = slog.LevelWarn
 		}
 	}
+	if k.unrecorded != nil {
+		level = max(level, slog.LevelWarn)
+	}
 	if !c.log.Enabled(ctx, level) {
 		return
 	}
-	attrs := make([]slog.Attr, 0, 8)
+	attrs := make([]slog.Attr, 0, 9)
 	attrs = append(attrs,
 		slog.String("method", methodLabel(k.method)),
 		slog.String("request_id", k.requestID),
@@ -184,7 +193,10 @@ func (c *chain) observe(ctx context.Context, k *call, r *refusal, begin time.Tim
 	}
 	// What a caller did wrong is in the audit record. What we could not do is
 	// for whoever reads this log.
-	if level >= slog.LevelWarn && r.sts.Err != nil {
+	if k.unrecorded != nil {
+		attrs = append(attrs, slog.String("not_in_audit_log", k.unrecorded.Error()))
+	}
+	if level >= slog.LevelWarn && r != nil && r.sts.Err != nil {
 		attrs = append(attrs, slog.String("cause", r.sts.Err.Error()))
 	}
 	c.log.LogAttrs(ctx, level, "request", attrs...)

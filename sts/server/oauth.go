@@ -21,13 +21,17 @@ import (
 // calls that. A form that it cannot read is called as well, so that the refusal
 // is recorded.
 type tokenEndpoint struct {
-	conn grpc.ClientConnInterface
+	conn  grpc.ClientConnInterface
+	chain *chain
 }
 
 func (t *tokenEndpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	ctx := r.Context()
 	k, _ := callOf(ctx)
 	k.face = overForm
+	if t.chain.turnAway(w, r, stsv1.TokenService_IssueToken_FullMethodName) { // as if; the grant is not known yet
+		return
+	}
 	f, bad := readForm(w, r)
 	if bad == nil {
 		bad = f.check()
@@ -192,8 +196,8 @@ type errorReply struct {
 // writeError answers with an error.
 func writeError(w http.ResponseWriter, r *refusal, details []json.RawMessage) {
 	h := w.Header()
-	if c := r.challenge(); c != "" {
-		h.Set("WWW-Authenticate", c)
+	for _, c := range r.challenges() {
+		h.Add("WWW-Authenticate", c)
 	}
 	if s := r.retryAfter(); s > 0 {
 		h.Set("Retry-After", strconv.Itoa(s))
@@ -201,22 +205,24 @@ func writeError(w http.ResponseWriter, r *refusal, details []json.RawMessage) {
 	writeJSON(w, r.httpStatus(), errorReply{Error: r.sts.Code, Description: r.description(), Details: details})
 }
 
-// challenge is the value of WWW-Authenticate for a refusal, empty if it has none
-// [RFC 6750 §3, RFC 9449 §7.1].
-func (r *refusal) challenge() string {
+// challenges are the values of WWW-Authenticate for a refusal, none if it has none
+// [RFC 6750 §3, RFC 9449 §7.1]. An access token may come by either scheme, so both
+// are offered.
+func (r *refusal) challenges() []string {
+	algs := `algs="` + strings.Join(sts.ProofAlgorithms, " ") + `"`
 	switch {
 	case r.sts.Code == sts.InvalidClient:
-		return `Basic realm="sts"`
+		return []string{`Basic realm="sts"`}
 	case r.sts.Code == sts.Unauthenticated && r.sts.Err == nil:
-		return `Bearer realm="sts"` // no token: no error is said [RFC 6750 §3.1]
+		return []string{`Bearer realm="sts"`, "DPoP " + algs} // no token: no error is said [RFC 6750 §3.1]
 	case r.sts.Code == sts.Unauthenticated:
-		return `Bearer realm="sts", error="invalid_token"`
+		return []string{`Bearer realm="sts", error="invalid_token"`, `DPoP error="invalid_token", ` + algs}
 	case r.sts.Code == sts.InsufficientScope:
-		return `Bearer realm="sts", error="insufficient_scope", scope="` + r.sts.Scope + `"`
+		return []string{`Bearer realm="sts", error="insufficient_scope", scope="` + r.sts.Scope + `"`}
 	case r.http == http.StatusUnauthorized:
-		return `DPoP error="` + string(r.sts.Code) + `", algs="` + strings.Join(sts.ProofAlgorithms, " ") + `"`
+		return []string{`DPoP error="` + string(r.sts.Code) + `", ` + algs}
 	}
-	return ""
+	return nil
 }
 
 // writeJSON answers with what nobody may cache [RFC 6749 §5.1].

@@ -12,7 +12,7 @@ const exchange = 'urn:ietf:params:oauth:grant-type:token-exchange'
 const claims = (token) => JSON.parse(Buffer.from(token.split('.')[1], 'base64url'))
 const ath = (token) => createHash('sha256').update(token).digest('base64url')
 
-for (const alg of ['ES256', 'EdDSA', 'RS256']) {
+for (const alg of ['ES256', 'EdDSA', 'PS256']) {
   const keys = await client.randomDPoPKeyPair(alg === 'EdDSA' ? 'Ed25519' : alg)
   // The token that is exchanged is bound, so the proof has to name it, which the
   // library does at resource servers only.
