@@ -2205,7 +2205,7 @@ type AuditRotationConfig struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// How large a file becomes, in MiB. Default 256, at most 1048576.
 	MaxSizeMib int32 `protobuf:"varint,1,opt,name=max_size_mib,json=maxSizeMib,proto3" json:"max_size_mib,omitempty"`
-	// How old it becomes. Default 24h, at most 8784h.
+	// How old it becomes. Default 24h, at least 1m, at most 8784h.
 	MaxAge *durationpb.Duration `protobuf:"bytes,2,opt,name=max_age,json=maxAge,proto3" json:"max_age,omitempty"`
 	// How many files are kept beside the one in use; the oldest is removed. Default 0:
 	// all of them.
@@ -2271,7 +2271,8 @@ type AuditCheckpointConfig struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// After how many records. Default 1000, at most 100000.
 	Records int32 `protobuf:"varint,1,opt,name=records,proto3" json:"records,omitempty"`
-	// How long after the first record that none covers. Default 60s, at most 1h.
+	// How long after the first record that none covers. Default 60s, at
+	// least 1s, at most 1h.
 	Every *durationpb.Duration `protobuf:"bytes,2,opt,name=every,proto3" json:"every,omitempty"`
 	// Key set that signs them. Default default.
 	KeySet        string `protobuf:"bytes,3,opt,name=key_set,json=keySet,proto3" json:"key_set,omitempty"`
