@@ -125,6 +125,9 @@ type ProofTarget struct{ Method, URI string }
 type Source struct {
 	RequestID string
 	Peer      string // network address of the caller, without port
+	// Forwarded is the network address for which the caller, a trusted proxy, asks;
+	// empty: for itself.
+	Forwarded string
 }
 
 // IntrospectionRequest asks about a token [RFC 7662 §2.1].

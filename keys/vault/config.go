@@ -145,7 +145,7 @@ func (c Config) Check() []Problem {
 		k.bad("key_file", "is missing; cert_file needs its private key")
 	case c.CertFile != "":
 		if _, err := readPair(c); err != nil {
-			k.bad("cert_file", "%v", err)
+			k.bad("cert_file", "cannot be used: %v", err)
 		}
 	}
 	return k.problems

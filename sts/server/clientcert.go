@@ -21,7 +21,7 @@ import (
 type ClientCertificateFiles struct {
 	CA     string            // empty: none
 	SPIFFE map[string]string // by trust domain
-	CRL    string            // revocation lists of authorities above; empty: none
+	CRL    string            // revocation lists of authorities above, or of intermediate ones; empty: none
 }
 
 // ClientCertificates says whose certificates count on a listener.
@@ -99,7 +99,7 @@ func readAll(files ClientCertificateFiles) map[string]file {
 // authorities are those of one look at the files.
 type authorities struct {
 	pools   map[string]*x509.CertPool // by trust domain; "" for those of none
-	revoked map[string]revocations    // by the DER of the authority
+	revoked *revocations              // nil: no lists are configured
 }
 
 func readAuthorities(files ClientCertificateFiles, read map[string]file) (*authorities, error) {
