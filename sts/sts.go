@@ -314,6 +314,9 @@ type TokenReview struct {
 	APIServer string `json:"api_server"`
 	TokenFile string `json:"token_file"`
 	CAFile    string `json:"ca_file,omitempty"`
+	// CheckSignature has the signature checked here first, by the keys that the API
+	// server publishes.
+	CheckSignature bool `json:"check_signature,omitempty"`
 }
 
 // Audience is a target of tokens.

@@ -62,7 +62,8 @@ func TestForwardedAddressSlowsDown(t *testing.T) {
 	wait := func(address string) bool {
 		wrong := map[string][]string{"grant_type": {"client_credentials"}, "audience": {"api"}, "client_id": {"web"}, "client_secret": {secretOf("wrong")}}
 		header := http.Header{"X-Forwarded-For": {address}}
-		return proxy.post(t, "/oauth2/token", "application/x-www-form-urlencoded", []byte(url.Values(wrong).Encode()), header).header.Get("Retry-After") != ""
+		got := proxy.post(t, "/oauth2/token", "application/x-www-form-urlencoded", []byte(url.Values(wrong).Encode()), header)
+		return got.header.Get("Retry-After") != ""
 	}
 	slowed := false
 	for range 20 {
