@@ -33,12 +33,12 @@ run: build ## Build, then run a development server with its data in .dev
 .PHONY: test
 test: node-modules $(BIN)/vaultserver $(BIN)/etcdserver ## Run all tests: the module's with the race detector, then end to end
 	@test -n "$(RACE)" || echo 'no C compiler: the tests run without the race detector'
-	go test $(RACE) ./...
+	go test -timeout 20m $(RACE) ./...
 	@# What the race detector would distort.
 	go test -run 'TestAuthenticationTime' ./sts
 	go test -run 'TestRotationModel' ./keys
 	@# What runs the binaries cannot be cached: their sources are not the tests'.
-	cd test && go test -count=1 ./...
+	cd test && go test -timeout 30m -count=1 ./...
 
 .PHONY: node-modules
 node-modules: test/node/node_modules/.installed

@@ -16,6 +16,9 @@ type World struct {
 	Issuers    map[string]string // by name, what the iss of their tokens is
 	Clients    []string          // names that exist
 	SelfIssuer string            // issuer identifier of this service
+
+	// Before is a Set whose compiled expressions are taken over; it may be nil.
+	Before *Set
 }
 
 // Problem is one thing that is wrong with a resource.
@@ -33,6 +36,7 @@ type Set struct {
 	deny      prohibitions
 	rules     []*rule
 	reads     map[string]Reads // by the issuer of the subject token
+	programs  map[programKey]compiled
 }
 
 type audience struct {
@@ -81,6 +85,9 @@ func Compile(w World) (*Set, []Problem) {
 		issuers: w.Issuers, self: w.SelfIssuer, clients: set(w.Clients),
 		programs: map[programKey]compiled{}, reading: reading{},
 	}
+	if w.Before != nil {
+		c.before = w.Before.programs
+	}
 	for i := range w.Audiences {
 		c.audience(&w.Audiences[i])
 	}
@@ -93,7 +100,7 @@ func Compile(w World) (*Set, []Problem) {
 		names[r.Name] = true
 		c.rule(r)
 	}
-	c.set.reads = c.reading.sorted()
+	c.set.reads, c.set.programs = c.reading.sorted(), c.programs
 	c.conflicts()
 	c.set.allow = newPermissions(c.allowing)
 	c.set.deny = newProhibitions(c.denying)
@@ -121,6 +128,7 @@ type compiler struct {
 	self     string
 	clients  map[string]bool
 	programs map[programKey]compiled // one for rules that say the same
+	before   map[programKey]compiled // of the Set before
 	reading  reading
 	problems []Problem
 
@@ -220,7 +228,9 @@ func (c *compiler) program(source string, y yields) compiled {
 	key := programKey{source, y}
 	p, ok := c.programs[key]
 	if !ok {
-		p = compileExpression(source, y)
+		if p, ok = c.before[key]; !ok {
+			p = compileExpression(source, y)
+		}
 		c.programs[key] = p
 	}
 	return p

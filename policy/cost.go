@@ -35,7 +35,7 @@ func (actualCost) CallCost(function, _ string, args []ref.Val, result ref.Val) *
 		c = 1
 		if l, ok := result.(traits.Lister); ok {
 			if n, ok := l.Size().(types.Int); ok {
-				c += uint64(n) / charsPerUnit // lists are joined, not copied
+				c += uint64(n) * costOfJoined
 			}
 		} else {
 			c += weight(result, maxCost)
@@ -50,6 +50,10 @@ func (actualCost) CallCost(function, _ string, args []ref.Val, result ref.Val) *
 	}
 	return &c
 }
+
+// costOfJoined is what an element costs of two lists that are added. They are not
+// copied, but whoever reads the result goes through all that it was joined of.
+const costOfJoined = 4
 
 // charsPerUnit is how many characters are handled for a unit of cost, or an element.
 const charsPerUnit = 10

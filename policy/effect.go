@@ -86,6 +86,17 @@ func (r *rule) evaluate(ctx context.Context, q *query, p *progress) match {
 		}
 	}
 	m := r.assumed(q)
+	if r.set(ctx, q, p, &m) {
+		return match{}
+	}
+	if len(r.Allow.ScopesFromClaims) > 0 && p.test(atScopes, len(m.scopes) > 0 || r.Allow.ScopesFromRequest, func() Check { return r.explainScopes(q) }) {
+		return match{}
+	}
+	return m
+}
+
+// set evaluates what a rule sets, and tells whether to stop there.
+func (r *rule) set(ctx context.Context, q *query, p *progress, m *match) (stop bool) {
 	for _, c := range r.claims {
 		v, err := p.evaluate(ctx, c.value, q)
 		if p.test(atWhen, err == nil, func() Check {
@@ -95,29 +106,24 @@ func (r *rule) evaluate(ctx context.Context, q *query, p *progress) match {
 			}
 			return out
 		}) {
-			return match{}
+			return true
 		}
 		m.claims = append(m.claims, v)
 	}
-	if r.sub != nil {
-		v, err := p.evaluate(ctx, r.sub, q)
-		if err == nil {
-			m.sub, err = mapped(q.r, v)
-		}
-		if p.test(atWhen, err == nil, func() Check {
-			out := Check{Predicate: "allow.sub", Presented: m.sub, Expected: "a string that can be a sub"}
-			if err != nil {
-				out.Presented = err.Error()
-			}
-			return out
-		}) {
-			return match{}
-		}
+	if r.sub == nil {
+		return false
 	}
-	if len(r.Allow.ScopesFromClaims) > 0 && p.test(atScopes, len(m.scopes) > 0 || r.Allow.ScopesFromRequest, func() Check { return r.explainScopes(q) }) {
-		return match{}
+	v, err := p.evaluate(ctx, r.sub, q)
+	if err == nil {
+		m.sub, err = mapped(q.r, v)
 	}
-	return m
+	return p.test(atWhen, err == nil, func() Check {
+		out := Check{Predicate: "allow.sub", Presented: m.sub, Expected: "a string that can be a sub"}
+		if err != nil {
+			out.Presented = err.Error()
+		}
+		return out
+	})
 }
 
 // assumed is what the rule would grant if it matched, but for what expressions

@@ -21,6 +21,9 @@ type Explanation struct {
 	// those of which most holds.
 	Rules   []RuleTrial
 	Omitted int // rules for the requester beyond those
+	// Denials are the rules with Deny that the request matches, whether or not there
+	// is anything to take from it. Of those, one that contributes takes something.
+	Denials []RuleTrial
 	// Others are for another requester, and would match otherwise.
 	Others []RuleTrial
 	// Scopes that were asked for, or can be had.
@@ -36,6 +39,8 @@ type RuleTrial struct {
 	Matches     bool    // every predicate holds
 	Contributes bool    // what is granted comes from it, among others
 	Checks      []Check // in the order in which they are looked at
+	// Denies are the scopes of a rule that denies; none: the whole request.
+	Denies []string
 }
 
 // Failed returns the predicates that do not hold.
@@ -52,6 +57,7 @@ type ScopeTrial struct {
 	Within  bool     // the subject token has it, or is no token of this service
 	By      []string // rules that match and grant it
 	Could   []string // rules for the requester that would, if they matched
+	Denied  string   // a rule that denies it; empty: none does
 	Hint    string
 }
 
@@ -64,6 +70,9 @@ type Offer struct {
 	Lifetime                 time.Duration
 	Confirmation             Confirmation
 	Claims                   map[string]any
+	MayAct                   *MayAct // nil: whoever rules allow
+	Exchanges                int
+	Uses                     []Uses // which are counted when the token is made
 }
 
 // Explain decides a request as [Set.Decide] does, and says why. It looks at every
@@ -79,6 +88,7 @@ func (s *Set) Explain(ctx context.Context, r Request) Explanation {
 		return e // rules are not looked at
 	}
 	tried := s.tryAll(ctx, q)
+	e.Denials = s.denials(ctx, q, tried, d)
 	for _, t := range tried[:min(len(tried), maxExplained)] {
 		e.Rules = append(e.Rules, RuleTrial{
 			Rule: t.rule.Name, Matches: t.at == matched, Checks: t.trial.checks,
@@ -100,8 +110,8 @@ func (s *Set) tryAll(ctx context.Context, q *query) []tried {
 	var all []tried
 	s.candidates(q, func(r *rule) {
 		p := progress{at: matched}
-		r.match(ctx, q, &p)
-		all = append(all, tried{rule: r, at: p.at, held: p.held, last: p.last})
+		m := r.match(ctx, q, &p)
+		all = append(all, tried{rule: r, match: m, at: p.at, held: p.held, last: p.last})
 	})
 	slices.SortFunc(all, nearer)
 	for i := range all[:min(len(all), maxExplained)] {
@@ -168,30 +178,44 @@ func (s *Set) would(ctx context.Context, q *query, all []tried) []Offer {
 	var out []Offer
 	for _, t := range all {
 		if t.at == matched {
-			together = append(together, t.rule.assumed(q))
+			together = append(together, t.match)
 		}
 	}
-	if o := s.offer(q, together); o != nil {
+	if o := s.offer(ctx, q, together); o != nil {
 		return append(out, *o)
 	}
 	for _, t := range all[:min(len(all), maxWould)] {
-		if o := s.offer(q, []match{t.rule.assumed(q)}); o != nil {
-			out = append(out, *o)
+		if m, ok := t.rule.supposed(ctx, q); ok {
+			if o := s.offer(ctx, q, []match{m}); o != nil {
+				out = append(out, *o)
+			}
 		}
 	}
 	return out
 }
 
+// supposed is what a rule would grant if its predicates held. There is none if what
+// it sets cannot be evaluated, or no claim gives it a scope.
+func (r *rule) supposed(ctx context.Context, q *query) (match, bool) {
+	own := query{r: q.r, vars: variables{r: q.r}}
+	m := r.assumed(q)
+	if len(m.scopes) == 0 && !r.scopeless() && !r.Allow.ScopesFromRequest {
+		return m, false
+	}
+	p := progress{at: matched}
+	return m, !r.set(ctx, &own, &p, &m)
+}
+
 // offer is what rules would grant of a request if they matched: of the scopes that
-// are asked for those that they grant, for the audiences that are theirs. nil if
-// that is nothing.
-func (s *Set) offer(q *query, rules []match) *Offer {
+// are asked for those that they grant and no rule denies, for the audiences that are
+// theirs. nil if that is nothing.
+func (s *Set) offer(ctx context.Context, q *query, rules []match) *Offer {
 	if len(rules) == 0 {
 		return nil
 	}
 	r := *q.r
 	own := &query{r: &r, vars: variables{r: &r}, audiences: q.audiences, names: q.names}
-	g := &grant{tokenType: r.TokenType}
+	g := &grant{tokenType: r.TokenType, exchanges: q.exchanges}
 	if g.identify(&r) != nil {
 		return nil
 	}
@@ -204,13 +228,20 @@ func (s *Set) offer(q *query, rules []match) *Offer {
 			return nil
 		}
 	}
+	if s.prohibited(ctx, own) != nil {
+		return nil
+	}
 	r.Scopes = slices.DeleteFunc(slices.Clone(r.Scopes), func(scope string) bool {
-		return !slices.ContainsFunc(rules, func(m match) bool { return m.grants(own, scope) }) || !withinSubject(&r, scope)
+		return own.denied[scope] != "" || !slices.ContainsFunc(rules, func(m match) bool { return m.grants(own, scope) }) || !withinSubject(&r, scope)
 	})
 	if len(q.r.Scopes) > 0 && len(r.Scopes) == 0 {
 		return nil
 	}
-	own.bound = NoBinding
+	if left, d := own.bind(rules); d == nil {
+		rules = left
+	} else {
+		own.bound = NoBinding // that it must be bound is said elsewhere
+	}
 	rules, d = g.grantScopes(own, rules)
 	if d != nil || g.limit(own, rules) != nil || g.finish(own, rules, act) != nil {
 		return nil
@@ -222,6 +253,7 @@ func (g *grant) offer(r *Request) *Offer {
 	o := &Offer{
 		Rules: g.rules, Audiences: g.audiences, Scopes: g.scopes, Subject: g.subject,
 		Lifetime: g.expires.Sub(r.Now), Confirmation: g.confirmation, Claims: g.claims,
+		MayAct: g.mayAct, Exchanges: g.exchanges, Uses: g.uses,
 	}
 	for a := g.act; a != nil; a = a.Act {
 		o.Actors = append(o.Actors, a.Subject)
@@ -232,63 +264,6 @@ func (g *grant) offer(r *Request) *Offer {
 // withinSubject tells whether a scope is one that the subject token can give.
 func withinSubject(r *Request, scope string) bool {
 	return r.Subject == nil || r.Subject.Issuer != Self || slices.Contains(r.Subject.Scopes, scope)
-}
-
-// scopeTrials says of each scope that was asked for who grants it; if none was, of
-// each that can be had.
-func (s *Set) scopeTrials(q *query, granted *Offer, all []tried) []ScopeTrial {
-	if len(q.audiences) == 0 && granted != nil {
-		_ = q.target([]match{{rule: s.named(granted.Rules[0])}}) // it has one audience
-	}
-	names, asked := q.r.Scopes, true
-	if len(names) == 0 {
-		asked = false
-		for _, t := range all {
-			if t.at == matched {
-				names = append(names, t.rule.scopes(q)...)
-			}
-		}
-		names = slices.Compact(slices.Sorted(slices.Values(names)))
-	}
-	var out []ScopeTrial
-	for _, scope := range names {
-		t := ScopeTrial{Scope: scope, Asked: asked, Within: withinSubject(q.r, scope)}
-		t.Granted = granted != nil && slices.Contains(granted.Scopes, scope)
-		known := map[string]bool{}
-		for _, a := range q.audiences {
-			t.Defined = t.Defined || a.scopes[scope]
-			for name := range a.scopes {
-				known[name] = true
-			}
-		}
-		for _, n := range all {
-			switch m := n.rule.assumed(q); {
-			case !m.grants(q, scope) || len(t.By)+len(t.Could) >= maxReasons:
-			case n.at == matched:
-				t.By = append(t.By, n.rule.Name)
-			default:
-				t.Could = append(t.Could, n.rule.Name)
-			}
-		}
-		t.Hint = scopeHint(t, known)
-		out = append(out, t)
-	}
-	return out
-}
-
-func scopeHint(t ScopeTrial, known map[string]bool) string {
-	switch {
-	case t.Granted:
-		return ""
-	case !t.Defined:
-		hint := "no audience of the request defines this scope"
-		return hint + DidYouMean(t.Scope, known)
-	case !t.Within:
-		return "the subject token does not have this scope, and an exchange only narrows"
-	case len(t.By) == 0:
-		return "no rule that matches grants this scope"
-	}
-	return ""
 }
 
 // named returns the rule of a name.

@@ -25,6 +25,8 @@ func TestExplanationAgreesWithDecision(t *testing.T) {
 			e := s.Explain(context.Background(), r)
 			assertSameOutcome(t, g, err, e)
 			assertTrials(t, w, r, e)
+			assertDenials(t, w, r, e)
+			assertWould(t, s, r, e)
 			if e.Granted != nil {
 				granted++
 			}
@@ -67,16 +69,7 @@ func assertTrials(t *rapid.T, w World, r Request, e Explanation) {
 	if _, ok := naiveActors(r); len(e.Rules) == 0 || !ok { // without actors, no rule can be tried
 		return
 	}
-	var asked []string
-	for _, target := range r.Targets {
-		if name := target[len(target)-1:]; !slices.Contains(asked, name) {
-			asked = append(asked, name)
-		}
-	}
-	rules := map[string]Rule{}
-	for _, rule := range w.Rules {
-		rules[rule.Name] = rule
-	}
+	asked, rules := naiveAsked(r), rulesOf(w)
 	last := matched
 	for _, trial := range e.Rules {
 		at := stage(naiveStage(rules[trial.Rule], r, asked))
@@ -102,6 +95,83 @@ func assertTrials(t *rapid.T, w World, r Request, e Explanation) {
 			t.Fatalf("another rule that matches: %+v", other)
 		}
 	}
+}
+
+// assertDenials holds what is said of rules that deny to the naive evaluation.
+func assertDenials(t *rapid.T, w World, r Request, e Explanation) {
+	asked := naiveAsked(r)
+	if len(e.Rules) == 0 || len(asked) == 0 { // without a rule or an audience, it depends
+		return
+	}
+	said := map[string]RuleTrial{}
+	for _, d := range e.Denials {
+		said[d.Rule] = d
+		if len(d.Failed()) > 0 || !d.Matches {
+			t.Fatalf("denied by %+v", d)
+		}
+	}
+	for _, rule := range w.Rules {
+		if rule.Deny == nil {
+			continue
+		}
+		if _, shown := said[rule.Name]; shown != naiveHit(rule, r, asked) {
+			t.Fatalf("%s is shown: %v, for %+v", rule.Name, shown, r)
+		}
+	}
+	for _, scope := range e.Scopes {
+		if scope.Denied != "" && (scope.Granted || !slices.Contains(rulesOf(w)[scope.Denied].Deny.Scopes, scope.Scope)) {
+			t.Fatalf("%+v", scope)
+		}
+	}
+	if e.Denial == nil || len(e.Denial.Reasons) == 0 || !strings.HasPrefix(e.Denial.Reasons[0].Predicate, "deny") {
+		return
+	}
+	if d := said[e.Denial.Reasons[0].Rule]; !d.Contributes {
+		t.Fatalf("denied by %s, explained %+v", e.Denial.Reasons[0].Rule, e.Denials)
+	}
+}
+
+// assertWould asks for what would be granted, where all that is said of the rules is
+// that they match.
+func assertWould(t *rapid.T, s *Set, r Request, e Explanation) {
+	for _, o := range e.Would {
+		for _, scope := range o.Scopes {
+			if slices.ContainsFunc(e.Scopes, func(t ScopeTrial) bool { return t.Scope == scope && t.Denied != "" }) {
+				t.Fatalf("%s would be granted, which is denied: %+v", scope, e.Scopes)
+			}
+		}
+		if len(o.Scopes) == 0 || slices.ContainsFunc(o.Rules, func(name string) bool {
+			return !slices.ContainsFunc(e.Rules, func(t RuleTrial) bool { return t.Rule == name && t.Matches && len(t.Failed()) == 0 })
+		}) {
+			continue
+		}
+		if e.Denial.Code != InvalidScope {
+			continue // it is not for what was asked for
+		}
+		r.Scopes = o.Scopes
+		g, err := s.Decide(context.Background(), r)
+		if err != nil || !slices.Equal(g.Scopes(), o.Scopes) || g.Subject() != o.Subject {
+			t.Fatalf("would be granted %+v, is %v", o, err)
+		}
+	}
+}
+
+func rulesOf(w World) map[string]Rule {
+	out := map[string]Rule{}
+	for _, rule := range w.Rules {
+		out[rule.Name] = rule
+	}
+	return out
+}
+
+func naiveAsked(r Request) []string {
+	var asked []string
+	for _, target := range r.Targets {
+		if name := target[len(target)-1:]; !slices.Contains(asked, name) {
+			asked = append(asked, name)
+		}
+	}
+	return asked
 }
 
 // stageOf is the stage of a predicate by its name.

@@ -241,6 +241,9 @@ func TestExpressionCost(t *testing.T) {
 		{"E-02 comparing", `subject.claims.big.exists(x, [` + strings.Repeat("subject.claims.big,", 30) + `] == [x])`, 10 * time.Millisecond},
 		{"E-02 comparing lists of lists", `subject.claims.big.exists(x, [` + strings.Repeat("subject.claims.big,", 30) + `] == [` + strings.Repeat("subject.claims.big,", 29) + `x])`, 10 * time.Millisecond},
 		{"E-02 list", `subject.claims.big.map(x, subject.claims.big + subject.claims.big).map(y, y + y + y + y).size() == 0`, 10 * time.Millisecond},
+		{"E-02 lists of copies", `(` + sum("subject.claims.big", 90) + `) == (` + sum("subject.claims.big", 90) + `)`, 10 * time.Millisecond},
+		{"E-02 lists of many copies", `[subject.claims.one].map(a, ` + sum("a", 90) + `).map(b, ` + sum("b", 20) + `).all(c, c == c + [1])`, 10 * time.Millisecond},
+		{"E-02 lists of as many copies as may be", `[subject.claims.one].map(a, ` + sum("a", 50) + `).map(b, ` + sum("b", 20) + `).all(c, c == c + [1])`, 10 * time.Millisecond},
 		{"E-03", `subject.claims.text.matches("` + strings.Repeat("(a|b)*", 1600) + `c")`, 10 * time.Millisecond},
 		{"many that cost little each", "", 10 * time.Millisecond},
 		{"E-03 pattern of the caller", `subject.claims.text.matches(subject.claims.pattern)`, 10 * time.Millisecond},
@@ -259,7 +262,7 @@ func TestExpressionCost(t *testing.T) {
 					w.Rules = append(w.Rules, rule)
 				}
 			}
-			r.Subject.Claims["big"] = big
+			r.Subject.Claims["big"], r.Subject.Claims["one"] = big, big[:1]
 			r.Subject.Claims["text"] = strings.Repeat("ab", 4<<10)
 			r.Subject.Claims["pattern"] = strings.Repeat("(a*)*", 1600) + "c"
 			s, problems := Compile(w)
@@ -279,6 +282,11 @@ func TestExpressionCost(t *testing.T) {
 			}
 		})
 	}
+}
+
+// sum adds a term to itself.
+func sum(term string, n int) string {
+	return strings.TrimSuffix(strings.Repeat(term+" + ", n), " + ")
 }
 
 // TestExpressionStops covers E-07.

@@ -1,9 +1,11 @@
 package policy
 
 import (
+	"cmp"
 	"maps"
 	"math"
 	"slices"
+	"strings"
 )
 
 // A decision looks at few rules however many there are. First it takes those for
@@ -99,43 +101,62 @@ func newBucket(rules []*rule) *bucket {
 			add(a)
 		}
 	}, len(rules))
-	claims := map[string]bool{}
-	for _, r := range rules {
-		if r.Subject != nil {
-			for name := range r.Subject.Claims {
-				claims[name] = true
-			}
-		}
-	}
-	for _, name := range slices.Sorted(maps.Keys(claims)) {
-		best = b.try(name, func(r *rule, add func(any)) {
-			if r.Subject == nil {
-				return
-			}
-			eachValue(r.Subject.Claims[name], add)
-		}, best)
+	for _, name := range frequent(rules, func(r *rule) []string { return r.subject.exactNames() }) {
+		best = b.try(name, valuesOf(name), best)
 	}
 	return b
+}
+
+// maxTried bounds how many claims are tried for what tells rules apart best.
+const maxTried = 8
+
+// frequent returns the names that most of the rules have, the most frequent first.
+// Those that few have do not tell the others apart.
+func frequent(rules []*rule, names func(*rule) []string) []string {
+	count := map[string]int{}
+	for _, r := range rules {
+		for _, name := range names(r) {
+			count[name]++
+		}
+	}
+	all := slices.SortedFunc(maps.Keys(count), func(a, b string) int {
+		return cmp.Or(count[b]-count[a], strings.Compare(a, b))
+	})
+	return all[:min(len(all), maxTried)]
+}
+
+// valuesOf yields what a rule demands of a claim of the subject.
+func valuesOf(claim string) func(r *rule, add func(any)) {
+	return func(r *rule, add func(any)) {
+		if r.subject != nil {
+			eachValue(r.subject.Claims[claim], add)
+		}
+	}
+}
+
+// sortRules sorts rules by keys, of which each has none, one or more, and tells how
+// many have one key at most, with those that have none.
+func sortRules(rules []*rule, keys func(r *rule, add func(any))) (sorted map[any][]*rule, rest []*rule, most int) {
+	sorted = map[any][]*rule{}
+	for _, r := range rules {
+		keyed := false
+		keys(r, func(k any) {
+			keyed = true
+			sorted[k] = append(sorted[k], r)
+			most = max(most, len(sorted[k]))
+		})
+		if !keyed {
+			rest = append(rest, r)
+		}
+	}
+	return sorted, rest, most + len(rest)
 }
 
 // try sorts the rules of a bucket by keys, if no request then has to look at as
 // many as before, and returns how many it has to look at.
 func (b *bucket) try(claim string, keys func(r *rule, add func(any)), before int) int {
-	sorted := map[any][]*rule{}
-	var rest []*rule
-	most := 0
-	for _, r := range b.all {
-		any1 := false
-		keys(r, func(k any) {
-			any1 = true
-			sorted[k] = append(sorted[k], r)
-			most = max(most, len(sorted[k]))
-		})
-		if !any1 {
-			rest = append(rest, r)
-		}
-	}
-	if most += len(rest); most >= before {
+	sorted, rest, most := sortRules(b.all, keys)
+	if most >= before {
 		return before
 	}
 	b.claim, b.rest, b.byAudience, b.byValue = claim, rest, nil, nil

@@ -22,6 +22,14 @@ func newParty(p *Party) *party {
 	return &party{Party: p, exact: slices.Sorted(maps.Keys(p.Claims)), globs: slices.Sorted(maps.Keys(p.ClaimGlobs))}
 }
 
+// exactNames are the names of the claims that it has exact values for.
+func (p *party) exactNames() []string {
+	if p == nil {
+		return nil
+	}
+	return p.exact
+}
+
 // matches holds a token against a party, and tells whether to stop there.
 func (p *party) matches(t *Token, what string, at stage, run *progress) (stop bool) {
 	if run.test(at, t != nil, func() Check {

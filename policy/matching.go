@@ -82,6 +82,7 @@ func (s *Set) refusal(ctx context.Context, q *query, nearest []tried) *Denial {
 // tried is a rule that was tried with a request.
 type tried struct {
 	rule  *rule
+	match match // what it grants, if it matched
 	at    stage
 	held  int
 	last  evaluated

@@ -17,6 +17,12 @@ func (s *Set) RuleNames() []string {
 	return names
 }
 
+// Denies tells whether a rule is a prohibition.
+func (s *Set) Denies(rule string) bool {
+	r := s.named(rule)
+	return r != nil && r.Deny != nil
+}
+
 // Predicates returns the conditions of a rule that its author chose, as checks
 // name them: who asks, claims, patterns, expression, binding. Whose token it is,
 // and for which audience, is what the rule is about, and no condition of it.

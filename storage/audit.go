@@ -47,6 +47,12 @@ type AuditOptions struct {
 
 	Sinks []AuditSink // get a copy of each line
 
+	// Store keeps the last checkpoint too, so that a log that is not what it was is
+	// noticed when it is opened; nil: nothing does. Node says whose log it is among
+	// those of a store that several share.
+	Store *Store
+	Node  string
+
 	Log *slog.Logger     // default: nothing is logged
 	Now func() time.Time // default time.Now
 
@@ -114,6 +120,7 @@ type Audit struct {
 	head   chainHead
 	size   int64     // of file, as far as it was written by us
 	began  time.Time // the file
+	known  keptChain // what the store knew when it was opened
 	tells  bool      // there is something in the file that is not of the log itself
 	ending bool      // no more records come in
 	out    []byte
@@ -153,7 +160,7 @@ var errQueue = errors.New("more audit records are waiting for the disk than are 
 
 // newAudit goes on in a file. It has all defaults filled in.
 func newAudit(o AuditOptions, f auditFile, tail auditTail) *Audit {
-	a := &Audit{o: o, file: f, head: tail.head, size: tail.size, began: tail.began, tells: tail.head.seq > tail.first, stopAll: make(chan struct{})}
+	a := &Audit{o: o, file: f, head: tail.head, size: tail.size, began: tail.began, known: tail.known, tells: tail.head.seq > tail.first, stopAll: make(chan struct{})}
 	a.reached.Store(&tail.head)
 	a.fileFirst.Store(tail.first)
 	a.lastRecord.Store(tail.record)
@@ -169,6 +176,9 @@ func newAudit(o AuditOptions, f auditFile, tail auditTail) *Audit {
 	})
 	a.start()
 	a.loops.Go(a.syncLoop)
+	if o.MaxAge > 0 {
+		a.loops.Go(a.ageLoop)
+	}
 	for _, s := range o.Sinks {
 		q := newSinkQueue(a, s)
 		a.sinks = append(a.sinks, q)
@@ -182,7 +192,7 @@ func newAudit(o AuditOptions, f auditFile, tail auditTail) *Audit {
 }
 
 // append puts records into the chain and writes them whole, or nothing.
-func (a *Audit) append(entries []byte, count int) error {
+func (a *Audit) append(entries []byte, _ int) error {
 	if a.rotationDue() {
 		if err := a.rotate(); err != nil {
 			if a.err() != nil {
@@ -192,6 +202,9 @@ func (a *Audit) append(entries []byte, count int) error {
 			a.metrics.rotationFailures.Add(1)
 			a.o.Log.Error("the audit log cannot begin a new file; it goes on in the one before", "error", err.Error())
 		}
+	}
+	if len(entries) == 0 {
+		return nil // it was only about the rotation
 	}
 	head, buf, record := a.head, a.out[:0], int64(0)
 	for start := 0; start < len(entries); {
@@ -209,12 +222,13 @@ func (a *Audit) append(entries []byte, count int) error {
 	if err := a.writeWhole(buf); err != nil {
 		return err
 	}
+	before := a.head.seq
 	a.head = head
 	a.reached.Store(&head)
 	if record > 0 {
 		a.lastRecord.Store(record)
 	}
-	a.metrics.records.Add(int64(count))
+	a.metrics.records.Add(head.seq - before)
 	for _, s := range a.sinks {
 		s.offer(buf)
 	}
@@ -250,60 +264,4 @@ func (a *Audit) writeWhole(b []byte) error {
 		return a.fail(errors.Join(err, cut))
 	}
 	return err
-}
-
-func (a *Audit) syncLoop() {
-	t := time.NewTicker(syncEvery)
-	defer t.Stop()
-	for {
-		select {
-		case <-t.C:
-			_ = a.flush() // Err tells
-		case <-a.stopAll:
-			return
-		}
-	}
-}
-
-// Close writes what is being recorded and a last checkpoint, makes all of it
-// durable and closes the file; an error means that some of it may not be. If the
-// disk hangs, that is the error, and the file is left to the end of the process.
-func (a *Audit) Close() (err error) {
-	a.ends.Do(func() {
-		closed := make(chan error, 1)
-		go func() { closed <- a.end() }()
-		select {
-		case err = <-closed:
-		case <-time.After(diskWait):
-			err = a.hangs()
-		}
-		a.closeSinks()
-	})
-	return err
-}
-
-func (a *Audit) end() error {
-	close(a.stopAll)
-	a.loops.Wait()
-	a.close()
-	a.ending = true
-	var err error
-	if a.checkpoint != nil && a.err() == nil {
-		err = a.checkpoint.finish()
-	}
-	// In this order: what could not be signed is still made durable.
-	return errors.Join(err, a.flush(), a.file.Close())
-}
-
-// closeSinks lets the sinks have what waits, for some seconds.
-func (a *Audit) closeSinks() {
-	var closing sync.WaitGroup
-	for _, s := range a.sinks {
-		closing.Go(func() {
-			if err := s.close(); err != nil {
-				a.o.Log.Warn("closing a sink of the audit log", "error", err.Error())
-			}
-		})
-	}
-	closing.Wait()
 }

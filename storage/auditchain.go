@@ -137,8 +137,18 @@ type (
 		Event  sts.Event `json:"event"`
 		Time   time.Time `json:"time"`
 		File   string    `json:"file"` // where it is now
-		Bytes  int       `json:"bytes"`
+		Bytes  int64     `json:"bytes"`
 		SHA256 string    `json:"sha256"`
+	}
+	// beginLine says that the store did not know the chain: it is new, or was put
+	// here.
+	beginLine struct {
+		Event  sts.Event `json:"event"`
+		Time   time.Time `json:"time"`
+		Chain  string    `json:"chain"`
+		Found  int64     `json:"found"`            // the number of the last line, when it was found
+		Before string    `json:"before,omitempty"` // the chain that this node had before
+		JWS    string    `json:"jws,omitempty"`    // the last checkpoint of that one
 	}
 	// droppedLine says what a sink did not get.
 	droppedLine struct {

@@ -38,11 +38,15 @@ type checkpointer struct {
 	since     time.Time // all was covered then
 	failures  int
 	retry     time.Time
+	kept      *keeper // nil: nothing keeps checkpoints
 }
 
 func newCheckpointer(a *Audit, covered int64) *checkpointer {
 	c := &checkpointer{a: a, more: make(chan struct{}, 1), since: a.o.Now()}
 	c.covered.Store(covered)
+	if a.o.Store != nil {
+		c.kept = &keeper{a: a, opened: c.since.UTC()}
+	}
 	c.write = func(line []byte) error {
 		ctx, cancel := context.WithTimeout(context.Background(), checkpointTime)
 		defer cancel()
@@ -78,6 +82,7 @@ func (c *checkpointer) run() {
 			err = c.sign()
 		}
 		c.outcome(now, err)
+		c.kept.look(now)
 	}
 }
 
@@ -130,6 +135,7 @@ func (c *checkpointer) announce() error {
 
 // finish makes the last checkpoint, when no more records come in.
 func (c *checkpointer) finish() error {
+	defer c.kept.finish()
 	if c.a.lastRecord.Load() <= c.covered.Load() {
 		return nil
 	}
@@ -176,6 +182,7 @@ func (c *checkpointer) sign() error {
 	}
 	c.covered.Store(head.seq)
 	c.since = c.a.o.Now()
+	c.kept.offer(point, jws)
 	c.a.metrics.checkpoints.Add(1)
 	return nil
 }

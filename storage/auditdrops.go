@@ -38,6 +38,14 @@ func (d *drops) take() (dropped, bool) {
 	return n, n.count > 0
 }
 
+// since tells whether something was dropped at some time or before that was not
+// told yet.
+func (d *drops) since(at time.Time) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.now.count > 0 && !d.now.since.After(at)
+}
+
 // giveBack undoes take.
 func (d *drops) giveBack(n dropped) {
 	d.mu.Lock()

@@ -1,18 +1,12 @@
 package storage
 
 import (
-	"context"
 	"crypto/rand"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
-
-	"github.com/workload-sts/sts/sts"
 )
 
 // OpenAudit opens an audit log to go on in it. A file that is missing is made with
@@ -31,16 +25,17 @@ func OpenAudit(o AuditOptions) (a *Audit, torn string, err error) {
 	if err != nil {
 		return nil, "", fmt.Errorf("opening the audit log: %w", err)
 	}
-	tail, aside, err := continueFile(f, o)
+	tail, err := continueFile(f, o)
 	if err != nil {
 		return nil, "", errors.Join(fmt.Errorf("opening the audit log %s: %w", o.File, err), f.Close())
 	}
 	a = newAudit(o, o.wrap(f), tail)
-	if aside != nil {
-		if err := a.add(context.Background(), body(aside)); err != nil {
-			return nil, "", errors.Join(fmt.Errorf("opening the audit log %s: %w", o.File, err), a.Close())
-		}
-		torn = filepath.Join(filepath.Dir(o.File), aside.File)
+	torn, err = a.tellTorn()
+	if err == nil {
+		err = a.tellUnknown()
+	}
+	if err != nil {
+		return nil, "", errors.Join(fmt.Errorf("opening the audit log %s: %w", o.File, err), a.Close())
 	}
 	return a, torn, nil
 }
@@ -64,36 +59,51 @@ func openNamed(path string, flag int) (*os.File, error) {
 }
 
 // continueFile brings a file to where records can be appended, and says where its
-// chain is, and what was set aside.
-func continueFile(f *os.File, o AuditOptions) (tail auditTail, aside *tornLine, err error) {
+// chain is.
+func continueFile(f *os.File, o AuditOptions) (tail auditTail, err error) {
 	if err := removeUnfinished(o.File); err != nil {
-		return tail, nil, err
+		return tail, err
 	}
 	if tail, err = readTail(f); err != nil {
-		return tail, nil, err
+		return tail, err
 	}
-	if tail.rest > 0 {
-		if aside, err = setAside(f, tail, o); err != nil {
-			return tail, nil, err
+	end := tail
+	if tail.size == 0 {
+		// There is no line in it: it goes on where the one before it ends.
+		if end, err = lastFull(o.File); err != nil {
+			return tail, err
 		}
 	}
-	if tail.size > 0 {
-		return tail, aside, nil
-	}
-	// There is no line in it: it goes on where the one before it ends.
-	before, err := lastFull(o.File)
+	// Before anything is changed that somebody will want to look at.
+	known, err := o.Store.knownChain(o, end.head)
 	if err != nil {
-		return tail, nil, err
+		return tail, err
 	}
+	if tail.rest > 0 {
+		if err = setAside(f, tail, o.File); err != nil {
+			return tail, err
+		}
+	}
+	if tail.size == 0 {
+		tail, err = beginFile(f, o, end)
+	}
+	tail.known = known
+	return tail, err
+}
+
+// beginFile writes the first line of a file, which continues the chain of the one
+// before.
+func beginFile(f *os.File, o AuditOptions, before auditTail) (auditTail, error) {
 	now := o.Now().UTC()
 	line, head := before.head.link(nil, fileBody(before.head.chain, before.head.seq+1, now))
-	if _, err = f.Write(line); err == nil {
+	_, err := f.Write(line)
+	if err == nil {
 		err = f.Sync()
 	}
 	if err == nil {
 		err = syncDir(filepath.Dir(o.File))
 	}
-	return auditTail{head: head, size: int64(len(line)), first: head.seq, began: now, covered: before.covered, record: head.seq}, aside, err
+	return auditTail{head: head, size: int64(len(line)), first: head.seq, began: now, covered: before.covered, record: head.seq}, err
 }
 
 // removeUnfinished removes what was being made when a process was killed.
@@ -133,28 +143,4 @@ func lastFull(path string) (auditTail, error) {
 		return auditTail{}, fmt.Errorf("the file before it, %s: %w", name, err)
 	}
 	return tail, nil
-}
-
-// setAside moves what follows the whole lines of a file to another one.
-func setAside(f *os.File, tail auditTail, o AuditOptions) (*tornLine, error) {
-	rest := make([]byte, tail.rest)
-	if _, err := f.ReadAt(rest, tail.size); err != nil && err != io.EOF {
-		return nil, err
-	}
-	dir := filepath.Dir(o.File)
-	torn, err := os.CreateTemp(dir, filepath.Base(o.File)+".torn-*") // has mode 0600
-	if err != nil {
-		return nil, err
-	}
-	_, err = torn.Write(rest)
-	if err := errors.Join(err, torn.Sync(), torn.Close(), syncDir(dir)); err != nil {
-		return nil, err
-	}
-	if err := errors.Join(f.Truncate(tail.size), f.Sync()); err != nil {
-		return nil, err
-	}
-	sum := sha256.Sum256(rest)
-	return &tornLine{
-		Event: sts.EventTorn, Time: o.Now().UTC(), File: filepath.Base(torn.Name()), Bytes: len(rest), SHA256: hex.EncodeToString(sum[:]),
-	}, nil
 }

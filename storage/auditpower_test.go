@@ -141,8 +141,11 @@ func powerCycle(t *testing.T, path string, signer *testSigner, durable bool, cyc
 	left.Store(1 + rnd.Int64N(60))
 	var mu sync.Mutex
 	var last *powerFile
+	kv, err := OpenBolt(filepath.Join(filepath.Dir(path), "sts.db"), BoltOptions{})
+	must(t, err)
+	defer kv.Close()
 	a, aside, err := OpenAudit(AuditOptions{
-		File: path, Sync: durable, MaxSize: 20 << 10, Signer: signer, CheckpointRecords: 1 + rnd.Int64N(30),
+		Store: NewStore(kv), File: path, Sync: durable, MaxSize: 20 << 10, Signer: signer, CheckpointRecords: 1 + rnd.Int64N(30),
 		wrap: func(f auditFile) auditFile {
 			file := f.(*os.File)
 			info, err := file.Stat()

@@ -20,6 +20,7 @@ const (
 	sinkTime       = 10 * time.Second // what a sink may take for a batch
 	sinkWait       = 30 * time.Second // the longest from a failure to the next attempt
 	sinkDrain      = 2 * time.Second  // what it may take at the end
+	tellEvery      = time.Minute      // how long lines are dropped at most until a record says so
 )
 
 // AuditSink takes copies of the lines of an audit log to somewhere else.
@@ -141,6 +142,15 @@ func (q *sinkQueue) send(lines [][]byte) {
 		q.down = false
 		q.a.o.Log.Info("a sink of the audit log takes records again", "sink", q.Name)
 	}
+	q.tellDropped()
+}
+
+// tellDropped records what was dropped, when there is room for that record to come
+// here too, and every minute if there never is.
+func (q *sinkQueue) tellDropped() {
+	if len(q.lines) > sinkQueueLines/2 && !q.dropped.since(q.a.o.Now().Add(-tellEvery)) {
+		return
+	}
 	if n, ok := q.dropped.take(); ok {
 		q.tell(n)
 	}
@@ -178,12 +188,15 @@ func (q *sinkQueue) forget(lines [][]byte) {
 func (q *sinkQueue) tell(n dropped) {
 	ctx, cancel := context.WithTimeout(context.Background(), sinkTime)
 	defer cancel()
-	err := q.a.add(ctx, body(droppedLine{
-		Event: sts.EventDropped, Time: q.a.o.Now().UTC(), Sink: q.Name, Count: n.count, First: n.first, Last: n.last, Since: n.since.UTC(),
-	}))
-	if err != nil {
+	if err := q.a.add(ctx, q.droppedBody(n)); err != nil {
 		q.dropped.giveBack(n)
 	}
+}
+
+func (q *sinkQueue) droppedBody(n dropped) []byte {
+	return body(droppedLine{
+		Event: sts.EventDropped, Time: q.a.o.Now().UTC(), Sink: q.Name, Count: n.count, First: n.first, Last: n.last, Since: n.since.UTC(),
+	})
 }
 
 // drain sends what waits at the end, for as long as it may take.

@@ -109,22 +109,34 @@ func (s *syslogSink) send(ctx context.Context, lines [][]byte) error {
 			return err
 		}
 	}
+	write := s.datagrams
+	if s.stream {
+		write = s.frames
+	}
+	if err := write(lines); err != nil {
+		s.drop()
+		return err
+	}
+	return nil
+}
+
+// frames writes messages to a stream, each after its length.
+func (s *syslogSink) frames(lines [][]byte) error {
 	var buf []byte
 	for _, line := range lines {
 		message := s.message(line, time.Now())
-		if !s.stream {
-			if err := s.datagram(message); err != nil {
-				s.drop()
-				return err
-			}
-			continue
-		}
 		buf = strconv.AppendInt(buf, int64(len(message)), 10)
 		buf = append(append(buf, ' '), message...)
 	}
-	if _, err := s.conn.Write(buf); err != nil {
-		s.drop()
-		return err
+	_, err := s.conn.Write(buf)
+	return err
+}
+
+func (s *syslogSink) datagrams(lines [][]byte) error {
+	for _, line := range lines {
+		if err := s.datagram(s.message(line, time.Now())); err != nil {
+			return err
+		}
 	}
 	return nil
 }

@@ -25,6 +25,8 @@ type auditTail struct {
 	began   time.Time
 	covered int64 // what its last checkpoint covers
 	record  int64 // the last line that is not a checkpoint
+
+	known keptChain // what the store knows of the chain
 }
 
 // readTail finds out where a file ends, and holds its last part to be a chain. What

@@ -1,12 +1,12 @@
 package storage
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/workload-sts/sts/jose"
@@ -26,11 +26,14 @@ type AuditVerifier struct {
 	Keys jose.KeySet
 	// Expect are signed checkpoints that the log is known to have had.
 	Expect []string
+	// Kept are those by the name of the chain that has them: only that of the log
+	// counts.
+	Kept map[string]string
 
 	report AuditReport
 	ready  bool
-	expect []Checkpoint
-	found  map[string]bool // those of Expect that are in the log
+	expect []expectation
+	found  map[string]bool // signed checkpoints that are in the log and expected
 
 	head   chainHead
 	before []byte // the last line, and where it is
@@ -39,6 +42,12 @@ type AuditVerifier struct {
 	hashes []lineHash
 	base   int64 // number of the line whose hash is the first of hashes
 	keys   map[string]*loggedKey
+}
+
+// expectation is a checkpoint that the log must have.
+type expectation struct {
+	Checkpoint
+	jws string
 }
 
 // loggedKey is a key that the log has.
@@ -73,6 +82,7 @@ type AuditReport struct {
 	// did.
 	LongestGap int64 `json:"longest_gap"`
 	Torn       int64 `json:"torn"`    // times that something was set aside after a crash
+	Unknown    int64 `json:"unknown"` // times that the store did not know the chain: it began, or was put there
 	Dropped    int64 `json:"dropped"` // lines that a sink did not get
 }
 
@@ -109,18 +119,24 @@ func (v *AuditVerifier) start() error {
 		v.report.Pinned = true
 	}
 	for _, jws := range v.Expect {
-		c, kid, err := ParseCheckpoint(jws)
-		if err != nil {
-			return fmt.Errorf("the expected checkpoint: %w", err)
+		if err := v.expected(jws); err != nil {
+			return err
 		}
-		if k := v.keys[kid]; k != nil {
-			if err := verifyCheckpoint(jws, k.Key); err != nil {
-				return fmt.Errorf("the expected checkpoint: %w", err)
-			}
-		}
-		v.expect = append(v.expect, c)
 	}
 	v.ready = true
+	return nil
+}
+
+// expected has the log held to a checkpoint.
+func (v *AuditVerifier) expected(jws string) error {
+	c, kid, err := ParseCheckpoint(jws)
+	if k := v.keys[kid]; err == nil && k != nil {
+		err = verifyCheckpoint(jws, k.Key)
+	}
+	if err != nil {
+		return fmt.Errorf("the expected checkpoint: %w", err)
+	}
+	v.expect = append(v.expect, expectation{c, jws})
 	return nil
 }
 
@@ -189,120 +205,32 @@ func (v *AuditVerifier) line(place linePlace, line []byte, rest *lineReader) err
 				head.hash.String()+" in chain "+head.chain, c.Hash+" in chain "+c.Chain)
 		}
 	}
+	return v.tells(place, line, l)
+}
+
+// tells takes what a line says.
+func (v *AuditVerifier) tells(place linePlace, line []byte, l chainLine) error {
 	switch l.event {
-	case sts.EventToken, sts.EventChange, sts.EventRevoke, sts.EventIntrospect, sts.EventRegister, sts.EventAdmin, sts.EventFile:
 	case sts.EventKey:
 		return v.key(place, line, l)
 	case sts.EventCheckpoint:
 		return v.checkpoint(place, line, l)
 	case sts.EventTorn:
 		v.report.Torn++
+	case sts.EventBegin:
+		v.report.Unknown++
 	case sts.EventDropped:
 		var d droppedLine
 		if json.Unmarshal(line, &d) == nil {
 			v.report.Dropped += d.Count
 		}
+	case sts.EventFile: // see begins
 	default:
-		return place.fault(l.seq, "it tells of something that this program does not know", fmt.Sprintf("event %q", l.event), "one of docs/audit.md")
+		if !slices.Contains(sts.RecordEvents, l.event) {
+			return place.fault(l.seq, "it tells of something that this program does not know", fmt.Sprintf("event %q", l.event), "one of docs/audit.md")
+		}
 	}
 	return nil
-}
-
-// linked tells whether a line follows the one before it, and if not, which of the
-// two is bad.
-func (v *AuditVerifier) linked(place linePlace, line []byte, l chainLine, rest *lineReader) error {
-	if v.before == nil {
-		if zero := l.prev == (lineHash{}); zero != (l.seq == 1) {
-			return place.fault(l.seq, "its number does not fit the hash of the line before it", l.prev.String(), "zeros for the first record of a chain alone")
-		}
-		v.report.First = l.seq
-		return nil
-	}
-	if l.seq == v.head.seq+1 && l.prev == v.head.hash {
-		return nil
-	}
-	if fault := v.broken(); fault != nil {
-		return fault
-	}
-	if l.seq != v.head.seq+1 {
-		problem := "records are missing, or were put into another order"
-		if l.seq <= v.head.seq {
-			problem = "a record is there twice, or was put into another order"
-		}
-		return place.fault(v.head.seq+1, problem, fmt.Sprintf("record %d", l.seq), fmt.Sprintf("record %d", v.head.seq+1))
-	}
-	d := &doubt{
-		before: v.at.fault(v.head.seq, "it was changed", v.head.hash.String(), l.prev.String()+", as the next record has it"),
-		this:   place.fault(l.seq, "it was changed: prev is not the hash of the line before", l.prev.String(), v.head.hash.String()),
-		seq:    l.seq, hash: sha256.Sum256(line), signed: v.signedAnother(l, line),
-	}
-	next, err := rest.next()
-	if err != nil { // the next file tells, or Report
-		v.doubt = d
-		return nil
-	}
-	n, err := parseChainLine(next)
-	return d.settle(n, err == nil)
-}
-
-// doubt is about two lines of which the second does not fit to the first: one of
-// them was changed.
-type doubt struct {
-	before, this *AuditFault
-	seq          int64 // of the second line
-	hash         lineHash
-	signed       bool // the second line is a checkpoint, and says that the first was another
-}
-
-// settle blames the first line if the line after the second fits to that.
-func (d *doubt) settle(next chainLine, is bool) error {
-	if is && next.seq == d.seq+1 && next.prev == d.hash || !is && d.signed {
-		return d.before
-	}
-	return d.this
-}
-
-// signedAnother tells whether a line is a checkpoint that says that the line before
-// it was not what it is now.
-func (v *AuditVerifier) signedAnother(l chainLine, line []byte) bool {
-	var c checkpointLine
-	if l.event != sts.EventCheckpoint || json.Unmarshal(line, &c) != nil {
-		return false
-	}
-	point, kid, err := ParseCheckpoint(c.JWS)
-	k := v.keys[kid]
-	return err == nil && k != nil && verifyCheckpoint(c.JWS, k.Key) == nil && point.Seq == v.head.seq && point.Hash != v.head.hash.String()
-}
-
-// broken returns a fault if the last line is not even JSON: then it is the bad one,
-// and what follows comes of it.
-func (v *AuditVerifier) broken() error {
-	if v.before == nil || json.Valid(v.before) {
-		return nil
-	}
-	return v.at.fault(v.head.seq, "it is not one JSON object", shownLine(v.before), "a line of the log")
-}
-
-// begins holds the first line of a file to be one, and returns the chain.
-func (v *AuditVerifier) begins(place linePlace, line []byte, l chainLine) (string, error) {
-	var f fileLine
-	err := json.Unmarshal(line, &f)
-	switch {
-	case place.line != 1 || l.event != sts.EventFile:
-		return "", place.fault(l.seq, "a file begins with a record that says so, and no other record does", "event "+string(l.event), "event "+string(sts.EventFile)+" in the first line alone")
-	case err != nil || f.Format != auditFormat:
-		return "", place.fault(l.seq, "a format that is not known", fmt.Sprint(f.Format), fmt.Sprint(auditFormat))
-	case f.First != l.seq:
-		return "", place.fault(l.seq, "the number of the record is not the one that it says", fmt.Sprint(l.seq), fmt.Sprint(f.First))
-	case v.before != nil && f.Chain != v.head.chain:
-		return "", place.fault(l.seq, "another chain begins", f.Chain, v.head.chain)
-	case !bytes.Equal(l.body, fileBody(f.Chain, f.First, f.Time)[1:]):
-		return "", place.fault(l.seq, "it was changed: it is not written as such a record is", shownLine(line), string(bytes.TrimSpace(fileBody(f.Chain, f.First, f.Time))))
-	}
-	if v.before == nil {
-		v.report.Chain, v.report.Begins = f.Chain, f.Time
-	}
-	return f.Chain, nil
 }
 
 // remember keeps the hash of a line until a checkpoint covers it.
@@ -328,9 +256,9 @@ func (v *AuditVerifier) Report() (AuditReport, error) {
 	if fault := v.broken(); fault != nil {
 		return v.report, fault
 	}
-	for i, c := range v.expect {
+	for _, c := range v.expect {
 		switch {
-		case c.Seq >= v.report.First && !v.found[v.Expect[i]]:
+		case c.Seq >= v.report.First && !v.found[c.jws]:
 			return v.report, v.at.fault(v.head.seq, "the log does not have the expected checkpoint: it was truncated, or is another",
 				fmt.Sprintf("%d as the last record", v.head.seq), fmt.Sprintf("a record after %d with that checkpoint", c.Seq))
 		case c.Seq < v.report.First:

@@ -68,7 +68,7 @@ func (v *AuditVerifier) checkpoint(place linePlace, line []byte, l chainLine) er
 	if err := v.covered(place, l, point); err != nil {
 		return err
 	}
-	if slices.Contains(v.Expect, c.JWS) {
+	if slices.ContainsFunc(v.expect, func(e expectation) bool { return e.jws == c.JWS }) {
 		v.found[c.JWS] = true
 	}
 	if !key.trusted {

@@ -51,4 +51,5 @@ func TestEtcd(t *testing.T) {
 		})
 	})
 	t.Run("move", func(t *testing.T) { moveThroughEtcd(t, c) })
+	t.Run("records", func(t *testing.T) { recordsOnEtcd(t, c) })
 }

@@ -1,6 +1,8 @@
 package sts
 
 import (
+	"context"
+	"maps"
 	"slices"
 )
 
@@ -18,7 +20,22 @@ func (s *Service) Resource(ref Ref) (Resource, int64, error) {
 // empty, that come after a given one in the order of kind and name, whether
 // there are more, and the revision.
 func (s *Service) Resources(kind Kind, after Ref, limit int) (page []Resource, more bool, revision int64) {
-	st := s.state.Load()
+	return s.state.Load().page(kind, after, limit)
+}
+
+// ResourcesAt is Resources of a revision that is kept.
+func (s *Service) ResourcesAt(ctx context.Context, p Place, kind Kind, after Ref, limit int) (page []Resource, more bool, revision int64, err error) {
+	kept, err := s.Revision(ctx, p)
+	if err != nil {
+		return nil, false, 0, err
+	}
+	st := &state{revision: kept.Number, resources: byRef(kept.Resources)}
+	st.order = slices.SortedFunc(maps.Keys(st.resources), compareRefs)
+	page, more, revision = st.page(kind, after, limit)
+	return page, more, revision, nil
+}
+
+func (st *state) page(kind Kind, after Ref, limit int) (page []Resource, more bool, revision int64) {
 	start := 0
 	if after != (Ref{}) {
 		var found bool

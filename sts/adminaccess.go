@@ -65,9 +65,14 @@ func (s *Service) AuthorizeAdmin(ctx context.Context, u TokenUse) (Principal, Ac
 	t, e := s.used(ctx, d, u)
 	if e != nil {
 		e.Nonce = s.nextNonce(d)
-		return Principal{}, NoAccess, e
+		// Who used the token is not known, which token it was may be.
+		p := Principal{Peer: u.Source.Peer}
+		if r := d.rec.Subject; r != nil && !r.Unverified {
+			p.Token = r.JTI
+		}
+		return p, NoAccess, e
 	}
-	p := Principal{Name: t.Subject, Method: "token", Peer: u.Source.Peer}
+	p := Principal{Name: t.Subject, Method: "token", Token: d.rec.Subject.JTI, Peer: u.Source.Peer}
 	if t.ClientID != "" && t.ClientID != t.Subject {
 		p.Name += " by " + t.ClientID
 	}

@@ -55,11 +55,19 @@ func (s *Service) administer(ctx context.Context, by Principal, action, target s
 	if err == nil {
 		return nil
 	}
+	_ = s.recordEvent(ctx, denial(rec, err)) // what is said is why it was not done
+	return err
+}
+
+// denial is the record of what was not done after all, or may not have been.
+func denial(rec *Record, err error) *Record {
 	failed := *rec
 	failed.Time, failed.Outcome = time.Time{}, outcomeDeny
 	if e, ok := errors.AsType[*Error](err); ok {
 		failed.Error, failed.Reason = e.Code, e.Message
+		if e.Err != nil {
+			failed.Reason += ": " + e.Err.Error()
+		}
 	}
-	_ = s.recordEvent(ctx, &failed) // what is said is why it was not done
-	return err
+	return &failed
 }

@@ -150,6 +150,24 @@ func TestAssertionOnce(t *testing.T) {
 			}
 		}
 	})
+	t.Run("A-12 again, at introspection and revocation", func(t *testing.T) {
+		f := newAssertionFixture(t)
+		r := by(f.assertion(t, "signer", nil, nil))
+		token, _ := f.token(t, r)
+		_, introspect := f.service.Introspect(t.Context(), sts.IntrospectionRequest{Caller: r, Token: token.Value})
+		_, revoke := f.service.RevokeToken(t.Context(), sts.RevokeTokenRequest{Caller: r, Token: token.Value})
+		for _, err := range []error{introspect, revoke} {
+			if e, _ := errors.AsType[*sts.Error](err); e == nil || e.Code != sts.InvalidClient || !strings.Contains(e.Message, "was used before") {
+				t.Errorf("%v", err)
+			}
+		}
+		// And the other way round.
+		r = by(f.assertion(t, "signer", nil, nil))
+		if _, err := f.service.Introspect(t.Context(), sts.IntrospectionRequest{Caller: r, Token: token.Value}); err != nil {
+			t.Fatal(err)
+		}
+		f.assertRefused(t, r, sts.InvalidClient)
+	})
 	t.Run("A-15 the same jti of another client", func(t *testing.T) {
 		f := newAssertionFixture(t)
 		f.token(t, by(f.assertion(t, "signer", nil, map[string]any{"jti": "same"})))

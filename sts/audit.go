@@ -1,6 +1,9 @@
 package sts
 
-import "time"
+import (
+	"context"
+	"time"
+)
 
 // MaxRecordSize is the most bytes that a Record has as JSON, whatever is escaped
 // in it: what callers, issuers and operators chose is cut.
@@ -26,7 +29,55 @@ const (
 	EventCheckpoint Event = "checkpoint" // what is here up to some line is signed
 	EventTorn       Event = "torn"       // what a crash left was set aside
 	EventDropped    Event = "dropped"    // a sink did not get some lines
+	EventBegin      Event = "begin"      // the store did not know this chain
 )
+
+// RecordEvents are those of Records, and LogEvents those of the other lines.
+var (
+	RecordEvents = []Event{EventToken, EventChange, EventRevoke, EventIntrospect, EventRegister, EventAdmin}
+	LogEvents    = []Event{EventFile, EventKey, EventCheckpoint, EventTorn, EventDropped, EventBegin}
+)
+
+// AuditChain is what the store keeps of the audit log of a node, apart from it.
+type AuditChain struct {
+	Chain string    `json:"chain"` // the random name of the chain of records
+	Node  string    `json:"node"`  // whose log it is; empty if the store has one node
+	Begun time.Time `json:"begun"` // when the store learned of it
+
+	// The last signed checkpoint that is kept, and what it says; empty if there was
+	// none yet.
+	Checkpoint string    `json:"checkpoint,omitempty"`
+	Seq        int64     `json:"seq,omitempty"`
+	Hash       string    `json:"hash,omitempty"`
+	Time       time.Time `json:"time,omitzero"`
+}
+
+// Heard is when the store heard of the log last.
+func (c AuditChain) Heard() time.Time {
+	if c.Time.After(c.Begun) {
+		return c.Time
+	}
+	return c.Begun
+}
+
+// AuditChains is what the store keeps of audit logs, those of other nodes and of
+// before included.
+type AuditChains interface {
+	// AuditChains returns them by the names of the chains.
+	AuditChains(ctx context.Context) ([]AuditChain, error)
+}
+
+// AuditChains says what the store keeps of audit logs. An error is an *Error.
+func (s *Service) AuditChains(ctx context.Context) ([]AuditChain, error) {
+	if s.chains == nil {
+		return nil, nil
+	}
+	all, err := s.chains.AuditChains(ctx)
+	if err != nil {
+		return nil, &Error{Code: Unavailable, RetryAfter: retryLater, Err: err, Message: "the store does not answer now; try again later"}
+	}
+	return all, nil
+}
 
 // Record is one line of the audit log: something that was decided, allowed or
 // denied. It holds no token, only their ids.
@@ -64,7 +115,10 @@ type Record struct {
 	// and with those members that name what was asked for all that decided.
 	Facts *Facts `json:"facts,omitempty"`
 
-	Revocation *Revocation `json:"revocation,omitempty"` // that was made, or may have been; see Event
+	// Revocation is what is being made; if it could not be, a second record says so.
+	Revocation *Revocation `json:"revocation,omitempty"`
+	// Late says that it took effect while it could not be recorded.
+	Late bool `json:"late,omitempty"`
 
 	Issued *RecordToken `json:"issued,omitempty"` // present if and only if allowed
 
@@ -164,7 +218,7 @@ const (
 // bound cuts what is too long.
 func (c *RecordedChange) bound() {
 	c.Line, c.Why = Line(cut(string(c.Line), maxText)), cut(c.Why, maxReasonText)
-	c.By = Principal{Name: cut(c.By.Name, maxText), Method: cut(c.By.Method, maxText), Peer: cut(c.By.Peer, maxText)}
+	c.By.bound()
 	for _, refs := range []*Refs{&c.Created, &c.Updated, &c.Deleted} {
 		first := refs.First
 		refs.First = nil

@@ -1,6 +1,12 @@
 package sts
 
-import "github.com/workload-sts/sts/policy"
+import (
+	"errors"
+	"slices"
+	"strings"
+
+	"github.com/workload-sts/sts/policy"
+)
 
 // Disclosure is how much of a denial by rules its caller is told, besides the safe
 // sentence and the id of the decision.
@@ -47,37 +53,61 @@ func (d *decision) disclose(denial *policy.Denial) *Detail {
 	if !d.authenticated() || len(denial.Reasons) == 0 {
 		return nil
 	}
-	level := d.disclosure()
 	why := denial.Reasons[0]
+	return told(leastOf(d.disclosures()), why.Predicate, why.Presented, why.Expected, why.Hint)
+}
+
+// discloseToken returns what the caller may be told of what is wrong with a token
+// that it presents: it has the token, so it learns what is expected. Either its
+// client has authenticated, or the token is of its issuer; the Issuer of the token
+// must let it be told too. That a token was revoked, and by what, is nobody's
+// business but the operator's.
+func (d *decision) discloseToken(e *Error) *Detail {
+	m, ok := errors.AsType[*mismatch](e.Err)
+	if !ok || errors.Is(m, errRevoked) {
+		return nil
+	}
+	slot, _, _ := strings.Cut(m.Predicate, ".")
+	party := map[string]*RecordParty{"subject_token": d.rec.Subject, "actor_token": d.rec.Actor}[slot]
+	if party == nil || party.Unverified && d.asked.Client == nil {
+		return nil
+	}
+	all := d.disclosures()
+	if i := d.st.resources[Ref{KindIssuer, party.Issuer}].Issuer; i != nil {
+		all = append(all, i.Disclosure)
+	}
+	return told(leastOf(all), m.Predicate, m.Presented, m.Expected, m.Hint)
+}
+
+// told is as much of a reason as a disclosure lets out.
+func told(level Disclosure, predicate, presented, expected, hint string) *Detail {
 	switch level {
 	case DiscloseClaims:
-		return &Detail{Predicate: why.Predicate}
+		return &Detail{Predicate: predicate}
 	case DiscloseAll:
-		return &Detail{why.Predicate, cut(why.Presented, maxShown), cut(why.Expected, maxShown), why.Hint}
+		return &Detail{predicate, cut(presented, maxShown), cut(expected, maxShown), hint}
 	}
 	return nil
 }
 
-// disclosure is the least that the client and the Issuers of the tokens allow.
-func (d *decision) disclosure() Disclosure {
+// disclosures are what the client and the Issuers of the verified tokens allow.
+func (d *decision) disclosures() []Disclosure {
 	var all []Disclosure
 	if c := d.asked.Client; c != nil {
 		all = append(all, d.st.clients[c.ID].Disclosure)
 	}
 	for _, t := range []*policy.Token{d.asked.Subject, d.asked.Actor} {
-		if t == nil || t.Issuer == policy.Self {
-			continue
+		if t != nil && t.Issuer != policy.Self {
+			all = append(all, d.st.resources[Ref{KindIssuer, t.Issuer}].Issuer.Disclosure)
 		}
-		all = append(all, d.st.resources[Ref{KindIssuer, t.Issuer}].Issuer.Disclosure)
 	}
+	return all
+}
+
+// leastOf is the least that all allow; nothing if there is nobody.
+func leastOf(all []Disclosure) Disclosure {
 	if len(all) == 0 {
 		return DiscloseNothing
 	}
-	least := all[0]
-	for _, one := range all[1:] {
-		if one.level() < least.level() {
-			least = one
-		}
-	}
-	return least
+	return slices.MinFunc(all, func(a, b Disclosure) int { return a.level() - b.level() })
 }

@@ -54,6 +54,69 @@ func TestDisclosure(t *testing.T) {
 	}
 }
 
+// TestDisclosureOfTokens says how much the caller is told of what is wrong with a
+// token before rules are asked.
+func TestDisclosureOfTokens(t *testing.T) {
+	wrongAudience := map[string]any{"aud": "https://sts.example.com/"}
+	expired := map[string]any{"iat": int64(1000), "exp": int64(2000)}
+	for _, row := range []struct {
+		name           string
+		client, issuer sts.Disclosure
+		claims         map[string]any
+		unsigned       bool
+		predicate      string
+		full           bool
+	}{
+		{"L-01 nothing by default", "", "", wrongAudience, false, "", false},
+		{"L-01 nothing if the Issuer says nothing", "full", "", wrongAudience, false, "", false},
+		{"L-01 nothing if the client says none", "none", "full", wrongAudience, false, "", false},
+		{"the name of the claim", "claim-names", "full", wrongAudience, false, "subject_token.aud", false},
+		{"another audience", "full", "full", wrongAudience, false, "subject_token.aud", true},
+		{"expired", "full", "full", expired, false, "subject_token.exp", true},
+		{"a signature that is not the Issuer's", "full", "full", nil, true, "subject_token.signature", true},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			f := newFixture(t)
+			hash, err := sts.HashSecret(f.secrets["web"])
+			if err != nil {
+				t.Fatal(err)
+			}
+			f.apply(t, sts.Change{Put: []sts.Resource{
+				{Client: &sts.Client{Name: "web", Audiences: []string{"web"}, Secrets: []sts.ClientSecret{{Hash: hash}}, Disclosure: row.client}},
+				{Issuer: &sts.Issuer{Name: "idp", Issuer: "https://idp.example.com", Disclosure: row.issuer}},
+			}})
+			req := f.exchange(t)
+			req.Subject.Token = f.foreign(t, "idp", nil, row.claims)
+			if row.unsigned {
+				other := f.foreign(t, "idp", nil, map[string]any{"sub": "user-2"})
+				req.Subject.Token = req.Subject.Token[:strings.LastIndex(req.Subject.Token, ".")] + other[strings.LastIndex(other, "."):]
+			}
+			_, err = f.service.Token(t.Context(), req)
+			e := &sts.Error{}
+			if !errors.As(err, &e) {
+				t.Fatal(err)
+			}
+			got := sts.Detail{}
+			if e.Detail != nil {
+				got = *e.Detail
+			}
+			if got.Predicate != row.predicate || (got.Presented != "" && got.Expected != "") != row.full {
+				t.Errorf("told %+v", got)
+			}
+		})
+	}
+	t.Run("L-01 a token that was revoked", func(t *testing.T) {
+		f := newFixture(t)
+		f.apply(t, sts.Change{Put: []sts.Resource{{Issuer: &sts.Issuer{Name: "ci", Issuer: "https://ci.example.com", SelfPresented: true, Disclosure: "full"}}}})
+		f.revoke(t, sts.Revoke{Kind: sts.RevokeIssuer, Value: "ci"})
+		_, err := f.service.Token(t.Context(), f.selfPresented(t))
+		e := &sts.Error{}
+		if !errors.As(err, &e) || e.Detail != nil {
+			t.Errorf("told %+v: %v", e.Detail, err)
+		}
+	})
+}
+
 // TestNothingForStrangers: who has not authenticated is told nothing, whatever the
 // resources say, and nothing of rules for others is ever told.
 func TestNothingForStrangers(t *testing.T) {

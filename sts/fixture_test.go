@@ -333,10 +333,21 @@ type memAudit struct {
 	err     error
 	failed  error
 
+	hang bool // each record takes until its context ends
+
 	deadline time.Time // of the last record's context
 }
 
+func (a *memAudit) fail(err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.err = err
+}
+
 func (a *memAudit) Record(ctx context.Context, r *sts.Record) error {
+	if a.hang {
+		<-ctx.Done()
+	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if ctx.Err() != nil {

@@ -33,7 +33,7 @@ func (s *Service) Revision(ctx context.Context, p Place) (Contents, error) {
 
 func unreadableRevision(err error) error {
 	if errors.Is(err, ErrNoRevision) {
-		return &Error{Code: NotFound, Message: "there is no such revision, or it is not kept any more", Err: err}
+		return &Error{Code: NotFound, Message: "there is no such revision, or it is not kept any more; the history lists those that are", Err: err}
 	}
 	return &Error{Code: Unavailable, RetryAfter: retryLater, Message: "the revisions cannot be read now", Err: err}
 }
@@ -217,13 +217,16 @@ func (s *Service) Discard(ctx context.Context, c Promotion) error {
 	if err := s.recordEvent(ctx, rec); err != nil {
 		return err
 	}
-	switch err := s.store.Discard(ctx, rev.Number); {
-	case errors.Is(err, ErrConflict):
-		return &Error{Code: Conflict, Message: "another shadow revision was put in its place, or it is gone already; look again", Err: err}
-	case err != nil:
-		s.health.failed(CapabilityAdmin, s.now(), DependencyStorage, err)
-		return &Error{Code: Unavailable, RetryAfter: retryLater, Message: "the shadow revision may or may not be gone; look before you try again", Err: err}
+	err = s.store.Discard(ctx, rev.Number)
+	if err == nil {
+		s.shadow.install(nil)
+		return nil
 	}
-	s.shadow.install(nil)
-	return nil
+	e := &Error{Code: Conflict, Message: "another shadow revision was put in its place, or it is gone already; look again", Err: err}
+	if !errors.Is(err, ErrConflict) {
+		s.health.failed(CapabilityAdmin, s.now(), DependencyStorage, err)
+		e = &Error{Code: Unavailable, RetryAfter: retryLater, Message: "the shadow revision may or may not be gone; look before you try again", Err: err}
+	}
+	_ = s.recordEvent(ctx, denial(rec, e)) // what is said is why it was not done
+	return e
 }

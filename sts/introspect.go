@@ -40,7 +40,6 @@ func (s *Service) Introspect(ctx context.Context, req IntrospectionRequest) (Int
 
 // unrecorded is the answer where a record could not be written.
 func (s *Service) unrecorded(d *decision, err error) *Error {
-	s.health.failed(CapabilityIssue, s.now(), DependencyAudit, err)
 	return &Error{
 		Code: Unavailable, Decision: d.ids.decision, RetryAfter: retryLater, Nonce: s.nextNonce(d), Err: err,
 		Message: "the answer cannot be recorded now and so is not given; try again later",

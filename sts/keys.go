@@ -38,18 +38,6 @@ func (s *Service) RotateKey(ctx context.Context, by Principal, set string) (key 
 	return key, err
 }
 
-// RevokeKey makes a key count no more, from now on and for good, and lets another
-// sign at once. The error is an *Error.
-func (s *Service) RevokeKey(ctx context.Context, by Principal, kid string) (done KeyRevocation, err error) {
-	err = s.administer(ctx, by, "revoke key", kid, func() (err error) {
-		if done, err = s.keys.Revoke(ctx, kid); err != nil {
-			return keysError(err, "the key may or may not have been revoked; look before you try again")
-		}
-		return nil
-	})
-	return done, err
-}
-
 // keysError passes on what is for the caller; anything else is that it is not
 // possible now.
 func keysError(err error, message string) *Error {

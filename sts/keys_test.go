@@ -190,8 +190,8 @@ func TestRevokedKey(t *testing.T) {
 	r.Subject = sts.Presented{Token: first.Value, Type: sts.AccessToken}
 	f.token(t, r)
 	f.token(t, r)
-	done, err := f.service.RevokeKey(t.Context(), sts.Principal{}, f.keys.of("default").ID)
-	if err != nil || done.Revoked.Set != "default" {
+	done, err := f.service.Revoke(t.Context(), sts.Principal{}, sts.Revoke{Kind: sts.RevokeKey, Value: f.keys.of("default").ID, Reason: "test"})
+	if err != nil || done.Key.Revoked.Set != "default" {
 		t.Fatalf("%+v, %v", done, err)
 	}
 	e := f.assertRefused(t, r, sts.InvalidRequest)
@@ -285,7 +285,7 @@ func TestKeyAdmin(t *testing.T) {
 	}
 	both := func(set, kid string) []error {
 		_, rotate := f.service.RotateKey(t.Context(), sts.Principal{}, set)
-		_, revoke := f.service.RevokeKey(t.Context(), sts.Principal{}, kid)
+		_, revoke := f.service.Revoke(t.Context(), sts.Principal{}, sts.Revoke{Kind: sts.RevokeKey, Value: kid, Reason: "test"})
 		return []error{rotate, revoke}
 	}
 	for _, err := range both("none", "none") {

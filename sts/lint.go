@@ -28,6 +28,8 @@ const (
 	lintUnaddressed = "accepts-unaddressed"
 	lintLong        = "long-lived"
 	lintUnbound     = "unbound"
+	lintAnyScope    = "any-scope"
+	lintMapsSub     = "maps-sub"
 	LintUntested    = "untested-grant" // found by who has test cases
 )
 
@@ -41,6 +43,8 @@ var lintMeanings = map[string]string{
 	lintUnaddressed: "Tokens that are addressed to others can be exchanged.",
 	lintLong:        "Tokens of the rule live longer than an hour.",
 	LintUntested:    "No test case is granted one of the scopes by the rule.",
+	lintAnyScope:    "Every scope that the Audiences define, now or later, can be had by asking for it.",
+	lintMapsSub:     "The subject of the token is what a claim says that the Issuer does not keep unique.",
 	lintUnbound:     "The rule gives unbound a scope that another rule gives bound to a key alone.",
 }
 
@@ -66,6 +70,8 @@ func (o *Offline) Lint() []Finding {
 			l.identities(r)
 			l.grants(r)
 			l.others(r)
+		} else {
+			l.prohibitions(r)
 		}
 	}
 	return append(out, l.found...)
@@ -155,6 +161,12 @@ func (l *lint) grants(r *policy.Rule) {
 	if r.Allow.TTL > longLived {
 		l.find(r, lintLong, "allow.ttl", "let tokens live for minutes; they are easily had anew", "tokens live for %s, and cannot be taken back from those who verify them by themselves", r.Allow.TTL)
 	}
+	if r.Allow.ScopesFromRequest && (r.Subject == nil || r.Subject.Issuer != policy.Self) {
+		l.find(r, lintAnyScope, "allow.scopes_from_request", "list the scopes", "who asks gets every scope of the Audiences, those that are added later too")
+	}
+	if sub := r.Allow.Sub; sub != "" && sub != "subject.sub" {
+		l.find(r, lintMapsSub, "allow.sub", "map to a claim that nobody can choose or be given anew, such as an id", "who can choose what %s yields chooses the subject of the token", sub)
+	}
 }
 
 // others compares a rule with the others.
@@ -165,7 +177,7 @@ func (l *lint) others(r *policy.Rule) {
 		}
 		switch {
 		case other.Deny != nil:
-			if denies(other, r) {
+			if denies(other, r, "") {
 				l.find(r, lintUnreachable, "", "remove one of the two", "rule %q denies all that it grants", other.Name)
 			}
 		case implies(other, r) && (!implies(r, other) || other.Name < r.Name):
@@ -174,6 +186,15 @@ func (l *lint) others(r *policy.Rule) {
 			if scope, audience, ok := l.shared(other, r); ok {
 				l.find(r, lintUnbound, "allow.scopes", "add require.binding, or set binding in the Audience", "scope %q for audience %q is given without a key, while rule %q gives it with one alone", scope, audience, other.Name)
 			}
+		}
+	}
+}
+
+// prohibitions compares a rule that denies with the others that do.
+func (l *lint) prohibitions(r *policy.Rule) {
+	for _, other := range l.rules {
+		if other != r && other.Deny != nil && alsoDenies(other, r) && (!alsoDenies(r, other) || other.Name < r.Name) {
+			l.find(r, lintRedundant, "", "remove it", "rule %q denies all of this, and more", other.Name)
 		}
 	}
 }
@@ -189,85 +210,11 @@ func (l *lint) shared(a, b *policy.Rule) (scope, audience string, ok bool) {
 		if res := l.o.st.resources[Ref{KindAudience, audience}].Audience; res == nil || res.Binding != "" && res.Binding != policy.NoBinding || !slices.Contains(a.Allow.Audiences, audience) {
 			continue
 		}
-		for _, scope := range b.Allow.Scopes {
-			if slices.Contains(a.Allow.Scopes, scope) {
+		for _, scope := range scopesOf(b) {
+			if slices.Contains(scopesOf(a), scope) {
 				return scope, audience, true
 			}
 		}
 	}
 	return "", "", false
-}
-
-// implies tells whether a grants all that b does, to all that b does. It looks at
-// what can be told without evaluating anything; false means perhaps.
-func implies(a, b *policy.Rule) bool {
-	return conditionsImply(a, b) && (a.Require == policy.Require{} || a.Require == b.Require) && a.Limits == policy.Limits{} &&
-		contains(a.Allow.Audiences, b.Allow.Audiences) && contains(a.Allow.Scopes, b.Allow.Scopes) && (len(a.Allow.Scopes) > 0) == (len(b.Allow.Scopes) > 0) &&
-		(a.Allow.TTL == 0 || b.Allow.TTL > 0 && a.Allow.TTL >= b.Allow.TTL) && len(b.Allow.Claims) == 0 && len(a.Allow.Claims) == 0 &&
-		a.Allow.Impersonate == b.Allow.Impersonate && (a.Allow.MultipleAudiences || !b.Allow.MultipleAudiences) && contains(a.Allow.TokenTypes, b.Allow.TokenTypes) &&
-		!b.Allow.ScopesFromRequest && len(b.Allow.ScopesFromClaims) == 0 && a.Allow.Sub == b.Allow.Sub && a.Allow.MayAct == nil && b.Allow.MayAct == nil
-}
-
-// denies tells whether a denies all that b grants.
-func denies(a, b *policy.Rule) bool {
-	d := a.Deny
-	return deniedConditions(a, b) && (len(d.Audiences) == 0 || contains(d.Audiences, b.Allow.Audiences)) &&
-		(len(d.Scopes) == 0 || len(b.Allow.Scopes) > 0 && contains(d.Scopes, b.Allow.Scopes) && !b.Allow.ScopesFromRequest && len(b.Allow.ScopesFromClaims) == 0) &&
-		a.Require == policy.Require{} && a.Limits == policy.Limits{}
-}
-
-// deniedConditions is conditionsImply for a rule that denies, for which what it
-// does not say restricts nothing.
-func deniedConditions(a, b *policy.Rule) bool {
-	if workloads(a.Requester) && !a.Requester.Workload {
-		return (a.When == "" || a.When == b.When) && (a.Subject == nil || partyImplies(a.Subject, b.Subject)) && (a.Actor == nil || partyImplies(a.Actor, b.Actor))
-	}
-	return requesterImplies(a.Requester, b.Requester) && (a.When == "" || a.When == b.When) &&
-		(a.Subject == nil || partyImplies(a.Subject, b.Subject)) && (a.Actor == nil || partyImplies(a.Actor, b.Actor))
-}
-
-// conditionsImply tells whether every request that b matches is one that a does.
-func conditionsImply(a, b *policy.Rule) bool {
-	return requesterImplies(a.Requester, b.Requester) && partyImplies(a.Subject, b.Subject) && partyImplies(a.Actor, b.Actor) &&
-		(a.When == "" || a.When == b.When)
-}
-
-func requesterImplies(a, b policy.Requester) bool {
-	if workloads(a) != workloads(b) {
-		return false
-	}
-	if len(a.Clients) > 0 && (len(b.Clients) == 0 || !contains(a.Clients, b.Clients)) {
-		return false
-	}
-	for label, value := range a.Labels {
-		if got, ok := b.Labels[label]; !ok || got != value {
-			return false
-		}
-	}
-	return true
-}
-
-func partyImplies(a, b *policy.Party) bool {
-	if a == nil || b == nil {
-		return a == b
-	}
-	if a.Issuer != b.Issuer || b.AcceptUnaddressed && !a.AcceptUnaddressed {
-		return false
-	}
-	for name, v := range a.Claims {
-		w, ok := b.Claims[name]
-		if !ok || fmt.Sprintf("%#v", v) != fmt.Sprintf("%#v", w) {
-			return false
-		}
-	}
-	for name, pattern := range a.ClaimGlobs {
-		if b.ClaimGlobs[name] != pattern {
-			return false
-		}
-	}
-	return true
-}
-
-func contains(all, some []string) bool {
-	return !slices.ContainsFunc(some, func(s string) bool { return !slices.Contains(all, s) })
 }

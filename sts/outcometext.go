@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/workload-sts/sts/policy"
 )
@@ -33,6 +34,9 @@ func (o Outcome) Text() string {
 }
 
 func explanationText(b *strings.Builder, e *policy.Explanation) {
+	for _, r := range e.Denials {
+		denialText(b, r)
+	}
 	if len(e.Rules) > 0 {
 		b.WriteString("rules for this requester, the nearest first:\n")
 	} else if e.Denial != nil {
@@ -52,11 +56,11 @@ func explanationText(b *strings.Builder, e *policy.Explanation) {
 		}
 	}
 	for _, s := range e.Scopes {
-		if s.Granted || !s.Asked {
+		if s.Granted || !s.Asked && s.Denied == "" || s.Hint == "" {
 			continue
 		}
 		fmt.Fprintf(b, "scope %q is not granted: %s\n", s.Scope, s.Hint)
-		if len(s.Could) > 0 {
+		if len(s.Could) > 0 && s.Denied == "" {
 			fmt.Fprintf(b, "  it would be by rule %s, if that matched\n", strings.Join(s.Could, ", "))
 		}
 	}
@@ -89,6 +93,29 @@ func trialText(b *strings.Builder, r policy.RuleTrial) {
 	}
 }
 
+// denialText shows a rule that denies, with what the request has that it denies.
+func denialText(b *strings.Builder, r policy.RuleTrial) {
+	what := "the request"
+	if len(r.Denies) > 0 {
+		what = strings.Join(r.Denies, " ")
+	}
+	if r.Contributes {
+		fmt.Fprintf(b, "rule %s denies %s, because of\n", r.Rule, what)
+	} else {
+		fmt.Fprintf(b, "rule %s would deny %s, if it was allowed, because of\n", r.Rule, what)
+	}
+	if len(r.Checks) == 0 {
+		b.WriteString("  nothing: it is for every request\n")
+	}
+	for _, c := range r.Checks {
+		if c.Predicate == "when" {
+			fmt.Fprintf(b, "  when: %s: %s\n", c.Presented, c.Expected)
+		} else {
+			fmt.Fprintf(b, "  %s: %s\n", c.Predicate, c.Presented)
+		}
+	}
+}
+
 func checkText(indent string, c policy.Check) string {
 	s := fmt.Sprintf("%s%s\n%s  presented: %s\n%s  expected:  %s\n", indent, c.Predicate, indent, c.Presented, indent, c.Expected)
 	if c.Hint != "" {
@@ -102,15 +129,21 @@ func offerText(o policy.Offer) string {
 	if len(o.Scopes) > 0 {
 		scopes = "scopes " + strings.Join(o.Scopes, " ")
 	}
-	s := fmt.Sprintf("%s for %s, sub %s, for %s", scopes, strings.Join(o.Audiences, " "), o.Subject, o.Lifetime)
+	s := fmt.Sprintf("%s for %s, sub %s, for %s", scopes, strings.Join(o.Audiences, " "), o.Subject, o.Lifetime.Truncate(time.Second))
 	if len(o.Actors) > 0 {
 		s += ", act " + strings.Join(o.Actors, " for ")
+	}
+	if o.MayAct != nil {
+		s += ", may_act " + o.MayAct.String()
 	}
 	switch {
 	case o.Confirmation.JKT != "":
 		s += ", bound by DPoP"
 	case o.Confirmation.X5T != "":
 		s += ", bound to a certificate"
+	}
+	for _, u := range o.Uses {
+		s += fmt.Sprintf(", by rule %s at most %d times in a transaction", u.Rule, u.Most)
 	}
 	return s
 }

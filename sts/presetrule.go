@@ -159,6 +159,20 @@ func (c *ruleCheck) types(claims map[string]claimType) {
 	}
 }
 
+// mappings reports values of scopes_from_claims that a claim can never have.
+func (c *ruleCheck) mappings(claims map[string]claimType) {
+	for i, m := range c.rule.Allow.ScopesFromClaims {
+		want, known := claims[m.Claim]
+		values, isList := m.Value.([]any)
+		if !isList {
+			values = []any{m.Value}
+		}
+		if j := slices.IndexFunc(values, func(v any) bool { return !is(v, want) }); known && j >= 0 {
+			c.problem(fmt.Sprintf("allow.scopes_from_claims[%d].value", i), "%s is %s in tokens of preset %s, so it never equals %v", m.Claim, want, c.issuer.Preset, values[j])
+		}
+	}
+}
+
 // is tells whether a value of a rule can equal a claim of a type.
 func is(v any, want claimType) bool {
 	switch v.(type) {
@@ -227,6 +241,9 @@ func unsafeRule(r *policy.Rule, resources map[Ref]Resource, touched func(Ref) bo
 // examine looks for what the platform of the Issuer knows to be dangerous.
 func (c *ruleCheck) examine() {
 	c.types(c.issuer.platform().claims)
+	if c.field == "subject" {
+		c.mappings(c.issuer.platform().claims)
+	}
 	if c.rule.Deny == nil { // a prohibition that reaches too far is no danger of this kind
 		c.issuer.platform().rule(c)
 	}

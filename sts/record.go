@@ -31,6 +31,12 @@ func (s *Service) record(ctx context.Context, d *decision, e *Error) error {
 	if e != nil && !d.authenticated() && !s.strangers.admit(d.req.Source.network(), e.Code, d.now) {
 		return s.audit.Err() // as if it were written
 	}
+	s.complete(d, e)
+	return s.write(ctx, &d.rec)
+}
+
+// complete completes the audit record of a decision.
+func (s *Service) complete(d *decision, e *Error) {
 	d.rec.Outcome = outcomeAllow
 	if e != nil {
 		d.rec.Outcome, d.rec.Error, d.rec.Reason, d.rec.Issued = outcomeDeny, e.Code, e.Message, nil
@@ -43,7 +49,6 @@ func (s *Service) record(ctx context.Context, d *decision, e *Error) error {
 	d.rec.Subject = named(d.rec.Subject, d.req.Subject.Token)
 	d.rec.Actor = named(d.rec.Actor, d.req.Actor.Token)
 	d.rec.Assertion = named(d.rec.Assertion, d.req.Credential.Assertion)
-	return s.write(ctx, &d.rec)
 }
 
 // because adds what a refusal says of what was presented and expected to the
@@ -58,10 +63,21 @@ func (d *decision) because(e *Error) error {
 }
 
 // recordEvent has the record of anything but a token decision written, before it
-// takes effect or is answered. Event and Outcome must be set; Time, Decision and
-// Revision are filled in if they are not. The error is an *Error for the caller,
+// takes effect or is answered. Event and Outcome must be set; the rest see
+// eventRecord. The error is an *Error for the caller,
 // with the id of the record, and means that nothing may take effect.
 func (s *Service) recordEvent(ctx context.Context, r *Record) error {
+	if err := s.write(ctx, s.eventRecord(r)); err != nil {
+		return &Error{
+			Code: Unavailable, Decision: r.Decision, RetryAfter: retryLater, Err: err,
+			Message: "this cannot be recorded now and so does not take effect; try again later",
+		}
+	}
+	return nil
+}
+
+// eventRecord fills in what is missing, and returns r.
+func (s *Service) eventRecord(r *Record) *Record {
 	if r.Time.IsZero() {
 		r.Time = s.now().UTC()
 	}
@@ -71,13 +87,7 @@ func (s *Service) recordEvent(ctx context.Context, r *Record) error {
 	if r.Revision == 0 {
 		r.Revision = s.state.Load().revision
 	}
-	if err := s.write(ctx, r); err != nil {
-		return &Error{
-			Code: Unavailable, Decision: r.Decision, RetryAfter: retryLater, Err: err,
-			Message: "this cannot be recorded now and so does not take effect; try again later",
-		}
-	}
-	return nil
+	return r
 }
 
 // write cuts what is too long and has a record written. The caller cannot cancel
@@ -86,7 +96,11 @@ func (s *Service) write(ctx context.Context, r *Record) error {
 	r.bound()
 	ctx, cancel := withoutCaller(ctx)
 	defer cancel()
-	return s.audit.Record(ctx, r)
+	err := s.audit.Record(ctx, r)
+	if err != nil {
+		s.health.failed(CapabilityIssue, s.now(), DependencyAudit, err)
+	}
+	return err
 }
 
 // recordLeast is how long a record may take at least, also that of a request whose
@@ -264,7 +278,8 @@ func (r *Record) bound() {
 		r.Facts = &Facts{Incomplete: factsLarge}
 	}
 	if a := r.Admin; a != nil {
-		a.Action, a.Target, a.By.Name, a.By.Method, a.By.Peer = cut(a.Action, maxText), cut(a.Target, maxText), cut(a.By.Name, maxText), cut(a.By.Method, maxText), cut(a.By.Peer, maxText)
+		a.Action, a.Target = cut(a.Action, maxText), cut(a.Target, maxText)
+		a.By.bound()
 	}
 	if p := r.Proof; p != nil {
 		p.JKT, p.JTI = cut(p.JKT, maxText), cut(p.JTI, maxJTI)

@@ -385,11 +385,11 @@ func TestExplainDecision(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got.Now.Unknown != "" || got.Now.Error == nil || got.Now.Error.Code != e.Code || got.Revision != got.Record.Revision {
-		t.Fatalf("explained as %+v", got.Now)
+	if got.Then.Unknown != "" || got.Then.Error == nil || got.Then.Error.Code != e.Code || got.Now != nil || got.Then.Revision != got.Record.Revision {
+		t.Fatalf("explained as %+v", got)
 	}
-	at := slices.IndexFunc(got.Now.Explanation.Rules, func(r policy.RuleTrial) bool { return r.Rule == "web-users" })
-	failed := got.Now.Explanation.Rules[at].Failed()
+	at := slices.IndexFunc(got.Then.Explanation.Rules, func(r policy.RuleTrial) bool { return r.Rule == "web-users" })
+	failed := got.Then.Explanation.Rules[at].Failed()
 	if len(failed) != 1 || failed[0].Predicate != "subject.claims.sub" || failed[0].Hint == "" {
 		t.Errorf("failed %+v", failed)
 	}
@@ -402,8 +402,11 @@ func TestExplainDecision(t *testing.T) {
 		Requester: policy.Requester{Clients: []string{"web"}}, Subject: &policy.Party{Issuer: "idp", Claims: map[string]any{"sub": "User-1"}}, Allow: allow("api", "read"),
 	})}})
 	got, err = f.service.ExplainDecision(t.Context(), e.Decision)
-	if err != nil || got.Now.Error != nil || got.Revision == got.Record.Revision {
-		t.Errorf("after the change: %+v, %v", got.Now.Error, err)
+	if err != nil || got.Now == nil || got.Now.Error != nil || got.Now.Revision == got.Record.Revision {
+		t.Errorf("after the change: %+v, %v", got.Now, err)
+	}
+	if got.Then.Error == nil || got.Then.Error.Code != e.Code || got.Then.Revision != got.Record.Revision {
+		t.Errorf("by the revision that decided: %+v", got.Then)
 	}
 	// A claim that was not recorded cannot be told.
 	f.apply(t, sts.Change{Put: []sts.Resource{rule("web-users", policy.Rule{

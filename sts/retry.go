@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/workload-sts/sts/policy"
 )
@@ -27,10 +28,12 @@ func (s *Service) retry(ctx context.Context, st *state, r *Record) Retrial {
 		return Retrial{Unknown: "rules were not asked: " + r.Reason}
 	case r.Facts.Subject == nil && r.Grant == TokenExchange:
 		return Retrial{Unknown: r.Facts.Incomplete}
+	case !verbatim(r.AskedAudiences) || !verbatim(r.AskedScopes):
+		return Retrial{Unknown: "what was asked for was recorded by its hash, since it was not defined then, or not all of it"}
 	}
 	d := &decision{st: st, now: r.Time, rec: Record{Client: r.Client}}
 	d.asked = policy.Request{
-		Now: r.Time, SelfIssuer: s.issuer, Proven: r.Facts.Proven,
+		Now: r.Time, SelfIssuer: r.Facts.self(s.issuer), Proven: r.Facts.Proven,
 		Targets: r.AskedAudiences, Scopes: r.AskedScopes, TokenType: r.AskedType.short(),
 	}
 	out := Retrial{Outcome: Outcome{Revision: st.revision}}
@@ -43,6 +46,22 @@ func (s *Service) retry(ctx context.Context, st *state, r *Record) Retrial {
 		return Retrial{Unknown: missing}
 	}
 	return Retrial{Outcome: s.decided(ctx, d)}
+}
+
+// self is the issuer identifier of the service that the facts are of, as far as they
+// say it: files may be tried by who is called otherwise.
+func (f *Facts) self(ours string) string {
+	for _, t := range []*FactsToken{f.Subject, f.Actor} {
+		if t != nil && t.Issuer == policy.Self {
+			return t.Iss
+		}
+	}
+	return ours
+}
+
+// verbatim tells whether a record has what was asked for as it was; see askedFor.
+func verbatim(asked []string) bool {
+	return len(asked) <= maxAsked && !slices.ContainsFunc(asked, func(v string) bool { return strings.Contains(v, " ") })
 }
 
 // revive finds who asked, and their tokens.
@@ -111,10 +130,11 @@ func (st *state) missing(f *Facts) string {
 // Explained is a decision that was taken, with why.
 type Explained struct {
 	Record *Record
-	// Now is what comes of the same request by the revision in force, which is the
-	// recorded one unless the resources have changed.
-	Now      Retrial
-	Revision int64 // in force
+	// Then is what comes of the same request by the revision that decided it; if that
+	// is not kept any more, by the one in force, as its Revision says.
+	Then Retrial
+	// Now is what comes of it by the revision in force; nil if that is the same one.
+	Now *Retrial
 }
 
 // ExplainDecision explains a decision that this node took lately, by its id.
@@ -124,5 +144,17 @@ func (s *Service) ExplainDecision(ctx context.Context, id string) (Explained, er
 		return Explained{}, &Error{Code: NotFound, Message: "this node does not know the decision: it remembers its latest ones only, and those of other nodes not at all; look for it in the audit log with `stsctl explain ID --audit FILE`"}
 	}
 	st := s.state.Load()
-	return Explained{Record: r, Now: s.retry(ctx, st, r), Revision: st.revision}, nil
+	now := s.retry(ctx, st, r)
+	if st.revision == r.Revision {
+		return Explained{Record: r, Then: now}, nil
+	}
+	kept, err := s.store.Load(ctx, Place{Live, r.Revision})
+	if err != nil {
+		return Explained{Record: r, Then: now}, nil
+	}
+	old, problems := s.newState(byRef(kept.Resources), r.Revision, st)
+	if len(problems) > 0 { // a key set or a file that it needs is not there any more
+		return Explained{Record: r, Then: now}, nil
+	}
+	return Explained{Record: r, Then: s.retry(ctx, old, r), Now: &now}, nil
 }

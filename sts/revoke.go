@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/workload-sts/sts/jose"
 	"github.com/workload-sts/sts/policy"
 )
 
@@ -17,116 +16,68 @@ const (
 	maxBeforeAhead = time.Minute // how far in the future tokens may be revoked that are issued until then
 )
 
-// RevokeToken revokes one of our access tokens for whom it was issued to, and with
-// it all that were exchanged from it [RFC 7009]. A token that does not count anyway
-// is no error, and nothing happens. An error is an *Error.
-//
-// A token that was issued to a client is revoked by this client. One that was
-// issued to a workload itself is revoked by whoever presents it, as it was got by
-// presenting a token; if it is bound to a key, with proof of that.
-func (s *Service) RevokeToken(ctx context.Context, req RevokeTokenRequest) (Revoked, error) {
-	d := s.begin(EventRevoke, req.Caller)
-	d.req.Subject = Presented{req.Token, AccessToken}
-	made, e := s.revokeToken(ctx, d, req.Token)
-	done := Revoked{Decision: d.ids.decision, Nonce: s.nextNonce(d)}
-	if made == nil && e == nil {
-		return done, nil
-	}
-	// A revocation is in force, whether or not it can be recorded.
-	d.rec.Revocation = made
-	if err := s.record(ctx, d, e); err != nil {
-		return Revoked{}, s.unrecorded(d, err)
-	}
+// Revoke is what an administrator asks to revoke.
+type Revoke struct {
+	Kind   RevocationKind
+	Issuer string // of a token or a key; empty: self
+	Value  string // a jti, txn, sub of our tokens, name of a client or an Issuer, or kid; empty for all
+	Token  string // instead of the jti: the token itself, ours or that of an Issuer
+	// TokenType is what the Token is; empty: whatever its Issuer allows.
+	Before time.Time // zero: now
+	Until  time.Time // at least so long; zero: as long as what it blocks can live
+	Reason string
+}
+
+// Revoke makes tokens count no more, for an administrator. When it returns, the
+// revocation is durable, in force here, and recorded unless it says otherwise. An
+// error is an *Error; one of code Unavailable leaves it open whether it is in
+// force.
+func (s *Service) Revoke(ctx context.Context, by Principal, req Revoke) (RevokeDone, error) {
+	d := s.begin(EventRevoke, TokenRequest{Source: Source{Peer: by.Peer}})
+	d.rec.Outcome, d.rec.Admin = outcomeAllow, &RecordAdmin{Action: "revoke", By: by}
+	r, e := s.prepare(ctx, d, req)
+	d.rec.Subject = named(d.rec.Subject, req.Token)
 	if e != nil {
-		e.Decision, e.Nonce = done.Decision, done.Nonce
-		return Revoked{}, e
+		e.Decision = d.ids.decision
+		denied := denial(&d.rec, e)
+		if err := s.recordEvent(ctx, denied); err != nil {
+			return RevokeDone{}, err
+		}
+		return RevokeDone{}, e
+	}
+	r.Created, r.By, r.Reason = d.now.UTC(), by.Name, req.Reason
+	d.rec.Revocation = &r
+	done := RevokeDone{Decision: d.ids.decision}
+	done.Unrecorded, e = s.takeAway(ctx, &d.rec, func() (e *Error) {
+		done.Revocation, done.Key, e = s.carryOut(ctx, r)
+		return e
+	})
+	if e != nil {
+		e.Decision = d.ids.decision
+		return RevokeDone{}, e
 	}
 	return done, nil
 }
 
-func (s *Service) revokeToken(ctx context.Context, d *decision, token string) (*Revocation, *Error) {
-	// 1. The request itself.
-	if e := checkToken(d, token); e != nil {
-		return nil, e
-	}
-	// 2. Who asks. A workload has nothing but its token.
-	missing := s.requester(ctx, d)
-	if missing != nil && d.req.Credential != (Credential{}) {
-		return nil, missing
-	}
-	// 3. Which keys they prove to have.
-	if e := s.possession(d); e != nil {
-		return nil, e
-	}
-	// 4. The token.
-	d.ownOnly = true
-	t, e := s.present(ctx, d, "token", d.req.Subject, &d.rec.Subject)
-	switch {
-	case e != nil && missing != nil:
-		return nil, missing
-	case e != nil && e.Code != InvalidRequest:
-		return nil, e
-	case e != nil && s.otherKind(token):
-		return nil, refuse(UnsupportedTokenType, "token", "only access tokens can be revoked: nothing here asks whether a token of another type counts")
-	case e != nil: // "Invalid tokens do not cause an error response" [RFC 7009 §2.2]
-		return nil, nil
-	}
-	// 5. Was it issued to who asks?
-	if e := d.ownedBy(t, missing); e != nil {
-		return nil, e
-	}
-	if e := s.useUp(ctx, d); e != nil {
-		return nil, e
-	}
-	// 6. Revoke.
-	by := t.ClientID
-	if missing == nil {
-		by = "client " + by
-	}
-	done, e := s.add(ctx, Revocation{
-		Kind: RevokeToken, Issuer: policy.Self, Value: identity(t, token), Expires: t.Expires.Add(2 * Skew),
-		Created: d.now.UTC(), By: by, Reason: "revoked by whom it was issued to",
-	})
-	if e != nil {
-		return nil, e
-	}
-	return &done, nil
+// RevokeDone says what is in force.
+type RevokeDone struct {
+	Decision   string // id of the record
+	Revocation Revocation
+	Key        KeyRevocation // what became of the key set, of a key of ours
+	Unrecorded error         // why it is not in the audit log yet; nil: it is
 }
 
-// ownedBy refuses to let anybody revoke what was issued to somebody else. missing
-// is the refusal of who has no credential.
-func (d *decision) ownedBy(t *policy.Token, missing *Error) *Error {
-	foreign := func(message string) *Error {
-		return &Error{Code: UnauthorizedClient, Field: "token", Message: message, Err: &mismatch{RecordReason: RecordReason{
-			Predicate: "token.client_id", Presented: show(t.ClientID, true), Expected: "who asks",
-		}}}
-	}
-	if c := d.asked.Client; c != nil {
-		if c.ID != t.ClientID {
-			return foreign("the token was issued to another client, which alone may revoke it; ask an administrator")
+// carryOut makes a revocation. That of a key of ours takes it out of the published
+// set as well: whoever has it can sign at any time.
+func (s *Service) carryOut(ctx context.Context, r Revocation) (done Revocation, key KeyRevocation, e *Error) {
+	if r.Kind == RevokeKey && r.Issuer == policy.Self {
+		var err error
+		if key, err = s.keys.Revoke(ctx, r.Value); err != nil {
+			return r, key, keysError(err, "the key may or may not have been revoked; look before you try again")
 		}
-		return nil
 	}
-	if _, client := d.st.clients[t.ClientID]; client {
-		return missing
-	}
-	switch c := t.Confirmation; {
-	case c.Other, c.JKT != "" && c.JKT != d.asked.Proven.JKT:
-		return badProof("the token is bound to a key; send a DPoP proof made with it", nil)
-	case c.X5T != "" && c.X5T != d.asked.Proven.X5T:
-		return foreign("the token is bound to a certificate, which this connection does not show")
-	}
-	return nil
-}
-
-// otherKind tells whether a token is one of ours that is not an access token.
-func (s *Service) otherKind(token string) bool {
-	jws, err := jose.Parse(token)
-	if err != nil || jws.Header.Type == typAccessToken {
-		return false
-	}
-	key, ok := s.keys.KeySet().Key(jws.Header.KeyID)
-	return ok && key.Algorithm == jws.Header.Algorithm && jws.Verify(key) == nil
+	done, e = s.add(ctx, r)
+	return done, key, e
 }
 
 // add makes a revocation: when it returns without an error, it is in force.
@@ -144,52 +95,6 @@ func (s *Service) add(ctx context.Context, r Revocation) (Revocation, *Error) {
 		Code: Unavailable, RetryAfter: retryLater, Err: err,
 		Message: "the revocation could not be stored and may or may not be in force; try again",
 	}
-}
-
-// Revoke is what an administrator asks to revoke.
-type Revoke struct {
-	Kind   RevocationKind
-	Issuer string // of a token or a key; empty: self
-	Value  string // a jti, txn, sub of our tokens, name of a client or an Issuer, or kid; empty for all
-	Token  string // instead of the jti: the token itself, ours or that of an Issuer
-	// TokenType is what the Token is; empty: whatever its Issuer allows.
-	Before time.Time // zero: now
-	Until  time.Time // at least so long; zero: as long as what it blocks can live
-	Reason string
-}
-
-// Revoke makes tokens count no more, for an administrator. When it returns, the
-// revocation is durable, in force here, and recorded. An error is an *Error; one of
-// code Unavailable leaves it open whether it is in force.
-func (s *Service) Revoke(ctx context.Context, by Principal, req Revoke) (Revocation, error) {
-	d := s.begin(EventRevoke, TokenRequest{Source: Source{Peer: by.Peer}})
-	r, e := s.prepare(ctx, d, req)
-	if e == nil {
-		r.Created, r.By, r.Reason = d.now.UTC(), by.Name, req.Reason
-		r, e = s.carryOut(ctx, r)
-	}
-	if e == nil || e.Code == Unavailable {
-		d.rec.Revocation = &r
-	}
-	if err := s.record(ctx, d, e); err != nil {
-		return Revocation{}, s.unrecorded(d, err)
-	}
-	if e != nil {
-		e.Decision = d.ids.decision
-		return Revocation{}, e
-	}
-	return r, nil
-}
-
-// carryOut makes a revocation. That of a key of ours takes it out of the published
-// set as well: whoever has it can sign at any time.
-func (s *Service) carryOut(ctx context.Context, r Revocation) (Revocation, *Error) {
-	if r.Kind == RevokeKey && r.Issuer == policy.Self {
-		if _, err := s.keys.Revoke(ctx, r.Value); err != nil {
-			return r, keysError(err, "the key may or may not have been revoked; look before you try again")
-		}
-	}
-	return s.add(ctx, r)
 }
 
 // prepare turns what is asked for into a revocation, or says what is wrong with it.
@@ -359,9 +264,13 @@ func (s *Service) RevokeRestored(ctx context.Context, at time.Time) error {
 	if s.revocations.Revoked(r.Name(), at) || !s.now().Before(r.Expires) {
 		return nil
 	}
-	done, e := s.add(ctx, r)
+	rec := s.eventRecord(&Record{Event: EventRevoke, Outcome: outcomeAllow, Revocation: &r})
+	_, e := s.takeAway(ctx, rec, func() *Error {
+		_, e := s.add(ctx, r)
+		return e
+	})
 	if e != nil {
 		return e
 	}
-	return s.recordEvent(ctx, &Record{Event: EventRevoke, Outcome: "allow", Revocation: &done})
+	return nil
 }

@@ -26,6 +26,8 @@ type Config struct {
 	Transactions Transactions
 	// Snapshots copies the store. nil: it cannot be copied here.
 	Snapshots Snapshots
+	// AuditChains is what the store keeps of audit logs. nil: nothing.
+	AuditChains AuditChains
 	// Usage keeps when credentials were used. nil: that is known until the process
 	// ends.
 	Usage UsageStore
@@ -63,6 +65,7 @@ type Service struct {
 	replay      Replay
 	counts      Transactions
 	audit       Audit
+	chains      AuditChains // nil: nothing is kept
 	revocations Revocations
 	nonces      *nonces // nil: proofs need none
 	byTLS       []AuthMethod
@@ -82,6 +85,7 @@ type Service struct {
 	health  health
 
 	strangers *strangers
+	late      late
 
 	confirmed    atomic.Pointer[time.Time] // when the store said last that state is in force
 	maxStaleness time.Duration
@@ -91,7 +95,7 @@ type Service struct {
 // do not fit together are an error: a service does not start half.
 func New(ctx context.Context, c Config) (*Service, error) {
 	s := &Service{
-		issuer: c.Issuer, store: c.Store, snapshots: c.Snapshots, keys: c.Keys, issuerKeys: c.IssuerKeys, clientKeys: c.ClientKeys, audit: c.Audit, replay: c.Replay,
+		issuer: c.Issuer, store: c.Store, snapshots: c.Snapshots, keys: c.Keys, issuerKeys: c.IssuerKeys, clientKeys: c.ClientKeys, audit: c.Audit, chains: c.AuditChains, replay: c.Replay,
 		revocations: c.Revocations, counts: c.Transactions,
 		nonces: newNonces(c.NonceKey), byTLS: c.CertificateMethods, now: c.Now,
 		shadow: newShadow(), maxStaleness: c.MaxStaleness,

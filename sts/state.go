@@ -131,6 +131,9 @@ func (s *Service) newState(resources map[Ref]Resource, revision int64, before *s
 		}
 	}
 	if st.rules = diff.rules(); st.rules == nil {
+		if before != nil {
+			world.Before = before.rules
+		}
 		var problems []policy.Problem
 		st.rules, problems = policy.Compile(world)
 		for _, p := range problems {

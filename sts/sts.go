@@ -157,8 +157,9 @@ type RevokeTokenRequest struct {
 
 // Revoked is the answer to that.
 type Revoked struct {
-	Decision string
-	Nonce    string // for the next DPoP proof; empty: none is needed
+	Decision   string
+	Nonce      string // for the next DPoP proof; empty: none is needed
+	Unrecorded error  // why it is not in the audit log yet; nil: it is
 }
 
 // Token is an issued token.

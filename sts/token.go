@@ -44,7 +44,6 @@ func (s *Service) Token(ctx context.Context, req TokenRequest) (Token, error) {
 	s.shadow.offer(d)
 	// 8. Record. The caller cannot cancel this: the decision has been taken.
 	if err := s.record(ctx, d, e); err != nil {
-		s.health.failed(CapabilityIssue, s.now(), DependencyAudit, err)
 		return Token{}, &Error{
 			Code: Unavailable, Decision: d.ids.decision, RetryAfter: retryLater, Nonce: nonce, Err: err,
 			Message: "the decision cannot be recorded now and so does not take effect; try again later",
@@ -120,6 +119,7 @@ func (s *Service) walk(ctx context.Context, d *decision) (Token, *Error) {
 	}
 	// 4. On whose behalf.
 	if e := s.parties(ctx, d); e != nil {
+		e.Detail = d.discloseToken(e)
 		return Token{}, e
 	}
 	if e := d.hashed(); e != nil {

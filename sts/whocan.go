@@ -18,9 +18,11 @@ type Way struct {
 	Actor     string   `json:"actor,omitempty"`
 	When      string   `json:"when,omitempty"`
 	Binding   string   `json:"binding,omitempty"`
-	Scopes    []string `json:"scopes,omitempty"` // of those asked about
-	DeniedBy  []string `json:"denied_by,omitempty"`
-	From      []Way    `json:"from,omitempty"` // where the token of this service that it takes comes from
+	Scopes    []string `json:"scopes,omitempty"`    // of those asked about
+	Sub       string   `json:"sub,omitempty"`       // expression for the sub of the token
+	DeniedBy  []string `json:"denied_by,omitempty"` // rules that deny all of it
+	Except    []string `json:"except_by,omitempty"` // rules that deny some of it
+	From      []Way    `json:"from,omitempty"`      // where the token of this service that it takes comes from
 	Truncated bool     `json:"truncated,omitempty"`
 }
 
@@ -66,9 +68,9 @@ func (o *Offline) ways(audiences []string, holder, scope string, depth int, left
 			continue
 		}
 		*left--
-		w := Way{Rule: r.Name, Subject: partyText(r.Subject), Actor: partyText(r.Actor), When: r.When, Binding: string(r.Require.Binding)}
+		w := Way{Rule: r.Name, Subject: partyText(r.Subject), Actor: partyText(r.Actor), When: r.When, Binding: string(r.Require.Binding), Sub: r.Allow.Sub}
 		if scope == "" {
-			w.Scopes = r.Allow.Scopes
+			w.Scopes = scopesOf(r)
 		}
 		if workloads(r.Requester) {
 			w.Workload = r.Subject.Issuer
@@ -76,8 +78,12 @@ func (o *Offline) ways(audiences []string, holder, scope string, depth int, left
 			w.Clients = o.clientsOf(r.Requester)
 		}
 		for _, d := range o.st.order {
-			if deny := o.st.resources[d].Rule; d.Kind == KindRule && deny.Deny != nil && denies(deny, r) {
+			switch deny := o.st.resources[d].Rule; {
+			case d.Kind != KindRule || deny.Deny == nil:
+			case denies(deny, r, scope):
 				w.DeniedBy = append(w.DeniedBy, deny.Name)
+			case touches(deny, r, scope):
+				w.Except = append(w.Except, deny.Name)
 			}
 		}
 		if r.Subject != nil && r.Subject.Issuer == policy.Self {
@@ -132,6 +138,30 @@ func (o *Offline) leads(r *policy.Rule, audiences []string, holder string) bool 
 func grantsScope(r *policy.Rule, scope string) bool {
 	return scope == "" || slices.Contains(r.Allow.Scopes, scope) || r.Allow.ScopesFromRequest ||
 		slices.ContainsFunc(r.Allow.ScopesFromClaims, func(m policy.ScopesForValue) bool { return slices.Contains(m.Scopes, scope) })
+}
+
+// scopesOf are the scopes that a rule can grant; * stands for any that is asked for.
+func scopesOf(r *policy.Rule) []string {
+	out := slices.Clone(r.Allow.Scopes)
+	for _, m := range r.Allow.ScopesFromClaims {
+		out = append(out, m.Scopes...)
+	}
+	out = slices.Compact(slices.Sorted(slices.Values(out)))
+	if r.Allow.ScopesFromRequest {
+		out = append(out, "*")
+	}
+	return out
+}
+
+// touches tells whether a rule that denies could deny something of what another
+// grants, or of a scope of it if that is not empty. It says rather yes than no.
+func touches(a, b *policy.Rule, scope string) bool {
+	d := a.Deny
+	audiences := len(d.Audiences) == 0 || slices.ContainsFunc(b.Allow.Audiences, func(name string) bool { return slices.Contains(d.Audiences, name) })
+	scopes := len(d.Scopes) == 0 || b.Allow.ScopesFromRequest && scope == "" || slices.ContainsFunc(d.Scopes, func(s string) bool {
+		return s == scope || scope == "" && slices.Contains(scopesOf(b), s)
+	})
+	return audiences && scopes && !policy.Apart(a, b)
 }
 
 // partyText says whose tokens a party is.

@@ -26,16 +26,15 @@ func walkDelegation(t *testing.T, idp *issuer) (n *node, secrets map[string]stri
 	n = startDev(t, t.TempDir())
 	secrets = map[string]string{}
 	resources := strings.Replace(string(data), "issuer: https://idp.example.com\n", "issuer: "+idp.URL+"\nallow_networks: [127.0.0.0/8]\ninsecure_http: true\n", 1)
+	n.apply(t, resources)
 	for _, name := range []string{"gateway", "orders", "payments"} {
-		out, _, _ := n.stsctl(t, "", "secret", "new", "-o", "json")
-		var made struct{ Secret, Hash string }
+		out, _, _ := n.stsctl(t, "", "client", "rotate-secret", name, "-o", "json")
+		var made struct{ Secret string }
 		if err := json.Unmarshal([]byte(out), &made); err != nil {
 			t.Fatalf("%v: %s", err, out)
 		}
 		secrets[name] = made.Secret
-		resources = strings.Replace(resources, "hmac-sha256:"+strings.ToUpper(name), made.Hash, 1)
 	}
-	n.apply(t, resources)
 	return n, secrets
 }
 

@@ -6,7 +6,6 @@ import (
 	"compress/gzip"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"strings"
@@ -25,7 +24,7 @@ server is asked. Give rotated files oldest first, as the shell sorts them; those
 that end in .gz do as well:
 
   stsctl audit verify audit*.jsonl`,
-		newAuditVerify(c), newAuditSearch(c))
+		newAuditVerify(c), newAuditChains(c), newAuditSearch(c))
 }
 
 // auditVerify is what a log is held to.
@@ -33,6 +32,7 @@ type auditVerify struct {
 	jwks   string
 	expect []string
 	closed bool
+	server bool
 }
 
 func newAuditVerify(c *cli) *cobra.Command {
@@ -57,7 +57,8 @@ the file can change it. They can also put back an older state of the whole log.
 Keep the last checkpoint that this command prints, or those that a sink gets, on
 another machine, and give it the next time:
 
-  --expect-checkpoint JWS|@FILE`,
+  --expect-checkpoint JWS|@FILE
+  --server               the one that the server keeps in its store`,
 		Example: "  stsctl audit verify --issuer https://sts.example.com audit*.jsonl\n  stsctl audit verify --jwks jwks.json --expect-checkpoint @last.jws audit*.jsonl",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) == 0 {
@@ -70,8 +71,9 @@ another machine, and give it the next time:
 	cmd.Flags().StringVar(&o.jwks, "jwks", "", "`FILE` or URL with the JWK set of the server")
 	cmd.Flags().StringArrayVar(&o.expect, "expect-checkpoint", nil, "signed checkpoint that the log must have, `JWS` or @FILE; can be given several times")
 	cmd.Flags().BoolVar(&o.closed, "closed", false, "the log is of a server that was stopped, so it must end with a checkpoint")
+	cmd.Flags().BoolVar(&o.server, "server", false, "hold the log to the checkpoint that the server keeps, which needs a connection as an administrator")
 	out := outputFlag(cmd, "text", "json", "yaml")
-	c.conn.trust(cmd)
+	c.conn.admin(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		// Not by STS_ISSUER alone: a log can be verified where the server is not reached.
 		if err := c.conn.load(); err != nil {
@@ -95,6 +97,11 @@ func (c *cli) verifyAudit(ctx context.Context, files []string, o auditVerify, ou
 		}
 		v.Expect = append(v.Expect, strings.TrimSpace(jws))
 	}
+	if o.server {
+		if v.Kept, err = c.keptCheckpoints(ctx); err != nil {
+			return err
+		}
+	}
 	for _, name := range files {
 		err := readAuditFile(name, func(r io.Reader) error { return v.File(name, r) })
 		if err != nil {
@@ -104,6 +111,9 @@ func (c *cli) verifyAudit(ctx context.Context, files []string, o auditVerify, ou
 	report, err := v.Report()
 	if err != nil {
 		return auditFailure(err)
+	}
+	if _, known := v.Kept[report.Chain]; o.server && !known {
+		return unverified("the server does not know the chain %s: it is the log of another server, or was made by somebody else", oneLine(report.Chain))
 	}
 	if written, err := out.write(c.stdout, report); err != nil {
 		return err
@@ -178,36 +188,6 @@ func auditFailure(err error) error {
 		return unverified("%s", oneLine(fault.Error()))
 	}
 	return badInput("%s", oneLine(err.Error()))
-}
-
-func (c *cli) showAuditReport(r storage.AuditReport) {
-	fmt.Fprintf(c.stdout, "records %d to %d of chain %s are as they were written\n", r.First, r.Last, oneLine(r.Chain))
-	if r.First > 1 {
-		fmt.Fprintf(c.stdout, "the %d before them are in files that were not given\n", r.First-1)
-	}
-	switch {
-	case r.Covered == 0:
-		fmt.Fprintln(c.stdout, "no checkpoint is signed: whoever can write the file can have changed them")
-	case r.Pinned:
-		fmt.Fprintf(c.stdout, "signed up to record %d, by keys that are yours or that those vouch for (%d checkpoints)\n", r.Covered, r.Checkpoints)
-	default:
-		fmt.Fprintf(c.stdout, "signed up to record %d, by keys that the log itself has (%d checkpoints); give --jwks or --issuer to know whose they are\n", r.Covered, r.Checkpoints)
-	}
-	if n := r.Last - r.Covered; r.Covered > 0 && !r.Closed {
-		fmt.Fprintf(c.stdout, "%d after that are chained, and not signed yet\n", n)
-	}
-	if r.LongestGap > 0 {
-		fmt.Fprintf(c.stdout, "the longest stretch that one checkpoint covers is %d records\n", r.LongestGap)
-	}
-	if r.Torn > 0 {
-		fmt.Fprintf(c.stdout, "after crashes something was set aside %d times; search for the event torn\n", r.Torn)
-	}
-	if r.Dropped > 0 {
-		fmt.Fprintf(c.stdout, "sinks did not get %d records; search for the event dropped\n", r.Dropped)
-	}
-	if r.LastCheckpoint != "" {
-		fmt.Fprintf(c.stdout, "last checkpoint, to keep elsewhere:\n%s\n", r.LastCheckpoint)
-	}
 }
 
 // moment reads a time, or how long ago it was.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"context"
 	"crypto/ecdsa"
@@ -15,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	stsv1 "github.com/workload-sts/sts/gen/sts/v1"
 	"github.com/workload-sts/sts/jose"
 	"github.com/workload-sts/sts/storage"
 	"github.com/workload-sts/sts/sts"
@@ -66,11 +68,13 @@ func testLog(t *testing.T) (files []string, jwks string) {
 	}, {
 		{Decision: "d3", Outcome: "allow", Grant: sts.TokenExchange, Client: "agent", Subject: party("self", "idp:user-1", "t1", "x1", "web"), Issued: issued("t2", "agent", "db", "x1", "agent", "web"), Revision: 8},
 		{Decision: "d4", Outcome: "deny", Error: sts.InvalidTarget, Reason: "not allowed by policy", Grant: sts.TokenExchange, Client: "other", Subject: party("self", "idp:user-1", "t2", "x1", "agent", "web"), Revision: 8},
+		{Event: sts.EventRevoke, Decision: "d5", Outcome: "allow", Revision: 8, Revocation: &sts.Revocation{Kind: sts.RevokeToken, Issuer: "self", Value: "jti t1", By: "ops"}, Admin: &sts.RecordAdmin{Action: "revoke", By: sts.Principal{Name: "ops", Token: "adm-1"}}},
+		{Event: sts.EventRevoke, Decision: "d6", Outcome: "allow", Revision: 8, Revocation: &sts.Revocation{Kind: sts.RevokeClient, Value: "batch", By: "ops"}},
 	}} {
 		a, _, err := storage.OpenAudit(storage.AuditOptions{File: filepath.Join(dir, "audit.jsonl"), Signer: signer, MaxSize: 1})
 		must(err)
 		for n, r := range part {
-			r.Event, r.Time = sts.EventToken, now.Add(time.Duration(10*i+n)*time.Minute)
+			r.Event, r.Time = cmp.Or(r.Event, sts.EventToken), now.Add(time.Duration(10*i+n)*time.Minute)
 			must(a.Record(t.Context(), r))
 		}
 		must(a.Close())
@@ -191,7 +195,9 @@ func TestAuditSearchCommand(t *testing.T) {
 		return ids
 	}
 	for args, want := range map[string]string{
-		"--jti t1":                      "d1 d3",
+		"--jti t1":                      "d1 d3 d5",
+		"--jti adm-1":                   "d5",
+		"--client batch":                "d2 d6",
 		"--jti ext-1":                   "d1",
 		"--txn x1":                      "d1 d3 d4",
 		"--subject user-1":              "d1",
@@ -226,4 +232,50 @@ func TestAuditSearchCommand(t *testing.T) {
 	}
 	stsctl(t, exitUsage, "audit", "search", "--since", "yesterday", files[1])
 	stsctl(t, exitUsage, "audit", "search", "--outcome", "maybe", files[1])
+}
+
+// TestAuditKeptCommand holds a log to what the server keeps of it.
+func TestAuditKeptCommand(t *testing.T) {
+	files, jwks := testLog(t)
+	f := startFakeFor(t)
+	t.Setenv("STS_GRPC", f.addr)
+	t.Setenv("STS_ADMIN_TOKEN", fakeAdminToken)
+	verify := func(want int, files ...string) (string, string) {
+		t.Helper()
+		return stsctl(t, want, append([]string{"audit", "verify", "--server", "--jwks", jwks}, files...)...)
+	}
+	if _, errs := verify(exitUnverified, files...); !strings.Contains(errs, "the server does not know the chain") {
+		t.Errorf("%s", errs)
+	}
+	if out, _ := stsctl(t, exitOK, "audit", "chains"); out != "nothing is kept of audit logs\n" {
+		t.Errorf("%s", out)
+	}
+	var report storage.AuditReport
+	out, _ := stsctl(t, exitOK, append([]string{"audit", "verify", "-o", "json"}, files...)...)
+	if err := json.Unmarshal([]byte(out), &report); err != nil {
+		t.Fatal(err)
+	}
+	f.chains = []*stsv1.AuditChain{
+		{Chain: "0", Node: "host:/log", Begun: in(-2 * time.Hour), Seq: 1, Checkpoint: "of another chain", Time: in(-time.Hour)},
+		{Chain: report.Chain, Begun: in(-time.Hour), Seq: report.Covered, Checkpoint: report.LastCheckpoint, Time: in(-4500 * time.Millisecond)},
+		{Chain: "~", Begun: in(-3 * time.Hour)},
+	}
+	verify(exitOK, files...)
+	// Cut at a checkpoint, it is a log for whoever does not know more.
+	stsctl(t, exitOK, append([]string{"audit", "verify", "--jwks", jwks}, files[:len(files)-1]...)...)
+	if _, errs := verify(exitUnverified, files[:len(files)-1]...); !strings.Contains(errs, "truncated") {
+		t.Errorf("%s", errs)
+	}
+	out, _ = stsctl(t, exitOK, "audit", "chains")
+	lines := strings.Split(strings.TrimSpace(out), "\n")
+	if len(lines) != 4 || !strings.HasPrefix(lines[1], report.Chain) || !strings.HasSuffix(lines[1], "s ago") || !strings.HasPrefix(lines[2], "0 ") || !strings.HasPrefix(lines[3], "~ ") {
+		t.Errorf("%s", out)
+	}
+	out, _ = stsctl(t, exitOK, "audit", "chains", "-o", "json")
+	var list struct{ Chains []auditChainView }
+	if err := json.Unmarshal([]byte(out), &list); err != nil || len(list.Chains) != 3 || list.Chains[0].Checkpoint != report.LastCheckpoint || list.Chains[1].Node != "host:/log" {
+		t.Errorf("%v, %s", err, out)
+	}
+	t.Setenv("STS_ADMIN_TOKEN", "another")
+	stsctl(t, exitRefused, "audit", "chains")
 }

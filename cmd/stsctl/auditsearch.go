@@ -65,7 +65,7 @@ included.
 	var q auditQuery
 	var since, until string
 	f := cmd.Flags()
-	f.StringVar(&q.jti, "jti", "", "token that was issued or presented, by its `JTI`")
+	f.StringVar(&q.jti, "jti", "", "token that was issued, presented, revoked or used at the admin interface, by its `JTI`")
 	f.StringVar(&q.txn, "txn", "", "transaction: all tokens that come of one by exchange, by their `TXN`")
 	f.StringVar(&q.subject, "subject", "", "`SUB` of a token that was issued or presented")
 	f.StringVar(&q.client, "client", "", "`NAME` of a client that asked, or that acts in a token")
@@ -188,16 +188,24 @@ func (q *auditQuery) fits(r *auditRecord) bool {
 	any := func(want string, issued func(*sts.RecordToken) bool, presented func(*sts.RecordParty) bool) bool {
 		return want == "" || r.Issued != nil && issued(r.Issued) || slices.ContainsFunc(r.parties(), presented)
 	}
+	revoked := func(kind sts.RevocationKind, value string) bool {
+		return r.Revocation != nil && r.Revocation.Kind == kind && r.Revocation.Value == value
+	}
 	return (q.decision == "" || r.Decision == q.decision) &&
 		(q.event == "" || string(r.Event) == q.event) &&
 		(q.outcome == "" || r.Outcome == q.outcome) &&
 		(q.since.IsZero() || !r.Time.Before(q.since)) && (q.until.IsZero() || r.Time.Before(q.until)) &&
-		any(q.jti, func(t *sts.RecordToken) bool { return t.JTI == q.jti }, func(p *sts.RecordParty) bool { return p.JTI == q.jti }) &&
-		any(q.txn, func(t *sts.RecordToken) bool { return t.Txn == q.txn }, func(p *sts.RecordParty) bool { return p.Txn == q.txn }) &&
-		any(q.subject, func(t *sts.RecordToken) bool { return t.Sub == q.subject }, func(p *sts.RecordParty) bool { return p.Sub == q.subject }) &&
-		(r.Client == q.client || any(q.client,
+		(r.used(q.jti) || revoked(sts.RevokeToken, "jti "+q.jti) || any(q.jti, func(t *sts.RecordToken) bool { return t.JTI == q.jti }, func(p *sts.RecordParty) bool { return p.JTI == q.jti })) &&
+		(revoked(sts.RevokeTxn, q.txn) || any(q.txn, func(t *sts.RecordToken) bool { return t.Txn == q.txn }, func(p *sts.RecordParty) bool { return p.Txn == q.txn })) &&
+		(revoked(sts.RevokeSubject, q.subject) || any(q.subject, func(t *sts.RecordToken) bool { return t.Sub == q.subject }, func(p *sts.RecordParty) bool { return p.Sub == q.subject })) &&
+		(r.Client == q.client || revoked(sts.RevokeClient, q.client) || any(q.client,
 			func(t *sts.RecordToken) bool { return t.ClientID == q.client || slices.Contains(t.Act, q.client) },
 			func(p *sts.RecordParty) bool { return slices.Contains(p.Act, q.client) }))
+}
+
+// used tells whether the token of an administrator has a jti.
+func (r *auditRecord) used(jti string) bool {
+	return jti != "" && (r.Admin != nil && r.Admin.By.Token == jti || r.Change != nil && r.Change.By.Token == jti)
 }
 
 func (c *cli) showRecords(found []*auditRecord) error {

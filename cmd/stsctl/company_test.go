@@ -28,12 +28,16 @@ func loadCompany(t *testing.T) *offline {
 	return o
 }
 
-// TestCompany runs the cases of the example, which must show all of its rules.
-func TestCompany(t *testing.T) {
-	var stdout, stderr bytes.Buffer
-	code := run(context.Background(), []string{"policy", "test", company, "--coverage", "--min-coverage", "100"}, strings.NewReader(""), &stdout, &stderr)
-	if code != exitOK {
-		t.Errorf("exit code %d\n%s%s", code, stdout.String(), stderr.String())
+// TestExamples runs the cases of the examples, which must show all of their rules and
+// predicates, and looks for what is not meant.
+func TestExamples(t *testing.T) {
+	for _, dir := range []string{company, "../../deploy/examples/delegation"} {
+		for _, args := range [][]string{{"policy", "test", dir, "--coverage", "--min-coverage", "100"}, {"policy", "lint", dir}} {
+			var stdout, stderr bytes.Buffer
+			if code := run(context.Background(), args, strings.NewReader(""), &stdout, &stderr); code != exitOK {
+				t.Errorf("stsctl %s: exit code %d\n%s%s", strings.Join(args, " "), code, stdout.String(), stderr.String())
+			}
+		}
 	}
 }
 
@@ -115,6 +119,47 @@ func mutate(r policy.Rule) map[string]policy.Rule {
 		}
 		for name := range p.ClaimGlobs {
 			add(fmt.Sprintf("no %s.claim_globs.%s", what, name), func(m *policy.Rule) { delete(party(m).ClaimGlobs, name) })
+		}
+	}
+	if r.Require.MaxAuthAge > 0 {
+		add("no max_auth_age", func(m *policy.Rule) { m.Require.MaxAuthAge = 0 })
+		add("max_auth_age longer", func(m *policy.Rule) { m.Require.MaxAuthAge += 5 * time.Minute })
+		add("max_auth_age shorter", func(m *policy.Rule) { m.Require.MaxAuthAge -= 5 * time.Minute })
+	}
+	if r.Limits.Actors > 0 {
+		add("one more actor", func(m *policy.Rule) { m.Limits.Actors++ })
+		add("one less actor", func(m *policy.Rule) { m.Limits.Actors-- })
+	}
+	if r.Limits.Exchanges > 0 {
+		add("one more exchange", func(m *policy.Rule) { m.Limits.Exchanges++ })
+	}
+	for i, from := range r.Allow.ScopesFromClaims {
+		edited := func(v any) []policy.ScopesForValue {
+			out := slices.Clone(r.Allow.ScopesFromClaims)
+			out[i].Value = v
+			return out
+		}
+		add(fmt.Sprintf("without scopes for %v", from.Value), func(m *policy.Rule) { m.Allow.ScopesFromClaims = slices.Delete(edited(nil), i, i+1) })
+		if values, ok := from.Value.([]any); ok {
+			for j := range values {
+				add(fmt.Sprintf("without scopes for %v", values[j]), func(m *policy.Rule) { m.Allow.ScopesFromClaims = edited(slices.Delete(slices.Clone(values), j, j+1)) })
+			}
+		}
+	}
+	if d := r.Deny; d != nil {
+		add("not there", func(m *policy.Rule) { m.Deny, m.Subject, m.Actor, m.When = &policy.Deny{}, nil, nil, "false" })
+		for _, scope := range d.Scopes {
+			add("not denying "+scope, func(m *policy.Rule) {
+				m.Deny = &policy.Deny{Audiences: d.Audiences, Scopes: slices.DeleteFunc(slices.Clone(d.Scopes), func(s string) bool { return s == scope })}
+			})
+		}
+		for i := range d.Audiences {
+			add("not denying for "+d.Audiences[i], func(m *policy.Rule) {
+				m.Deny = &policy.Deny{Audiences: slices.Delete(slices.Clone(d.Audiences), i, i+1), Scopes: d.Scopes}
+			})
+		}
+		if len(d.Scopes) > 0 {
+			add("denying everything", func(m *policy.Rule) { m.Deny = &policy.Deny{Audiences: d.Audiences} })
 		}
 	}
 	for _, scope := range r.Allow.Scopes {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -26,7 +27,8 @@ func newExplain(c *cli) *cobra.Command {
 		Long: `Say why a token was granted or refused, by the id of the decision, which is in
 every refusal and in the audit log: for each rule for the requester, the nearest
 first, which predicates hold and which do not, what was presented and what is
-expected, and what would have been granted.
+expected, and what would have been granted. It is by the revision that decided;
+if another is in force now, the last line says what that makes of the request.
 
 The node that took the decision remembers it for a while. From another time or
 node, read it from its audit log with --audit, together with the resources of
@@ -97,7 +99,7 @@ func (c *cli) explainRecorded(ctx context.Context, id string, audits, dirs []str
 			return nil, err
 		}
 		if found != nil {
-			return server.ExplainedToProto(sts.Explained{Record: found, Now: o.Retry(ctx, found)}), nil
+			return server.ExplainedToProto(sts.Explained{Record: found, Then: o.Retry(ctx, found)}), nil
 		}
 	}
 	return nil, badInput("no decision %s in %s", id, count(len(audits), "audit log"))
@@ -176,11 +178,15 @@ func (c *cli) showExplained(e *stsv1.ExplainDecisionResponse, out *output) error
 	}
 	x := e.GetExplanation()
 	if r := x.GetRevision(); r != e.GetRevision() && r != 0 {
-		fmt.Fprintf(c.stdout, "the same request by revision %d, which is in force now:\n", r)
+		fmt.Fprintf(c.stdout, "revision %d is not kept any more; the same request by revision %d, which is in force:\n", e.GetRevision(), r)
 	} else if r == 0 {
 		fmt.Fprintf(c.stdout, "the same request by the resources given:\n")
 	}
-	_, err := io.WriteString(c.stdout, indented(x.GetText()))
+	if _, err := io.WriteString(c.stdout, indented(x.GetText())); err != nil || e.GetNow() == nil {
+		return err
+	}
+	first, _, _ := strings.Cut(e.GetNow().GetText(), "\n")
+	_, err := fmt.Fprintf(c.stdout, "by revision %d, which is in force now: %s\n", e.GetNow().GetRevision(), oneLine(first))
 	return err
 }
 

@@ -58,6 +58,8 @@ type fakeServer struct {
 	keys      []*stsv1.KeySetStatus
 	revoked   []*stsv1.Revocation
 	backups   int // that were asked for
+
+	chains []*stsv1.AuditChain // by name
 }
 
 // startFake serves gRPC with the options given and HTTP on loopback, until stop

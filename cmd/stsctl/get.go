@@ -114,7 +114,7 @@ func (c *cli) getList(ctx context.Context, kind, format string) error {
 	var revision int64
 	err := c.adminCall(ctx, func(ctx context.Context, admin stsv1.AdminServiceClient) (err error) {
 		for range listAttempts {
-			if list, revision, err = listAll(ctx, admin, kind); status.Code(err) != codes.Aborted {
+			if list, revision, err = listAll(ctx, admin, &stsv1.ListResourcesRequest{Kind: kind}); status.Code(err) != codes.Aborted {
 				break
 			}
 		}
@@ -146,8 +146,8 @@ func (c *cli) getList(ctx context.Context, kind, format string) error {
 const listAttempts = 5
 
 // listAll reads all pages of one revision.
-func listAll(ctx context.Context, admin stsv1.AdminServiceClient, kind string) (list []*stsv1.Resource, revision int64, err error) {
-	req := &stsv1.ListResourcesRequest{Kind: kind, PageSize: 500}
+func listAll(ctx context.Context, admin stsv1.AdminServiceClient, req *stsv1.ListResourcesRequest) (list []*stsv1.Resource, revision int64, err error) {
+	req.PageSize, req.PageToken = 500, ""
 	for {
 		page, err := admin.ListResources(ctx, req)
 		if err != nil {

@@ -111,7 +111,7 @@ revoked key, and do not know a key that was made just now; the command says how
 long that may take. A key id that begins with a dash goes after two dashes.
 
 To replace a key that nobody else has, use ` + "`stsctl keys rotate`" + `.`,
-		Example: "  stsctl keys revoke kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k --yes\n  stsctl keys revoke --yes -- -U2xKfLAkNMDk0Wq0lZEQNB0LBDZCmkeTEvwN4yYIKs",
+		Example: "  stsctl keys revoke kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k --yes --reason 'backup lost, INC-17'\n  stsctl keys revoke --yes -- -U2xKfLAkNMDk0Wq0lZEQNB0LBDZCmkeTEvwN4yYIKs",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {
 				return usage("revoke takes one key id; `stsctl keys status` shows them")
@@ -124,6 +124,8 @@ To replace a key that nobody else has, use ` + "`stsctl keys rotate`" + `.`,
 		return usage("%s; a key id that begins with a dash goes after two dashes: `stsctl keys revoke --yes -- KID`", oneLine(err.Error()))
 	})
 	var yes bool
+	var why string
+	cmd.Flags().StringVar(&why, "reason", "", "why, for whoever finds it later")
 	cmd.Flags().BoolVar(&yes, "yes", false, "do it; without, the command only says what would happen")
 	out := outputFlag(cmd, "text", "json", "yaml")
 	c.conn.admin(cmd)
@@ -136,7 +138,7 @@ To replace a key that nobody else has, use ` + "`stsctl keys rotate`" + `.`,
 		}
 		var done *stsv1.RevokeKeyResponse
 		err := c.adminCall(cmd.Context(), func(ctx context.Context, admin stsv1.AdminServiceClient) (err error) {
-			done, err = admin.RevokeKey(ctx, &stsv1.RevokeKeyRequest{Kid: args[0]})
+			done, err = admin.RevokeKey(ctx, &stsv1.RevokeKeyRequest{Kid: args[0], Reason: why})
 			return err
 		})
 		if err != nil {

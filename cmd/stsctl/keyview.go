@@ -195,7 +195,8 @@ func (c *cli) showRevoked(m *stsv1.RevokeKeyResponse, out *output) error {
 		Revoked       keyView   `json:"revoked"`
 		Successor     *keyView  `json:"successor,omitempty"`
 		AcceptedUntil time.Time `json:"accepted_until,omitzero"`
-	}{Revoked: viewKey(m.GetRevoked()), AcceptedUntil: timeOf(m.GetAcceptedUntil())}
+		Unrecorded    bool      `json:"unrecorded,omitempty"`
+	}{Revoked: viewKey(m.GetRevoked()), AcceptedUntil: timeOf(m.GetAcceptedUntil()), Unrecorded: m.GetUnrecorded()}
 	if m.GetSuccessor() != nil {
 		k := viewKey(m.GetSuccessor())
 		done.Successor = &k
@@ -211,6 +212,9 @@ func (c *cli) showRevoked(m *stsv1.RevokeKeyResponse, out *output) error {
 		lines = append(lines, fmt.Sprintf("key %s signs now", s.KID))
 	} else {
 		lines = append(lines, "WARNING: no other key could be made yet, so no token of this key set can be issued; `stsctl keys status` says why")
+	}
+	if done.Unrecorded {
+		lines = append(lines, warnUnrecorded)
 	}
 	var b bytes.Buffer
 	for _, line := range lines {

@@ -193,7 +193,9 @@ func (c *cli) printWay(w sts.Way, indent string) {
 	line("when", w.When)
 	line("bound by", w.Binding)
 	line("scopes", strings.Join(w.Scopes, " "))
+	line("sub of the token", w.Sub)
 	line("denied by rule", strings.Join(w.DeniedBy, ", "))
+	line("except what is denied by rule", strings.Join(w.Except, ", "))
 	if w.Truncated {
 		line("subject token from", "further rules, not followed any deeper")
 	}

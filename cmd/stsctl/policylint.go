@@ -105,12 +105,20 @@ func (o *offline) untested(ctx context.Context) []sts.Finding {
 		if r.Rule == nil || slices.Contains(r.Rule.AcceptRisks, sts.LintUntested) {
 			continue
 		}
-		for i, scope := range r.Rule.Allow.Scopes {
+		untested := func(field, scope string) {
 			if !shown[r.Rule.Name][scope] {
 				out = append(out, sts.Finding{
-					Problem: sts.Problem{Ref: r.Ref(), Index: -1, Field: fmt.Sprintf("allow.scopes[%d]", i), Message: fmt.Sprintf("no test case is granted scope %q by the rule", scope)},
+					Problem: sts.Problem{Ref: r.Ref(), Index: -1, Field: field, Message: fmt.Sprintf("no test case is granted scope %q by the rule", scope)},
 					ID:      sts.LintUntested, Fix: "add a case that shows who needs it, or take the scope out",
 				})
+			}
+		}
+		for i, scope := range r.Rule.Allow.Scopes {
+			untested(fmt.Sprintf("allow.scopes[%d]", i), scope)
+		}
+		for i, m := range r.Rule.Allow.ScopesFromClaims {
+			for j, scope := range m.Scopes {
+				untested(fmt.Sprintf("allow.scopes_from_claims[%d].scopes[%d]", i, j), scope)
 			}
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -11,29 +12,35 @@ import (
 
 	"github.com/spf13/cobra"
 
+	stsv1 "github.com/workload-sts/sts/gen/sts/v1"
+	"github.com/workload-sts/sts/policy"
 	"github.com/workload-sts/sts/sts"
+	"github.com/workload-sts/sts/sts/server"
 )
 
 func newPolicyReplay(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "replay --audit FILE --against DIR",
+		Use:   "replay --audit FILE --against DIR|REVISION|shadow",
 		Short: "Try other resources with the decisions of an audit log",
 		Long: `Take the decisions of an audit log once more, by other resources, and report all
 that would be otherwise: what would be denied now, what would be granted, and
-what would be granted with other scopes. Nothing is asked of a server.
+what would be granted with other scopes, lifetime, subject, actors, audiences or
+binding. Nothing is asked of a server, unless the resources are those of one of
+its revisions, by number, or of its shadow revision.
 
 A record has the claims that rules could read when it was written. Where other
 rules read another claim, or an expression reads any, it cannot be told what
 they would say; such records are counted. The exit code is 1 if a decision
 would be otherwise.`,
-		Example: "  stsctl policy replay --audit /var/lib/stsd/audit.jsonl --since 7d --against policy.d/",
+		Example: "  stsctl policy replay --audit /var/lib/stsd/audit.jsonl --since 7d --against policy.d/\n  stsctl policy replay --audit audit.jsonl --against 41",
 		Args:    noArgs("write `stsctl policy replay --audit FILE --against DIR`"),
 	}
 	audits := cmd.Flags().StringArray("audit", nil, "audit log `FILE`, or - for standard input; may repeat")
-	against := cmd.Flags().StringArray("against", nil, "`DIR` or file with the resources to try; may repeat")
+	against := cmd.Flags().StringArray("against", nil, "`DIR` or file with the resources to try, which may repeat; or a revision of the server by its number, or shadow")
 	since := cmd.Flags().String("since", "", "only decisions of the last `TIME`, such as 7d or 12h")
 	self := offlineIssuer(cmd)
 	out := outputFlag(cmd, "text", "json", "yaml")
+	c.conn.admin(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		if len(*audits) == 0 || len(*against) == 0 {
 			return usage("replay needs --audit FILE and --against DIR")
@@ -42,7 +49,7 @@ would be otherwise.`,
 		if err != nil {
 			return err
 		}
-		o, err := c.loadOffline(*against, *self, false)
+		o, err := c.loadAgainst(cmd.Context(), *against, *self)
 		if err != nil {
 			return err
 		}
@@ -50,7 +57,7 @@ would be otherwise.`,
 		for _, name := range *audits {
 			err := c.records(name, func(r *sts.Record) bool {
 				if r.Event == sts.EventToken && !r.Time.Before(from) {
-					report.add(cmd.Context(), o.Offline, r)
+					report.add(cmd.Context(), o, r)
 				}
 				return cmd.Context().Err() == nil
 			})
@@ -61,6 +68,45 @@ would be otherwise.`,
 		return c.showReplay(report, out)
 	}
 	return cmd
+}
+
+// loadAgainst reads the resources to try: of files, or of a revision of the server.
+func (c *cli) loadAgainst(ctx context.Context, against []string, self string) (*sts.Offline, error) {
+	req := &stsv1.ListResourcesRequest{Shadow: against[0] == "shadow"}
+	if n, err := strconv.ParseInt(against[0], 10, 64); err == nil && n > 0 {
+		req.Revision = n
+	}
+	if _, err := os.Stat(against[0]); err == nil || len(against) > 1 || !req.GetShadow() && req.GetRevision() == 0 {
+		o, err := c.loadOffline(against, self, false)
+		if err != nil {
+			return nil, err
+		}
+		return o.Offline, nil
+	}
+	if err := c.conn.load(); err != nil {
+		return nil, err
+	}
+	var list []*stsv1.Resource
+	err := c.adminCall(ctx, func(ctx context.Context, admin stsv1.AdminServiceClient) (err error) {
+		list, _, err = listAll(ctx, admin, req)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	var resources []sts.Resource
+	for _, m := range list {
+		r, bad := server.FromProto(m)
+		if len(bad) > 0 {
+			return nil, fmt.Errorf("%s of the server cannot be read: %s", r.Ref(), bad[0].Message)
+		}
+		resources = append(resources, r)
+	}
+	o, problems := sts.NewOffline(self, resources)
+	if len(problems) > 0 {
+		return nil, badInput("the revision does not fit together here: %s", problems[0].Ref.String()+": "+problems[0].Message)
+	}
+	return o, nil
 }
 
 // sinceTime reads 7d, 12h or nothing.
@@ -116,7 +162,7 @@ func (r *replayReport) add(ctx context.Context, o *sts.Offline, rec *sts.Record)
 		r.unknown[got.Unknown]++
 		return
 	}
-	was, now := recordedOutcome(rec), triedOutcome(got)
+	was, now := recordedOutcome(rec), triedOutcome(rec, got)
 	if was == now {
 		r.same++
 		return
@@ -148,11 +194,45 @@ func recordedOutcome(rec *sts.Record) string {
 	return "denied with " + string(rec.Error)
 }
 
-func triedOutcome(got sts.Retrial) string {
+func triedOutcome(rec *sts.Record, got sts.Retrial) string {
 	if got.Error != nil {
 		return "denied with " + string(got.Error.Code)
 	}
-	return "granted " + strings.Join(got.Explanation.Granted.Scopes, " ")
+	out := "granted " + strings.Join(got.Explanation.Granted.Scopes, " ")
+	if rec.Issued != nil {
+		if others := otherwise(rec, got.Explanation.Granted); len(others) > 0 {
+			out += " with another " + strings.Join(others, ", ")
+		}
+	}
+	return out
+}
+
+// otherwise says in what else than its scopes a token would be another one. Extra
+// claims are in no record.
+func otherwise(rec *sts.Record, now *policy.Offer) []string {
+	was := rec.Issued
+	mayAct := ""
+	if now.MayAct != nil {
+		mayAct = now.MayAct.Subject
+	}
+	life := time.Unix(was.Exp, 0).Sub(rec.Time) - now.Lifetime
+	var out []string
+	for _, one := range []struct {
+		what string
+		same bool
+	}{
+		{"sub", was.Sub == now.Subject},
+		{"aud", slices.Equal(was.Audiences, now.Audiences)},
+		{"act", slices.Equal(was.Act, now.Actors)},
+		{"may_act", was.MayAct == mayAct},
+		{"cnf", was.JKT == now.Confirmation.JKT && was.X5T == now.Confirmation.X5T},
+		{"lifetime", life.Abs() < 2*time.Second}, // times of tokens are whole seconds
+	} {
+		if !one.same {
+			out = append(out, one.what)
+		}
+	}
+	return out
 }
 
 func (c *cli) showReplay(r *replayReport, out *output) error {

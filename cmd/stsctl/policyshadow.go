@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -103,7 +104,7 @@ type shadowView struct {
 func viewDecided(m *stsv1.DecidedBy) decidedView {
 	v := decidedView{Allowed: m.GetAllowed(), Rules: m.GetRules(), Scopes: m.GetScopes(), Error: m.GetError(), Reason: m.GetReason()}
 	if m.GetLifetime() != nil {
-		v.Lifetime = m.GetLifetime().AsDuration().String()
+		v.Lifetime = m.GetLifetime().AsDuration().Truncate(time.Second).String()
 	}
 	return v
 }

@@ -170,6 +170,7 @@ type testCase struct {
 type coverageReport struct {
 	Percent   float64             `json:"percent"`
 	Ungranted []string            `json:"rules_not_granted"`
+	Idle      []string            `json:"rules_not_denying"`
 	Missing   map[string][]string `json:"predicates_not_shown"`
 }
 
@@ -189,9 +190,12 @@ func newTestReport(results []policytest.Result) *testReport {
 }
 
 func (t *testReport) cover(c policytest.Coverage) {
-	t.Coverage = &coverageReport{Percent: c.Percent(), Ungranted: []string{}, Missing: map[string][]string{}}
+	t.Coverage = &coverageReport{Percent: c.Percent(), Ungranted: []string{}, Idle: []string{}, Missing: map[string][]string{}}
 	for _, r := range c.Rules {
-		if !r.Granted {
+		switch {
+		case !r.Shown && r.Denies:
+			t.Coverage.Idle = append(t.Coverage.Idle, r.Rule)
+		case !r.Shown:
 			t.Coverage.Ungranted = append(t.Coverage.Ungranted, r.Rule)
 		}
 		if len(r.Missing) > 0 {
@@ -212,6 +216,9 @@ func (c *cli) printTests(results []policytest.Result, report *testReport, verbos
 	if cover := report.Coverage; cover != nil {
 		for _, rule := range cover.Ungranted {
 			fmt.Fprintf(c.stdout, "no case is granted by rule %s\n", rule)
+		}
+		for _, rule := range cover.Idle {
+			fmt.Fprintf(c.stdout, "no case is denied by rule %s\n", rule)
 		}
 		for _, k := range sortedKeys(cover.Missing) {
 			for _, p := range cover.Missing[k] {

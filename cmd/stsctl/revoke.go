@@ -131,12 +131,19 @@ func (c *cli) revoke(ctx context.Context, req *stsv1.RevokeRequest, out *output)
 		return err
 	}
 	v := viewRevocation(done.GetRevocation())
+	v.Unrecorded = done.GetUnrecorded()
 	if written, err := out.write(c.stdout, v); written {
 		return err
 	}
-	_, err = fmt.Fprintf(c.stdout, "revoked %s; it is in force, on other nodes within a second\n", oneLine(c.describe(v)))
+	text := fmt.Sprintf("revoked %s; it is in force, on other nodes within a second\n", oneLine(c.describe(v)))
+	if v.Unrecorded {
+		text += warnUnrecorded + "\n"
+	}
+	_, err = c.stdout.Write([]byte(text))
 	return err
 }
+
+const warnUnrecorded = "WARNING: the audit log of the server does not work, so this is not in it; it will be when the log works again, unless the server ends before"
 
 func newRevocations(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
@@ -217,6 +224,8 @@ type revocationView struct {
 	Created time.Time `json:"created,omitzero"`
 	By      string    `json:"by,omitempty"`
 	Reason  string    `json:"reason,omitempty"`
+	// Unrecorded says that it was made just now and is not in the audit log yet.
+	Unrecorded bool `json:"unrecorded,omitempty"`
 }
 
 func viewRevocation(m *stsv1.Revocation) revocationView {
@@ -236,7 +245,7 @@ func (c *cli) describe(v revocationView) string {
 		s += " of " + v.Issuer
 	}
 	if !v.Before.IsZero() {
-		s += ", issued until " + c.humanTime(v.Before)
+		s += ", issued until " + v.Before.UTC().Format("2006-01-02 15:04:05 MST")
 	}
 	return s
 }

@@ -165,7 +165,7 @@ func (n *node) openAudit(c *stsv1.AuditConfig) (*storage.Audit, error) {
 		return nil, err
 	}
 	audit, torn, err := storage.OpenAudit(storage.AuditOptions{
-		File: c.File, Sync: c.Durability == "sync", Signer: n.ring, Sinks: sinks, Log: n.log,
+		Store: n.store, Node: n.auditNode(c.File), File: c.File, Sync: c.Durability == "sync", Signer: n.ring, Sinks: sinks, Log: n.log,
 		MaxSize: int64(c.Rotation.MaxSizeMib) << 20, MaxAge: c.Rotation.MaxAge.AsDuration(), KeepFiles: int(c.Rotation.KeepFiles),
 		KeySet: c.Checkpoints.KeySet, CheckpointRecords: int64(c.Checkpoints.Records), CheckpointEvery: c.Checkpoints.Every.AsDuration(),
 	})
@@ -177,6 +177,19 @@ func (n *node) openAudit(c *stsv1.AuditConfig) (*storage.Audit, error) {
 	}
 	n.closers = append(n.closers, audit.Close)
 	return audit, nil
+}
+
+// auditNode says whose log a file is, among those of a store that several nodes
+// share.
+func (n *node) auditNode(file string) string {
+	if !n.shared {
+		return ""
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		host = "-"
+	}
+	return host + ":" + file
 }
 
 func (n *node) auditSinks(c *stsv1.AuditConfig) ([]storage.AuditSink, error) {

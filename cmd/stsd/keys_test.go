@@ -213,15 +213,15 @@ func TestNodeWithTwoKeySets(t *testing.T) {
 			}
 		}
 	}
-	done, err := n.service.RevokeKey(t.Context(), sts.Principal{}, outside.KeyID)
-	if err != nil || done.Revoked.Role != sts.KeyRevoked || done.Successor.KID != next.KID || time.Until(done.AcceptedUntil) < 5*time.Minute {
+	done, err := n.service.Revoke(t.Context(), sts.Principal{}, sts.Revoke{Kind: sts.RevokeKey, Value: outside.KeyID, Reason: "test"})
+	if err != nil || done.Key.Revoked.Role != sts.KeyRevoked || done.Key.Successor.KID != next.KID || time.Until(done.Key.AcceptedUntil) < 5*time.Minute {
 		t.Errorf("%+v, %v", done, err)
 	}
 	if signedBy(n, "outside").KeyID != next.KID {
 		t.Error("the successor does not sign")
 	}
 	_, rotate := n.service.RotateKey(t.Context(), sts.Principal{}, "nowhere")
-	_, revoke := n.service.RevokeKey(t.Context(), sts.Principal{}, "nowhere")
+	_, revoke := n.service.Revoke(t.Context(), sts.Principal{}, sts.Revoke{Kind: sts.RevokeKey, Value: "nowhere", Reason: "test"})
 	for _, err := range []error{rotate, revoke} {
 		if e, _ := errors.AsType[*sts.Error](err); e == nil || e.Code != sts.NotFound || strings.Contains(e.Message, "nowhere") {
 			t.Errorf("%v", err)

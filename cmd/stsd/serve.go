@@ -93,7 +93,8 @@ type node struct {
 	replay  sts.Replay
 	revoked *storage.Revocations
 	store   *storage.Store
-	keep    int // revisions of the resources
+	shared  bool // the store is that of other nodes too
+	keep    int  // revisions of the resources
 	service *sts.Service
 	server  *server.Server
 	log     *slog.Logger
@@ -117,7 +118,7 @@ func open(ctx context.Context, c *stsv1.ServerConfig, createKeyFile bool, stderr
 
 // wire wires all that stands on a store.
 func (n *node) wire(ctx context.Context, c *stsv1.ServerConfig, store *storage.Store, createKeyFile bool) (err error) {
-	n.store, n.keep = store, int(c.Storage.KeepRevisions)
+	n.store, n.shared, n.keep = store, c.Storage.Etcd != nil, int(c.Storage.KeepRevisions)
 	if n.ring, err = n.openKeys(ctx, c, store.KeyStates(), createKeyFile); err != nil {
 		return err
 	}
@@ -140,7 +141,7 @@ func (n *node) wire(ctx context.Context, c *stsv1.ServerConfig, store *storage.S
 	}
 	n.service, err = sts.New(ctx, sts.Config{
 		Issuer: c.Issuer, Store: store, Keys: signingKeys{n.ring}, IssuerKeys: issuerKeys{remote}, ClientKeys: clientKeys{clients},
-		Audit: audit, Replay: n.replay, Transactions: store, Revocations: n.revoked, Usage: store, Snapshots: store.Snapshots(), NonceKey: nonceKey,
+		Audit: audit, Replay: n.replay, Transactions: store, Revocations: n.revoked, Usage: store, Snapshots: store.Snapshots(), AuditChains: store, NonceKey: nonceKey,
 		OmitFacts: c.GetAudit().GetOmitFacts(), CertificateMethods: certificateMethods(c.Http),
 		Limits: sts.Limits{
 			Total: server.RateFromProto(c.Limits.Total), Source: server.RateFromProto(c.Limits.Source), Client: server.RateFromProto(c.Limits.Client),

@@ -4,19 +4,21 @@ import (
 	"context"
 	"slices"
 
+	"github.com/workload-sts/sts/policy"
 	"github.com/workload-sts/sts/sts"
 )
 
 // Coverage says what of the rules cases show.
 type Coverage struct {
 	Rules          []RuleCoverage
-	Covered, Total int // rules that grant, and predicates that matter
+	Covered, Total int // rules that are shown, and predicates that matter
 }
 
 // RuleCoverage is what cases show of a rule.
 type RuleCoverage struct {
-	Rule    string
-	Granted bool // a case is granted by it
+	Rule   string
+	Denies bool // it has deny
+	Shown  bool // a case is granted by it or, if it denies, loses something by it
 	// Missing are its predicates that no case shows to matter: in which the rule
 	// matches but for this predicate.
 	Missing []string
@@ -32,20 +34,24 @@ func (c Coverage) Percent() float64 {
 
 // Cover says what results show of the rules. A predicate counts as shown when in
 // some case it is the only one of its rule that does not hold: then a rule without
-// it would allow more, and the case would tell.
+// it would allow or deny more, and the case would tell.
 func Cover(ctx context.Context, o *sts.Offline, results []Result) Coverage {
 	rules := o.Rules()
 	var out Coverage
 	for _, name := range rules.RuleNames() {
-		c := RuleCoverage{Rule: name}
+		c := RuleCoverage{Rule: name, Denies: rules.Denies(name)}
 		shown := map[string]bool{}
 		for _, r := range results {
 			if r.Outcome.Request == nil {
 				continue
 			}
-			if g := r.Outcome.Explanation.Granted; g != nil && slices.Contains(g.Rules, name) {
-				c.Granted = true
+			switch e := r.Outcome.Explanation; {
+			case c.Denies && slices.ContainsFunc(e.Denials, func(t policy.RuleTrial) bool { return t.Rule == name && t.Contributes }),
+				e.Granted != nil && slices.Contains(e.Granted.Rules, name):
+				c.Shown = true
 				continue
+			case c.Denies && e.Granted == nil:
+				continue // it is denied anyway
 			}
 			if failed := rules.Try(ctx, name, *r.Outcome.Request).Failed(); len(failed) == 1 {
 				shown[failed[0].Predicate] = true
@@ -59,7 +65,7 @@ func Cover(ctx context.Context, o *sts.Offline, results []Result) Coverage {
 		}
 		out.Total += 1 + len(predicates)
 		out.Covered += len(predicates) - len(c.Missing)
-		if c.Granted {
+		if c.Shown {
 			out.Covered++
 		}
 		out.Rules = append(out.Rules, c)

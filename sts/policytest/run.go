@@ -144,9 +144,19 @@ func (r *Result) compareGrant(want *stsv1.TestGrant, got *policy.Offer) {
 	if want.GetClaims() != nil {
 		r.differs("grant.claims", jsonOf(native(want.GetClaims())), jsonOf(got.Claims))
 	}
+	if want.GetMayAct() != "" {
+		r.differs("grant.may_act", want.GetMayAct(), mayActOf(got))
+	}
 	if len(want.GetRules()) > 0 {
 		r.differs("grant.rules", sorted(want.GetRules()), sorted(got.Rules))
 	}
+}
+
+func mayActOf(o *policy.Offer) string {
+	if o.MayAct == nil {
+		return ""
+	}
+	return o.MayAct.Subject
 }
 
 func bindingOf(c policy.Confirmation) string {

@@ -28,6 +28,7 @@ type goldenGrant struct {
 	Binding   string         `yaml:"binding,omitempty"`
 	Claims    map[string]any `yaml:"claims,omitempty"`
 	Rules     []string       `yaml:"rules,omitempty,flow"`
+	MayAct    string         `yaml:"may_act,omitempty"`
 }
 
 type goldenDeny struct {
@@ -133,6 +134,7 @@ func (r *Result) expectation() golden {
 	all := &goldenGrant{
 		Scopes: got.Scopes, NoScopes: len(got.Scopes) == 0, Sub: got.Subject, Act: got.Actors, NoAct: len(got.Actors) == 0,
 		Audiences: got.Audiences, TTL: got.Lifetime.String(), Binding: bindingOf(got.Confirmation), Claims: got.Claims, Rules: got.Rules,
+		MayAct: mayActOf(got),
 	}
 	if said := r.Case.test.GetGrant(); said != nil {
 		all.keep(said)
@@ -165,5 +167,8 @@ func (g *goldenGrant) keep(said *stsv1.TestGrant) {
 	}
 	if len(said.GetRules()) == 0 {
 		g.Rules = nil
+	}
+	if said.GetMayAct() == "" {
+		g.MayAct = ""
 	}
 }

@@ -66,6 +66,7 @@ var accessTo = map[string]access{
 	stsv1.AdminService_ListRevocations_FullMethodName: {who: readers},
 
 	stsv1.AdminService_ListIssuerStatus_FullMethodName: {who: readers},
+	stsv1.AdminService_ListAuditChains_FullMethodName:  {who: readers},
 
 	stsv1.AdminService_ExplainDecision_FullMethodName: {who: readers},
 	stsv1.AdminService_SimulateRequest_FullMethodName: {who: readers},

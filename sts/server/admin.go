@@ -84,7 +84,7 @@ func (a *adminService) GetResource(_ context.Context, m *stsv1.GetResourceReques
 }
 
 // ListResources implements stsv1.AdminServiceServer.
-func (a *adminService) ListResources(_ context.Context, m *stsv1.ListResourcesRequest) (*stsv1.ListResourcesResponse, error) {
+func (a *adminService) ListResources(ctx context.Context, m *stsv1.ListResourcesRequest) (*stsv1.ListResourcesResponse, error) {
 	kind := sts.Kind(m.GetKind())
 	if kind != "" && !kinds[kind] {
 		return nil, badKind()
@@ -100,7 +100,10 @@ func (a *adminService) ListResources(_ context.Context, m *stsv1.ListResourcesRe
 			return nil, bad
 		}
 	}
-	page, more, revision := a.service.Resources(kind, after, size)
+	page, more, revision, err := a.resources(ctx, m, kind, after, size)
+	if err != nil {
+		return nil, err
+	}
 	if m.GetPageToken() != "" && of != revision {
 		return nil, errListChanged(of, revision)
 	}
@@ -112,6 +115,21 @@ func (a *adminService) ListResources(_ context.Context, m *stsv1.ListResourcesRe
 		out.NextPageToken = pageToken(revision, page[len(page)-1].Ref())
 	}
 	return out, nil
+}
+
+// resources are those of a page, of the revision that a request names.
+func (a *adminService) resources(ctx context.Context, m *stsv1.ListResourcesRequest, kind sts.Kind, after sts.Ref, size int) (page []sts.Resource, more bool, revision int64, err error) {
+	place := sts.Place{Line: sts.Live, Number: m.GetRevision()}
+	switch {
+	case m.GetRevision() < 0:
+		return nil, false, 0, malformed("revision", "a revision is a number from 1")
+	case m.GetShadow():
+		place.Line = sts.Shadow
+	case m.GetRevision() == 0:
+		page, more, revision = a.service.Resources(kind, after, size)
+		return page, more, revision, nil
+	}
+	return a.service.ResourcesAt(ctx, place, kind, after, size)
 }
 
 // DeleteResource implements stsv1.AdminServiceServer.

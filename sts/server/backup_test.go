@@ -9,7 +9,10 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
+	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 
@@ -117,5 +120,63 @@ func TestBackup(t *testing.T) {
 	}
 	if n := f.backups.open.Load(); n != 0 {
 		t.Errorf("%d copies were not closed", n)
+	}
+}
+
+// slowReceiver takes a message after each while, and after some no more, as one
+// does that keeps its connection alive and does not read.
+type slowReceiver struct {
+	grpc.ServerStreamingServer[stsv1.BackupResponse]
+	ctx   context.Context
+	each  time.Duration
+	takes int
+}
+
+func (r *slowReceiver) Send(*stsv1.BackupResponse) error {
+	if r.takes == 0 {
+		<-r.ctx.Done()
+		return r.ctx.Err()
+	}
+	r.takes--
+	time.Sleep(r.each)
+	return nil
+}
+
+// TestBackupSlowReceiver holds that nobody keeps the one copy that there may be.
+func TestBackupSlowReceiver(t *testing.T) {
+	for name, row := range map[string]struct {
+		receiver slowReceiver
+		after    time.Duration // 0: it gets all
+	}{
+		"reads":               {slowReceiver{each: 30 * time.Second, takes: 1000}, 0},
+		"reads nothing":       {slowReceiver{}, time.Minute},
+		"stops":               {slowReceiver{each: 10 * time.Second, takes: 3}, 90 * time.Second},
+		"reads now and then":  {slowReceiver{each: 59 * time.Second, takes: 1000}, time.Hour},
+		"takes too long once": {slowReceiver{each: 61 * time.Second, takes: 1000}, time.Minute},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, end := context.WithCancel(t.Context())
+				row.receiver.ctx = ctx
+				m := &memSnapshots{content: make([]byte, 100*100_000)}
+				snapshot, err := m.Snapshot(ctx)
+				if err != nil {
+					t.Fatal(err)
+				}
+				begin := time.Now()
+				err = sendBackup(&row.receiver, snapshot)
+				took := time.Since(begin)
+				e, refused := errors.AsType[*sts.Error](err)
+				if row.after == 0 && err != nil || row.after != 0 && (!refused || e.Code != sts.Unavailable || took != row.after) {
+					t.Errorf("after %s: %v", took, err)
+				}
+				end() // as grpc does when the handler has returned
+				row.receiver.takes = 0
+				time.Sleep(time.Hour)
+				if n := m.open.Load(); n != 0 {
+					t.Errorf("%d copies are open", n)
+				}
+			})
+		})
 	}
 }

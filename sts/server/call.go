@@ -15,20 +15,21 @@ import (
 // call is what is known about one request besides its message. A face starts it
 // and the chain completes it.
 type call struct {
-	requestID string
-	method    string // full name, for example /sts.v1.TokenService/IssueToken
-	grant     string // label of the metrics, "" if there is none
-	face      face
-	decision  string           // id, once there is one
-	nonce     string           // for the next DPoP proof, once there is one
-	malformed *refusal         // set by a face that could not read the message
-	arrival   *arrival         // nil: the face has read the message
-	parts     bool             // arrives in several messages; the handler says when all are there
-	presented func() presented // the certificates of the caller; nil: none
-	match     *match           // what the headers of HTTP expect of a resource; nil: nothing
-	caller    *caller          // of the admin interface, once it was asked who that is
-	told      bool             // the caller has the request id
-	walked    bool             // a stream whose tokens were observed one by one
+	requestID  string
+	method     string // full name, for example /sts.v1.TokenService/IssueToken
+	grant      string // label of the metrics, "" if there is none
+	face       face
+	decision   string           // id, once there is one
+	nonce      string           // for the next DPoP proof, once there is one
+	unrecorded error            // why what was done is not in the audit log, if it is not
+	malformed  *refusal         // set by a face that could not read the message
+	arrival    *arrival         // nil: the face has read the message
+	parts      bool             // arrives in several messages; the handler says when all are there
+	presented  func() presented // the certificates of the caller; nil: none
+	match      *match           // what the headers of HTTP expect of a resource; nil: nothing
+	caller     *caller          // of the admin interface, once it was asked who that is
+	told       bool             // the caller has the request id
+	walked     bool             // a stream whose tokens were observed one by one
 }
 
 type callKey struct{}

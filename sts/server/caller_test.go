@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	stsv1 "github.com/workload-sts/sts/gen/sts/v1"
+	"github.com/workload-sts/sts/jose"
 	"github.com/workload-sts/sts/policy"
 	"github.com/workload-sts/sts/sts"
 )
@@ -379,4 +380,65 @@ func TestAdminTokenFile(t *testing.T) {
 		os.Remove(file)
 	}
 	f.assertNoCanary(t, f.log.String())
+}
+
+// TestRevokedAdminToken holds that a token of an administrator counts no more at
+// the admin interface when it is revoked, by whatever it can be, and that the record
+// says which one it was.
+func TestRevokedAdminToken(t *testing.T) {
+	ids := func(t *testing.T, token string) (jti, kid string) {
+		jws, err := jose.Parse(token)
+		if err != nil {
+			t.Fatal(err)
+		}
+		claims, err := jws.Claims()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return claims["jti"].(string), jws.Header.KeyID
+	}
+	for name, revoke := range map[string]func(jti, kid string) sts.Revoke{
+		"N-14 the token": func(jti, _ string) sts.Revoke { return sts.Revoke{Kind: sts.RevokeToken, Value: jti} },
+		"its client":     func(string, string) sts.Revoke { return sts.Revoke{Kind: sts.RevokeClient, Value: "web"} },
+		"its subject":    func(string, string) sts.Revoke { return sts.Revoke{Kind: sts.RevokeSubject, Value: "web"} },
+		"everything":     func(string, string) sts.Revoke { return sts.Revoke{Kind: sts.RevokeAll} },
+		"its key":        func(_, kid string) sts.Revoke { return sts.Revoke{Kind: sts.RevokeKey, Value: kid} },
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			f.withAdmins(t)
+			token := f.adminToken(t, sts.ScopeAdminWrite, nil, f.service.AdminAudience())
+			id, kid := ids(t, token)
+			by := sts.Principal{Name: "tester"}
+			r := revoke(id, kid)
+			r.Reason = "stolen"
+			if got := f.callAll(t, f.conn, "authorization", "Bearer "+token); got != sts.WriteAccess {
+				t.Fatalf("before: %v", got)
+			}
+			if _, err := f.service.Revoke(t.Context(), by, r); err != nil {
+				t.Fatal(err)
+			}
+			if got := f.callAll(t, f.conn, "authorization", "Bearer "+token); got != sts.NoAccess {
+				t.Errorf("over gRPC it may %v", got)
+			}
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, f.url+"/v1/keys", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Header.Set("Authorization", "Bearer "+token)
+			resp, err := http.DefaultClient.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			if resp.StatusCode != http.StatusUnauthorized {
+				t.Errorf("over REST: %s", resp.Status)
+			}
+			records := f.audit.all()
+			last := records[len(records)-1]
+			if last.Event != sts.EventAdmin || last.Outcome != "deny" || last.Admin.By.Token != id && name != "its key" || last.Admin.By.Name != "" {
+				t.Errorf("recorded as %+v", last.Admin)
+			}
+		})
+	}
 }

@@ -167,10 +167,13 @@ func (c *chain) observe(ctx context.Context, k *call, r *refusal, begin time.Tim
 			level = slog.LevelWarn
 		}
 	}
+	if k.unrecorded != nil {
+		level = max(level, slog.LevelWarn)
+	}
 	if !c.log.Enabled(ctx, level) {
 		return
 	}
-	attrs := make([]slog.Attr, 0, 8)
+	attrs := make([]slog.Attr, 0, 9)
 	attrs = append(attrs,
 		slog.String("method", methodLabel(k.method)),
 		slog.String("request_id", k.requestID),
@@ -185,7 +188,10 @@ func (c *chain) observe(ctx context.Context, k *call, r *refusal, begin time.Tim
 	}
 	// What a caller did wrong is in the audit record. What we could not do is
 	// for whoever reads this log.
-	if level >= slog.LevelWarn && r.sts.Err != nil {
+	if k.unrecorded != nil {
+		attrs = append(attrs, slog.String("not_in_audit_log", k.unrecorded.Error()))
+	}
+	if level >= slog.LevelWarn && r != nil && r.sts.Err != nil {
 		attrs = append(attrs, slog.String("cause", r.sts.Err.Error()))
 	}
 	c.log.LogAttrs(ctx, level, "request", attrs...)

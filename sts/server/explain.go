@@ -29,10 +29,13 @@ func (a *adminService) ExplainDecision(ctx context.Context, m *stsv1.ExplainDeci
 func ExplainedToProto(e sts.Explained) *stsv1.ExplainDecisionResponse {
 	out := &stsv1.ExplainDecisionResponse{
 		Id: e.Record.Decision, Time: timestamppb.New(e.Record.Time), Revision: e.Record.Revision,
-		Code: string(e.Record.Error), Reason: e.Record.Reason, Reasons: reasonsToProto(e.Record.Reasons), Unknown: e.Now.Unknown,
+		Code: string(e.Record.Error), Reason: e.Record.Reason, Reasons: reasonsToProto(e.Record.Reasons), Unknown: e.Then.Unknown,
 	}
-	if e.Now.Unknown == "" {
-		out.Explanation = OutcomeToProto(e.Now.Outcome)
+	if e.Then.Unknown == "" {
+		out.Explanation = OutcomeToProto(e.Then.Outcome)
+	}
+	if e.Now != nil && e.Now.Unknown == "" {
+		out.Now = OutcomeToProto(e.Now.Outcome)
 	}
 	return out
 }
@@ -63,8 +66,9 @@ func OutcomeToProto(o sts.Outcome) *stsv1.Explanation {
 		out.Grant = offerToProto(*e.Granted)
 	}
 	out.Rules, out.Omitted, out.Others = trialsToProto(e.Rules), int32(e.Omitted), trialsToProto(e.Others)
+	out.Denials = trialsToProto(e.Denials)
 	for _, s := range e.Scopes {
-		out.Scopes = append(out.Scopes, &stsv1.ScopeTrial{Scope: s.Scope, Asked: s.Asked, Granted: s.Granted, By: s.By, Could: s.Could, Hint: s.Hint})
+		out.Scopes = append(out.Scopes, &stsv1.ScopeTrial{Scope: s.Scope, Asked: s.Asked, Granted: s.Granted, By: s.By, Could: s.Could, Denied: s.Denied, Hint: s.Hint})
 	}
 	for _, w := range e.Would {
 		out.Would = append(out.Would, offerToProto(w))
@@ -83,7 +87,7 @@ func reasonsToProto(in []sts.RecordReason) []*stsv1.DecisionReason {
 func trialsToProto(in []policy.RuleTrial) []*stsv1.RuleTrial {
 	var out []*stsv1.RuleTrial
 	for _, r := range in {
-		t := &stsv1.RuleTrial{Rule: r.Rule, Matches: r.Matches, Contributes: r.Contributes}
+		t := &stsv1.RuleTrial{Rule: r.Rule, Matches: r.Matches, Contributes: r.Contributes, Denies: r.Denies}
 		for _, c := range r.Checks {
 			t.Checks = append(t.Checks, &stsv1.Check{Predicate: c.Predicate, Holds: c.Holds, Presented: c.Presented, Expected: c.Expected, Hint: c.Hint})
 		}
@@ -93,12 +97,18 @@ func trialsToProto(in []policy.RuleTrial) []*stsv1.RuleTrial {
 }
 
 func offerToProto(o policy.Offer) *stsv1.Offer {
-	out := &stsv1.Offer{Rules: o.Rules, Audiences: o.Audiences, Scopes: o.Scopes, Sub: o.Subject, Act: o.Actors, Lifetime: durationpb.New(o.Lifetime), Binding: "none"}
+	out := &stsv1.Offer{Rules: o.Rules, Audiences: o.Audiences, Scopes: o.Scopes, Sub: o.Subject, Act: o.Actors, Lifetime: durationpb.New(o.Lifetime), Binding: "none", Exchanges: int32(o.Exchanges)}
 	switch {
 	case o.Confirmation.JKT != "":
 		out.Binding = "dpop"
 	case o.Confirmation.X5T != "":
 		out.Binding = "mtls"
+	}
+	if len(o.Claims) > 0 {
+		out.Claims, _ = structOf(o.Claims) // they are JSON values
+	}
+	if m := o.MayAct; m != nil {
+		out.MayAct = &stsv1.OfferedMayAct{Iss: m.Iss, Sub: m.Subject, ClientId: m.ClientID}
 	}
 	return out
 }

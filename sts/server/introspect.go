@@ -50,8 +50,8 @@ func (t *tokenService) RevokeToken(ctx context.Context, m *stsv1.RevokeTokenRequ
 		return nil, refusedAs(err, &req.Caller, bad)
 	}
 	k, _ := callOf(ctx)
-	k.decision, k.nonce = done.Decision, done.Nonce
-	return &stsv1.RevokeTokenResponse{}, nil
+	k.decision, k.nonce, k.unrecorded = done.Decision, done.Nonce, done.Unrecorded
+	return &stsv1.RevokeTokenResponse{Unrecorded: done.Unrecorded != nil}, nil
 }
 
 // aboutToken is a request about a token.

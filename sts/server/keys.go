@@ -46,13 +46,17 @@ func (a *adminService) RevokeKey(ctx context.Context, m *stsv1.RevokeKeyRequest)
 	if m.GetKid() == "" {
 		return nil, malformed("kid", "kid is missing: name the key by its id")
 	}
-	done, err := a.service.RevokeKey(ctx, principalOf(ctx), m.GetKid())
+	why := m.GetReason()
+	if why == "" {
+		why = "no reason was given"
+	}
+	done, err := a.revoke(ctx, sts.Revoke{Kind: sts.RevokeKey, Value: m.GetKid(), Reason: why})
 	if err != nil {
 		return nil, err
 	}
-	out := &stsv1.RevokeKeyResponse{Revoked: keyToProto(done.Revoked), AcceptedUntil: timeToProto(done.AcceptedUntil)}
-	if done.Successor.KID != "" {
-		out.Successor = keyToProto(done.Successor)
+	out := &stsv1.RevokeKeyResponse{Revoked: keyToProto(done.Key.Revoked), AcceptedUntil: timeToProto(done.Key.AcceptedUntil), Unrecorded: done.Unrecorded != nil}
+	if done.Key.Successor.KID != "" {
+		out.Successor = keyToProto(done.Key.Successor)
 	}
 	return out, nil
 }

@@ -38,11 +38,20 @@ func (a *adminService) Revoke(ctx context.Context, m *stsv1.RevokeRequest) (*sts
 		}
 		*t.to = t.from.AsTime()
 	}
-	done, err := a.service.Revoke(ctx, principal(ctx), req)
+	done, err := a.revoke(ctx, req)
 	if err != nil {
 		return nil, err
 	}
-	return &stsv1.RevokeResponse{Revocation: revocationToProto(done)}, nil
+	return &stsv1.RevokeResponse{Revocation: revocationToProto(done.Revocation), Unrecorded: done.Unrecorded != nil}, nil
+}
+
+// revoke revokes, and has the log line say if it is not recorded.
+func (a *adminService) revoke(ctx context.Context, req sts.Revoke) (sts.RevokeDone, error) {
+	done, err := a.service.Revoke(ctx, principalOf(ctx), req)
+	if k, ok := callOf(ctx); ok {
+		k.decision, k.unrecorded = done.Decision, done.Unrecorded
+	}
+	return done, err
 }
 
 // ListRevocations implements stsv1.AdminServiceServer.
@@ -98,12 +107,4 @@ func revocationToProto(r sts.Revocation) *stsv1.Revocation {
 		Kind: string(r.Kind), Value: r.Value, Issuer: r.Issuer, By: r.By, Reason: r.Reason,
 		Before: timeToProto(r.Before), Expires: timeToProto(r.Expires), Created: timeToProto(r.Created),
 	}
-}
-
-// principal is who makes an administrative call, which the chain has found out.
-func principal(ctx context.Context) sts.Principal {
-	if k, ok := callOf(ctx); ok && k.caller != nil {
-		return k.caller.principal
-	}
-	return sts.Principal{Peer: peerOf(ctx)}
 }

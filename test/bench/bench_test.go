@@ -136,6 +136,12 @@ type service struct {
 
 func newService(b *testing.B) *service {
 	b.Helper()
+	return newServiceWith(b, storage.AuditOptions{})
+}
+
+// newServiceWith has the audit log kept in some way; its file is filled in.
+func newServiceWith(b *testing.B, log storage.AuditOptions) *service {
+	b.Helper()
 	dir := b.TempDir()
 	ctx := b.Context()
 	kv, err := storage.OpenBolt(filepath.Join(dir, "sts.db"), storage.BoltOptions{})
@@ -152,7 +158,8 @@ func newService(b *testing.B) *service {
 	kept := make(chan error, 2)
 	go func() { kept <- ring.Run(keeping) }()
 	b.Cleanup(func() { keep(); <-kept })
-	audit, _, err := storage.OpenAudit(storage.AuditOptions{File: filepath.Join(dir, "audit.jsonl")})
+	log.File = filepath.Join(dir, "audit.jsonl")
+	audit, _, err := storage.OpenAudit(log)
 	must(b, err)
 	b.Cleanup(func() { audit.Close() })
 	replay, err := storage.OpenReplay(filepath.Join(dir, "replay"), storage.ReplayOptions{New: true})

@@ -616,7 +616,11 @@ type ListResourcesRequest struct {
 	// `next_page_token` of the page before. All pages of a list are of one revision:
 	// if the resources have changed since, the token is ABORTED, and the list begins
 	// anew.
-	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	PageToken string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// A revision that is kept. Default: the one in force.
+	Revision int64 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
+	// List the shadow revision.
+	Shadow        bool `protobuf:"varint,5,opt,name=shadow,proto3" json:"shadow,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -670,6 +674,20 @@ func (x *ListResourcesRequest) GetPageToken() string {
 		return x.PageToken
 	}
 	return ""
+}
+
+func (x *ListResourcesRequest) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *ListResourcesRequest) GetShadow() bool {
+	if x != nil {
+		return x.Shadow
+	}
+	return false
 }
 
 // ListResourcesResponse is a page.
@@ -1610,7 +1628,9 @@ func (x *RotateKeyResponse) GetKey() *KeyStatus {
 type RevokeKeyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Its key id.
-	Kid           string `protobuf:"bytes,1,opt,name=kid,proto3" json:"kid,omitempty"`
+	Kid string `protobuf:"bytes,1,opt,name=kid,proto3" json:"kid,omitempty"`
+	// Why, for whoever finds the revocation later.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1652,6 +1672,13 @@ func (x *RevokeKeyRequest) GetKid() string {
 	return ""
 }
 
+func (x *RevokeKeyRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 // RevokeKeyResponse says what is in force now.
 type RevokeKeyResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1662,6 +1689,9 @@ type RevokeKeyResponse struct {
 	Successor *KeyStatus `protobuf:"bytes,2,opt,name=successor,proto3" json:"successor,omitempty"`
 	// Until when verifiers that cached the key set may accept the revoked key.
 	AcceptedUntil *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=accepted_until,json=acceptedUntil,proto3" json:"accepted_until,omitempty"`
+	// It is in force, and not in the audit log, which does not work at the moment. It
+	// is recorded when it works again, unless this node ends before.
+	Unrecorded    bool `protobuf:"varint,4,opt,name=unrecorded,proto3" json:"unrecorded,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1715,6 +1745,13 @@ func (x *RevokeKeyResponse) GetAcceptedUntil() *timestamppb.Timestamp {
 		return x.AcceptedUntil
 	}
 	return nil
+}
+
+func (x *RevokeKeyResponse) GetUnrecorded() bool {
+	if x != nil {
+		return x.Unrecorded
+	}
+	return false
 }
 
 // ListIssuerStatusRequest selects a page.
@@ -1772,6 +1809,207 @@ func (x *ListIssuerStatusRequest) GetPageToken() string {
 	return ""
 }
 
+// ListAuditChainsRequest asks for a page.
+type ListAuditChainsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// How many to return, 1 to 1,000. Default 100.
+	PageSize int32 `protobuf:"varint,1,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// `next_page_token` of the page before.
+	PageToken     string `protobuf:"bytes,2,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListAuditChainsRequest) Reset() {
+	*x = ListAuditChainsRequest{}
+	mi := &file_sts_v1_admin_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListAuditChainsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListAuditChainsRequest) ProtoMessage() {}
+
+func (x *ListAuditChainsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListAuditChainsRequest.ProtoReflect.Descriptor instead.
+func (*ListAuditChainsRequest) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *ListAuditChainsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListAuditChainsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ListAuditChainsResponse carries chains.
+type ListAuditChainsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The chains by their names.
+	Chains []*AuditChain `protobuf:"bytes,1,rep,name=chains,proto3" json:"chains,omitempty"`
+	// Where the next page starts; empty on the last one.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListAuditChainsResponse) Reset() {
+	*x = ListAuditChainsResponse{}
+	mi := &file_sts_v1_admin_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListAuditChainsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListAuditChainsResponse) ProtoMessage() {}
+
+func (x *ListAuditChainsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListAuditChainsResponse.ProtoReflect.Descriptor instead.
+func (*ListAuditChainsResponse) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *ListAuditChainsResponse) GetChains() []*AuditChain {
+	if x != nil {
+		return x.Chains
+	}
+	return nil
+}
+
+func (x *ListAuditChainsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// AuditChain is what the store keeps of the audit log of a node.
+type AuditChain struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The random name of the chain, which the first line of each file has.
+	Chain string `protobuf:"bytes,1,opt,name=chain,proto3" json:"chain,omitempty"`
+	// Whose log it is: the host and the file. Empty if the store is that of one node.
+	Node string `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	// When the store learned of the chain: when it began, or was put there.
+	Begun *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=begun,proto3" json:"begun,omitempty"`
+	// The last checkpoint that is kept, a JWS; empty if there was none yet.
+	Checkpoint string `protobuf:"bytes,4,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
+	// The number of the last record that it covers.
+	Seq int64 `protobuf:"varint,5,opt,name=seq,proto3" json:"seq,omitempty"`
+	// When it was signed.
+	Time          *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=time,proto3" json:"time,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditChain) Reset() {
+	*x = AuditChain{}
+	mi := &file_sts_v1_admin_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditChain) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditChain) ProtoMessage() {}
+
+func (x *AuditChain) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditChain.ProtoReflect.Descriptor instead.
+func (*AuditChain) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *AuditChain) GetChain() string {
+	if x != nil {
+		return x.Chain
+	}
+	return ""
+}
+
+func (x *AuditChain) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *AuditChain) GetBegun() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Begun
+	}
+	return nil
+}
+
+func (x *AuditChain) GetCheckpoint() string {
+	if x != nil {
+		return x.Checkpoint
+	}
+	return ""
+}
+
+func (x *AuditChain) GetSeq() int64 {
+	if x != nil {
+		return x.Seq
+	}
+	return 0
+}
+
+func (x *AuditChain) GetTime() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Time
+	}
+	return nil
+}
+
 // ListIssuerStatusResponse carries every Issuer.
 type ListIssuerStatusResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1785,7 +2023,7 @@ type ListIssuerStatusResponse struct {
 
 func (x *ListIssuerStatusResponse) Reset() {
 	*x = ListIssuerStatusResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[26]
+	mi := &file_sts_v1_admin_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1797,7 +2035,7 @@ func (x *ListIssuerStatusResponse) String() string {
 func (*ListIssuerStatusResponse) ProtoMessage() {}
 
 func (x *ListIssuerStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[26]
+	mi := &file_sts_v1_admin_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1810,7 +2048,7 @@ func (x *ListIssuerStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListIssuerStatusResponse.ProtoReflect.Descriptor instead.
 func (*ListIssuerStatusResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{26}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ListIssuerStatusResponse) GetIssuers() []*IssuerStatus {
@@ -1855,7 +2093,7 @@ type IssuerStatus struct {
 
 func (x *IssuerStatus) Reset() {
 	*x = IssuerStatus{}
-	mi := &file_sts_v1_admin_proto_msgTypes[27]
+	mi := &file_sts_v1_admin_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1867,7 +2105,7 @@ func (x *IssuerStatus) String() string {
 func (*IssuerStatus) ProtoMessage() {}
 
 func (x *IssuerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[27]
+	mi := &file_sts_v1_admin_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1880,7 +2118,7 @@ func (x *IssuerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssuerStatus.ProtoReflect.Descriptor instead.
 func (*IssuerStatus) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{27}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *IssuerStatus) GetName() string {
@@ -1953,7 +2191,7 @@ type IssuerKey struct {
 
 func (x *IssuerKey) Reset() {
 	*x = IssuerKey{}
-	mi := &file_sts_v1_admin_proto_msgTypes[28]
+	mi := &file_sts_v1_admin_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1965,7 +2203,7 @@ func (x *IssuerKey) String() string {
 func (*IssuerKey) ProtoMessage() {}
 
 func (x *IssuerKey) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[28]
+	mi := &file_sts_v1_admin_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1978,7 +2216,7 @@ func (x *IssuerKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IssuerKey.ProtoReflect.Descriptor instead.
 func (*IssuerKey) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{28}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *IssuerKey) GetKid() string {
@@ -2040,7 +2278,7 @@ type RevokeRequest struct {
 
 func (x *RevokeRequest) Reset() {
 	*x = RevokeRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[29]
+	mi := &file_sts_v1_admin_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2052,7 +2290,7 @@ func (x *RevokeRequest) String() string {
 func (*RevokeRequest) ProtoMessage() {}
 
 func (x *RevokeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[29]
+	mi := &file_sts_v1_admin_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2065,7 +2303,7 @@ func (x *RevokeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeRequest.ProtoReflect.Descriptor instead.
 func (*RevokeRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{29}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *RevokeRequest) GetKind() string {
@@ -2122,14 +2360,17 @@ type RevokeResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The revocation. If there was one like it before, the later of their moments
 	// count.
-	Revocation    *Revocation `protobuf:"bytes,1,opt,name=revocation,proto3" json:"revocation,omitempty"`
+	Revocation *Revocation `protobuf:"bytes,1,opt,name=revocation,proto3" json:"revocation,omitempty"`
+	// It is in force, and not in the audit log, which does not work at the moment. It
+	// is recorded when it works again, unless this node ends before.
+	Unrecorded    bool `protobuf:"varint,2,opt,name=unrecorded,proto3" json:"unrecorded,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RevokeResponse) Reset() {
 	*x = RevokeResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[30]
+	mi := &file_sts_v1_admin_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2141,7 +2382,7 @@ func (x *RevokeResponse) String() string {
 func (*RevokeResponse) ProtoMessage() {}
 
 func (x *RevokeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[30]
+	mi := &file_sts_v1_admin_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2154,7 +2395,7 @@ func (x *RevokeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeResponse.ProtoReflect.Descriptor instead.
 func (*RevokeResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{30}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *RevokeResponse) GetRevocation() *Revocation {
@@ -2162,6 +2403,13 @@ func (x *RevokeResponse) GetRevocation() *Revocation {
 		return x.Revocation
 	}
 	return nil
+}
+
+func (x *RevokeResponse) GetUnrecorded() bool {
+	if x != nil {
+		return x.Unrecorded
+	}
+	return false
 }
 
 // Revocation makes tokens count no more.
@@ -2190,7 +2438,7 @@ type Revocation struct {
 
 func (x *Revocation) Reset() {
 	*x = Revocation{}
-	mi := &file_sts_v1_admin_proto_msgTypes[31]
+	mi := &file_sts_v1_admin_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2202,7 +2450,7 @@ func (x *Revocation) String() string {
 func (*Revocation) ProtoMessage() {}
 
 func (x *Revocation) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[31]
+	mi := &file_sts_v1_admin_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2215,7 +2463,7 @@ func (x *Revocation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revocation.ProtoReflect.Descriptor instead.
 func (*Revocation) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{31}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Revocation) GetKind() string {
@@ -2289,7 +2537,7 @@ type ListRevocationsRequest struct {
 
 func (x *ListRevocationsRequest) Reset() {
 	*x = ListRevocationsRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[32]
+	mi := &file_sts_v1_admin_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2301,7 +2549,7 @@ func (x *ListRevocationsRequest) String() string {
 func (*ListRevocationsRequest) ProtoMessage() {}
 
 func (x *ListRevocationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[32]
+	mi := &file_sts_v1_admin_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2314,7 +2562,7 @@ func (x *ListRevocationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRevocationsRequest.ProtoReflect.Descriptor instead.
 func (*ListRevocationsRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{32}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ListRevocationsRequest) GetKind() string {
@@ -2351,7 +2599,7 @@ type ListRevocationsResponse struct {
 
 func (x *ListRevocationsResponse) Reset() {
 	*x = ListRevocationsResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[33]
+	mi := &file_sts_v1_admin_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2363,7 +2611,7 @@ func (x *ListRevocationsResponse) String() string {
 func (*ListRevocationsResponse) ProtoMessage() {}
 
 func (x *ListRevocationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[33]
+	mi := &file_sts_v1_admin_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2376,7 +2624,7 @@ func (x *ListRevocationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRevocationsResponse.ProtoReflect.Descriptor instead.
 func (*ListRevocationsResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{33}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ListRevocationsResponse) GetRevocations() []*Revocation {
@@ -2402,7 +2650,7 @@ type BackupRequest struct {
 
 func (x *BackupRequest) Reset() {
 	*x = BackupRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[34]
+	mi := &file_sts_v1_admin_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2414,7 +2662,7 @@ func (x *BackupRequest) String() string {
 func (*BackupRequest) ProtoMessage() {}
 
 func (x *BackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[34]
+	mi := &file_sts_v1_admin_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2427,7 +2675,7 @@ func (x *BackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupRequest.ProtoReflect.Descriptor instead.
 func (*BackupRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{34}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{37}
 }
 
 // BackupResponse is the next part of a copy, or its end.
@@ -2443,7 +2691,7 @@ type BackupResponse struct {
 
 func (x *BackupResponse) Reset() {
 	*x = BackupResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[35]
+	mi := &file_sts_v1_admin_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2455,7 +2703,7 @@ func (x *BackupResponse) String() string {
 func (*BackupResponse) ProtoMessage() {}
 
 func (x *BackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[35]
+	mi := &file_sts_v1_admin_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2468,7 +2716,7 @@ func (x *BackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupResponse.ProtoReflect.Descriptor instead.
 func (*BackupResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{35}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *BackupResponse) GetData() []byte {
@@ -2500,7 +2748,7 @@ type BackupEnd struct {
 
 func (x *BackupEnd) Reset() {
 	*x = BackupEnd{}
-	mi := &file_sts_v1_admin_proto_msgTypes[36]
+	mi := &file_sts_v1_admin_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2512,7 +2760,7 @@ func (x *BackupEnd) String() string {
 func (*BackupEnd) ProtoMessage() {}
 
 func (x *BackupEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[36]
+	mi := &file_sts_v1_admin_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2525,7 +2773,7 @@ func (x *BackupEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupEnd.ProtoReflect.Descriptor instead.
 func (*BackupEnd) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{36}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *BackupEnd) GetSize() int64 {
@@ -2585,7 +2833,7 @@ type Revision struct {
 
 func (x *Revision) Reset() {
 	*x = Revision{}
-	mi := &file_sts_v1_admin_proto_msgTypes[37]
+	mi := &file_sts_v1_admin_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2597,7 +2845,7 @@ func (x *Revision) String() string {
 func (*Revision) ProtoMessage() {}
 
 func (x *Revision) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[37]
+	mi := &file_sts_v1_admin_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2610,7 +2858,7 @@ func (x *Revision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revision.ProtoReflect.Descriptor instead.
 func (*Revision) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{37}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Revision) GetRevision() int64 {
@@ -2717,7 +2965,7 @@ type ChangedResources struct {
 
 func (x *ChangedResources) Reset() {
 	*x = ChangedResources{}
-	mi := &file_sts_v1_admin_proto_msgTypes[38]
+	mi := &file_sts_v1_admin_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2729,7 +2977,7 @@ func (x *ChangedResources) String() string {
 func (*ChangedResources) ProtoMessage() {}
 
 func (x *ChangedResources) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[38]
+	mi := &file_sts_v1_admin_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2742,7 +2990,7 @@ func (x *ChangedResources) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangedResources.ProtoReflect.Descriptor instead.
 func (*ChangedResources) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{38}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ChangedResources) GetCount() int64 {
@@ -2772,7 +3020,7 @@ type ListRevisionsRequest struct {
 
 func (x *ListRevisionsRequest) Reset() {
 	*x = ListRevisionsRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[39]
+	mi := &file_sts_v1_admin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2784,7 +3032,7 @@ func (x *ListRevisionsRequest) String() string {
 func (*ListRevisionsRequest) ProtoMessage() {}
 
 func (x *ListRevisionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[39]
+	mi := &file_sts_v1_admin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2797,7 +3045,7 @@ func (x *ListRevisionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRevisionsRequest.ProtoReflect.Descriptor instead.
 func (*ListRevisionsRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{39}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ListRevisionsRequest) GetPageSize() int32 {
@@ -2827,7 +3075,7 @@ type ListRevisionsResponse struct {
 
 func (x *ListRevisionsResponse) Reset() {
 	*x = ListRevisionsResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[40]
+	mi := &file_sts_v1_admin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2839,7 +3087,7 @@ func (x *ListRevisionsResponse) String() string {
 func (*ListRevisionsResponse) ProtoMessage() {}
 
 func (x *ListRevisionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[40]
+	mi := &file_sts_v1_admin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2852,7 +3100,7 @@ func (x *ListRevisionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRevisionsResponse.ProtoReflect.Descriptor instead.
 func (*ListRevisionsResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{40}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ListRevisionsResponse) GetRevisions() []*Revision {
@@ -2885,7 +3133,7 @@ type GetRevisionRequest struct {
 
 func (x *GetRevisionRequest) Reset() {
 	*x = GetRevisionRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[41]
+	mi := &file_sts_v1_admin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2897,7 +3145,7 @@ func (x *GetRevisionRequest) String() string {
 func (*GetRevisionRequest) ProtoMessage() {}
 
 func (x *GetRevisionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[41]
+	mi := &file_sts_v1_admin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2910,7 +3158,7 @@ func (x *GetRevisionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRevisionRequest.ProtoReflect.Descriptor instead.
 func (*GetRevisionRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{41}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *GetRevisionRequest) GetRevision() int64 {
@@ -2952,7 +3200,7 @@ type GetRevisionResponse struct {
 
 func (x *GetRevisionResponse) Reset() {
 	*x = GetRevisionResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[42]
+	mi := &file_sts_v1_admin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2964,7 +3212,7 @@ func (x *GetRevisionResponse) String() string {
 func (*GetRevisionResponse) ProtoMessage() {}
 
 func (x *GetRevisionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[42]
+	mi := &file_sts_v1_admin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2977,7 +3225,7 @@ func (x *GetRevisionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRevisionResponse.ProtoReflect.Descriptor instead.
 func (*GetRevisionResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{42}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *GetRevisionResponse) GetRevision() *Revision {
@@ -3023,7 +3271,7 @@ type ResourceDiff struct {
 
 func (x *ResourceDiff) Reset() {
 	*x = ResourceDiff{}
-	mi := &file_sts_v1_admin_proto_msgTypes[43]
+	mi := &file_sts_v1_admin_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3035,7 +3283,7 @@ func (x *ResourceDiff) String() string {
 func (*ResourceDiff) ProtoMessage() {}
 
 func (x *ResourceDiff) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[43]
+	mi := &file_sts_v1_admin_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3048,7 +3296,7 @@ func (x *ResourceDiff) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceDiff.ProtoReflect.Descriptor instead.
 func (*ResourceDiff) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{43}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ResourceDiff) GetRef() *ResourceRef {
@@ -3090,7 +3338,7 @@ type RollbackRequest struct {
 
 func (x *RollbackRequest) Reset() {
 	*x = RollbackRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[44]
+	mi := &file_sts_v1_admin_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3102,7 +3350,7 @@ func (x *RollbackRequest) String() string {
 func (*RollbackRequest) ProtoMessage() {}
 
 func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[44]
+	mi := &file_sts_v1_admin_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3115,7 +3363,7 @@ func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackRequest.ProtoReflect.Descriptor instead.
 func (*RollbackRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{44}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *RollbackRequest) GetTo() int64 {
@@ -3155,7 +3403,7 @@ type GetShadowRequest struct {
 
 func (x *GetShadowRequest) Reset() {
 	*x = GetShadowRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[45]
+	mi := &file_sts_v1_admin_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3167,7 +3415,7 @@ func (x *GetShadowRequest) String() string {
 func (*GetShadowRequest) ProtoMessage() {}
 
 func (x *GetShadowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[45]
+	mi := &file_sts_v1_admin_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3180,7 +3428,7 @@ func (x *GetShadowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetShadowRequest.ProtoReflect.Descriptor instead.
 func (*GetShadowRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{45}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{48}
 }
 
 // GetShadowResponse says what the shadow revision has shown on one node.
@@ -3211,7 +3459,7 @@ type GetShadowResponse struct {
 
 func (x *GetShadowResponse) Reset() {
 	*x = GetShadowResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[46]
+	mi := &file_sts_v1_admin_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3223,7 +3471,7 @@ func (x *GetShadowResponse) String() string {
 func (*GetShadowResponse) ProtoMessage() {}
 
 func (x *GetShadowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[46]
+	mi := &file_sts_v1_admin_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3236,7 +3484,7 @@ func (x *GetShadowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetShadowResponse.ProtoReflect.Descriptor instead.
 func (*GetShadowResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{46}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *GetShadowResponse) GetRevision() *Revision {
@@ -3326,7 +3574,7 @@ type DecisionDiff struct {
 
 func (x *DecisionDiff) Reset() {
 	*x = DecisionDiff{}
-	mi := &file_sts_v1_admin_proto_msgTypes[47]
+	mi := &file_sts_v1_admin_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3338,7 +3586,7 @@ func (x *DecisionDiff) String() string {
 func (*DecisionDiff) ProtoMessage() {}
 
 func (x *DecisionDiff) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[47]
+	mi := &file_sts_v1_admin_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3351,7 +3599,7 @@ func (x *DecisionDiff) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DecisionDiff.ProtoReflect.Descriptor instead.
 func (*DecisionDiff) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{47}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *DecisionDiff) GetKinds() []string {
@@ -3452,7 +3700,7 @@ type DecidedBy struct {
 
 func (x *DecidedBy) Reset() {
 	*x = DecidedBy{}
-	mi := &file_sts_v1_admin_proto_msgTypes[48]
+	mi := &file_sts_v1_admin_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3464,7 +3712,7 @@ func (x *DecidedBy) String() string {
 func (*DecidedBy) ProtoMessage() {}
 
 func (x *DecidedBy) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[48]
+	mi := &file_sts_v1_admin_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3477,7 +3725,7 @@ func (x *DecidedBy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DecidedBy.ProtoReflect.Descriptor instead.
 func (*DecidedBy) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{48}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *DecidedBy) GetAllowed() bool {
@@ -3538,7 +3786,7 @@ type PromoteShadowRequest struct {
 
 func (x *PromoteShadowRequest) Reset() {
 	*x = PromoteShadowRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[49]
+	mi := &file_sts_v1_admin_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3550,7 +3798,7 @@ func (x *PromoteShadowRequest) String() string {
 func (*PromoteShadowRequest) ProtoMessage() {}
 
 func (x *PromoteShadowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[49]
+	mi := &file_sts_v1_admin_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3563,7 +3811,7 @@ func (x *PromoteShadowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteShadowRequest.ProtoReflect.Descriptor instead.
 func (*PromoteShadowRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{49}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *PromoteShadowRequest) GetShadowRevision() int64 {
@@ -3601,7 +3849,7 @@ type DiscardShadowRequest struct {
 
 func (x *DiscardShadowRequest) Reset() {
 	*x = DiscardShadowRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[50]
+	mi := &file_sts_v1_admin_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3613,7 +3861,7 @@ func (x *DiscardShadowRequest) String() string {
 func (*DiscardShadowRequest) ProtoMessage() {}
 
 func (x *DiscardShadowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[50]
+	mi := &file_sts_v1_admin_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3626,7 +3874,7 @@ func (x *DiscardShadowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscardShadowRequest.ProtoReflect.Descriptor instead.
 func (*DiscardShadowRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{50}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *DiscardShadowRequest) GetShadowRevision() int64 {
@@ -3652,7 +3900,7 @@ type DiscardShadowResponse struct {
 
 func (x *DiscardShadowResponse) Reset() {
 	*x = DiscardShadowResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[51]
+	mi := &file_sts_v1_admin_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3664,7 +3912,7 @@ func (x *DiscardShadowResponse) String() string {
 func (*DiscardShadowResponse) ProtoMessage() {}
 
 func (x *DiscardShadowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[51]
+	mi := &file_sts_v1_admin_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3677,7 +3925,7 @@ func (x *DiscardShadowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscardShadowResponse.ProtoReflect.Descriptor instead.
 func (*DiscardShadowResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{51}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{54}
 }
 
 var File_sts_v1_admin_proto protoreflect.FileDescriptor
@@ -3723,12 +3971,14 @@ const file_sts_v1_admin_proto_rawDesc = "" +
 	"\x13GetResourceResponse\x12,\n" +
 	"\bresource\x18\x01 \x01(\v2\x10.sts.v1.ResourceR\bresource\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12\x12\n" +
-	"\x04etag\x18\x03 \x01(\tR\x04etag\"f\n" +
+	"\x04etag\x18\x03 \x01(\tR\x04etag\"\x9a\x01\n" +
 	"\x14ListResourcesRequest\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x1b\n" +
 	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x03 \x01(\tR\tpageToken\"\xa1\x01\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\x12\x1a\n" +
+	"\brevision\x18\x04 \x01(\x03R\brevision\x12\x16\n" +
+	"\x06shadow\x18\x05 \x01(\bR\x06shadow\"\xa1\x01\n" +
 	"\x15ListResourcesResponse\x12.\n" +
 	"\tresources\x18\x01 \x03(\v2\x10.sts.v1.ResourceR\tresources\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\x12\x1a\n" +
@@ -3789,17 +4039,38 @@ const file_sts_v1_admin_proto_rawDesc = "" +
 	"\x10RotateKeyRequest\x12\x10\n" +
 	"\x03set\x18\x01 \x01(\tR\x03set\"8\n" +
 	"\x11RotateKeyResponse\x12#\n" +
-	"\x03key\x18\x01 \x01(\v2\x11.sts.v1.KeyStatusR\x03key\"$\n" +
+	"\x03key\x18\x01 \x01(\v2\x11.sts.v1.KeyStatusR\x03key\"<\n" +
 	"\x10RevokeKeyRequest\x12\x10\n" +
-	"\x03kid\x18\x01 \x01(\tR\x03kid\"\xb4\x01\n" +
+	"\x03kid\x18\x01 \x01(\tR\x03kid\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xd4\x01\n" +
 	"\x11RevokeKeyResponse\x12+\n" +
 	"\arevoked\x18\x01 \x01(\v2\x11.sts.v1.KeyStatusR\arevoked\x12/\n" +
 	"\tsuccessor\x18\x02 \x01(\v2\x11.sts.v1.KeyStatusR\tsuccessor\x12A\n" +
-	"\x0eaccepted_until\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\racceptedUntil\"U\n" +
+	"\x0eaccepted_until\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\racceptedUntil\x12\x1e\n" +
+	"\n" +
+	"unrecorded\x18\x04 \x01(\bR\n" +
+	"unrecorded\"U\n" +
 	"\x17ListIssuerStatusRequest\x12\x1b\n" +
 	"\tpage_size\x18\x01 \x01(\x05R\bpageSize\x12\x1d\n" +
 	"\n" +
-	"page_token\x18\x02 \x01(\tR\tpageToken\"r\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\"T\n" +
+	"\x16ListAuditChainsRequest\x12\x1b\n" +
+	"\tpage_size\x18\x01 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x02 \x01(\tR\tpageToken\"m\n" +
+	"\x17ListAuditChainsResponse\x12*\n" +
+	"\x06chains\x18\x01 \x03(\v2\x12.sts.v1.AuditChainR\x06chains\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xca\x01\n" +
+	"\n" +
+	"AuditChain\x12\x14\n" +
+	"\x05chain\x18\x01 \x01(\tR\x05chain\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x120\n" +
+	"\x05begun\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05begun\x12\x1e\n" +
+	"\n" +
+	"checkpoint\x18\x04 \x01(\tR\n" +
+	"checkpoint\x12\x10\n" +
+	"\x03seq\x18\x05 \x01(\x03R\x03seq\x12.\n" +
+	"\x04time\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\"r\n" +
 	"\x18ListIssuerStatusResponse\x12.\n" +
 	"\aissuers\x18\x01 \x03(\v2\x14.sts.v1.IssuerStatusR\aissuers\x12&\n" +
 	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xcb\x02\n" +
@@ -3822,11 +4093,14 @@ const file_sts_v1_admin_proto_rawDesc = "" +
 	"\x05token\x18\x04 \x01(\tB\x03\x80\x01\x01R\x05token\x122\n" +
 	"\x06before\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x06before\x120\n" +
 	"\x05until\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12\x16\n" +
-	"\x06reason\x18\a \x01(\tR\x06reason\"D\n" +
+	"\x06reason\x18\a \x01(\tR\x06reason\"d\n" +
 	"\x0eRevokeResponse\x122\n" +
 	"\n" +
 	"revocation\x18\x01 \x01(\v2\x12.sts.v1.RevocationR\n" +
-	"revocation\"\x96\x02\n" +
+	"revocation\x12\x1e\n" +
+	"\n" +
+	"unrecorded\x18\x02 \x01(\bR\n" +
+	"unrecorded\"\x96\x02\n" +
 	"\n" +
 	"Revocation\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x14\n" +
@@ -3937,7 +4211,7 @@ const file_sts_v1_admin_proto_rawDesc = "" +
 	"\x14DiscardShadowRequest\x12'\n" +
 	"\x0fshadow_revision\x18\x01 \x01(\x03R\x0eshadowRevision\x12\x10\n" +
 	"\x03why\x18\x02 \x01(\tR\x03why\"\x17\n" +
-	"\x15DiscardShadowResponse2\xad\x12\n" +
+	"\x15DiscardShadowResponse2\x9b\x13\n" +
 	"\fAdminService\x12T\n" +
 	"\x05Apply\x12\x14.sts.v1.ApplyRequest\x1a\x15.sts.v1.ApplyResponse\"\x1e\x82\xd3\xe4\x93\x02\x18:\x01*\"\x13/v1/resources:apply\x12:\n" +
 	"\tApplyMany\x12\x14.sts.v1.ApplyRequest\x1a\x15.sts.v1.ApplyResponse(\x01\x12n\n" +
@@ -3955,7 +4229,8 @@ const file_sts_v1_admin_proto_rawDesc = "" +
 	"\x0fSimulateRequest\x12\x1e.sts.v1.SimulateRequestRequest\x1a\x1f.sts.v1.SimulateRequestResponse\"\x1e\x82\xd3\xe4\x93\x02\x18:\x01*\"\x13/v1/policy:simulate\x12S\n" +
 	"\x06Revoke\x12\x15.sts.v1.RevokeRequest\x1a\x16.sts.v1.RevokeResponse\"\x1a\x82\xd3\xe4\x93\x02\x14:\x01*\"\x0f/v1/revocations\x12k\n" +
 	"\x0fListRevocations\x12\x1e.sts.v1.ListRevocationsRequest\x1a\x1f.sts.v1.ListRevocationsResponse\"\x17\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/revocations\x129\n" +
-	"\x06Backup\x12\x15.sts.v1.BackupRequest\x1a\x16.sts.v1.BackupResponse0\x01\x12q\n" +
+	"\x06Backup\x12\x15.sts.v1.BackupRequest\x1a\x16.sts.v1.BackupResponse0\x01\x12l\n" +
+	"\x0fListAuditChains\x12\x1e.sts.v1.ListAuditChainsRequest\x1a\x1f.sts.v1.ListAuditChainsResponse\"\x18\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/audit/chains\x12q\n" +
 	"\x10ListIssuerStatus\x12\x1f.sts.v1.ListIssuerStatusRequest\x1a .sts.v1.ListIssuerStatusResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/issuers:status\x12c\n" +
 	"\rListRevisions\x12\x1c.sts.v1.ListRevisionsRequest\x1a\x1d.sts.v1.ListRevisionsResponse\"\x15\x82\xd3\xe4\x93\x02\x0f\x12\r/v1/revisions\x12h\n" +
 	"\vGetRevision\x12\x1a.sts.v1.GetRevisionRequest\x1a\x1b.sts.v1.GetRevisionResponse\" \x82\xd3\xe4\x93\x02\x1a\x12\x18/v1/revisions/{revision}\x12]\n" +
@@ -3977,7 +4252,7 @@ func file_sts_v1_admin_proto_rawDescGZIP() []byte {
 	return file_sts_v1_admin_proto_rawDescData
 }
 
-var file_sts_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
+var file_sts_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
 var file_sts_v1_admin_proto_goTypes = []any{
 	(*ApplyRequest)(nil),               // 0: sts.v1.ApplyRequest
 	(*ResourceMatch)(nil),              // 1: sts.v1.ResourceMatch
@@ -4005,154 +4280,162 @@ var file_sts_v1_admin_proto_goTypes = []any{
 	(*RevokeKeyRequest)(nil),           // 23: sts.v1.RevokeKeyRequest
 	(*RevokeKeyResponse)(nil),          // 24: sts.v1.RevokeKeyResponse
 	(*ListIssuerStatusRequest)(nil),    // 25: sts.v1.ListIssuerStatusRequest
-	(*ListIssuerStatusResponse)(nil),   // 26: sts.v1.ListIssuerStatusResponse
-	(*IssuerStatus)(nil),               // 27: sts.v1.IssuerStatus
-	(*IssuerKey)(nil),                  // 28: sts.v1.IssuerKey
-	(*RevokeRequest)(nil),              // 29: sts.v1.RevokeRequest
-	(*RevokeResponse)(nil),             // 30: sts.v1.RevokeResponse
-	(*Revocation)(nil),                 // 31: sts.v1.Revocation
-	(*ListRevocationsRequest)(nil),     // 32: sts.v1.ListRevocationsRequest
-	(*ListRevocationsResponse)(nil),    // 33: sts.v1.ListRevocationsResponse
-	(*BackupRequest)(nil),              // 34: sts.v1.BackupRequest
-	(*BackupResponse)(nil),             // 35: sts.v1.BackupResponse
-	(*BackupEnd)(nil),                  // 36: sts.v1.BackupEnd
-	(*Revision)(nil),                   // 37: sts.v1.Revision
-	(*ChangedResources)(nil),           // 38: sts.v1.ChangedResources
-	(*ListRevisionsRequest)(nil),       // 39: sts.v1.ListRevisionsRequest
-	(*ListRevisionsResponse)(nil),      // 40: sts.v1.ListRevisionsResponse
-	(*GetRevisionRequest)(nil),         // 41: sts.v1.GetRevisionRequest
-	(*GetRevisionResponse)(nil),        // 42: sts.v1.GetRevisionResponse
-	(*ResourceDiff)(nil),               // 43: sts.v1.ResourceDiff
-	(*RollbackRequest)(nil),            // 44: sts.v1.RollbackRequest
-	(*GetShadowRequest)(nil),           // 45: sts.v1.GetShadowRequest
-	(*GetShadowResponse)(nil),          // 46: sts.v1.GetShadowResponse
-	(*DecisionDiff)(nil),               // 47: sts.v1.DecisionDiff
-	(*DecidedBy)(nil),                  // 48: sts.v1.DecidedBy
-	(*PromoteShadowRequest)(nil),       // 49: sts.v1.PromoteShadowRequest
-	(*DiscardShadowRequest)(nil),       // 50: sts.v1.DiscardShadowRequest
-	(*DiscardShadowResponse)(nil),      // 51: sts.v1.DiscardShadowResponse
-	nil,                                // 52: sts.v1.GetShadowResponse.CountsEntry
-	(*Resource)(nil),                   // 53: sts.v1.Resource
-	(*durationpb.Duration)(nil),        // 54: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),      // 55: google.protobuf.Timestamp
-	(*ExplainDecisionRequest)(nil),     // 56: sts.v1.ExplainDecisionRequest
-	(*SimulateRequestRequest)(nil),     // 57: sts.v1.SimulateRequestRequest
-	(*ExplainDecisionResponse)(nil),    // 58: sts.v1.ExplainDecisionResponse
-	(*SimulateRequestResponse)(nil),    // 59: sts.v1.SimulateRequestResponse
+	(*ListAuditChainsRequest)(nil),     // 26: sts.v1.ListAuditChainsRequest
+	(*ListAuditChainsResponse)(nil),    // 27: sts.v1.ListAuditChainsResponse
+	(*AuditChain)(nil),                 // 28: sts.v1.AuditChain
+	(*ListIssuerStatusResponse)(nil),   // 29: sts.v1.ListIssuerStatusResponse
+	(*IssuerStatus)(nil),               // 30: sts.v1.IssuerStatus
+	(*IssuerKey)(nil),                  // 31: sts.v1.IssuerKey
+	(*RevokeRequest)(nil),              // 32: sts.v1.RevokeRequest
+	(*RevokeResponse)(nil),             // 33: sts.v1.RevokeResponse
+	(*Revocation)(nil),                 // 34: sts.v1.Revocation
+	(*ListRevocationsRequest)(nil),     // 35: sts.v1.ListRevocationsRequest
+	(*ListRevocationsResponse)(nil),    // 36: sts.v1.ListRevocationsResponse
+	(*BackupRequest)(nil),              // 37: sts.v1.BackupRequest
+	(*BackupResponse)(nil),             // 38: sts.v1.BackupResponse
+	(*BackupEnd)(nil),                  // 39: sts.v1.BackupEnd
+	(*Revision)(nil),                   // 40: sts.v1.Revision
+	(*ChangedResources)(nil),           // 41: sts.v1.ChangedResources
+	(*ListRevisionsRequest)(nil),       // 42: sts.v1.ListRevisionsRequest
+	(*ListRevisionsResponse)(nil),      // 43: sts.v1.ListRevisionsResponse
+	(*GetRevisionRequest)(nil),         // 44: sts.v1.GetRevisionRequest
+	(*GetRevisionResponse)(nil),        // 45: sts.v1.GetRevisionResponse
+	(*ResourceDiff)(nil),               // 46: sts.v1.ResourceDiff
+	(*RollbackRequest)(nil),            // 47: sts.v1.RollbackRequest
+	(*GetShadowRequest)(nil),           // 48: sts.v1.GetShadowRequest
+	(*GetShadowResponse)(nil),          // 49: sts.v1.GetShadowResponse
+	(*DecisionDiff)(nil),               // 50: sts.v1.DecisionDiff
+	(*DecidedBy)(nil),                  // 51: sts.v1.DecidedBy
+	(*PromoteShadowRequest)(nil),       // 52: sts.v1.PromoteShadowRequest
+	(*DiscardShadowRequest)(nil),       // 53: sts.v1.DiscardShadowRequest
+	(*DiscardShadowResponse)(nil),      // 54: sts.v1.DiscardShadowResponse
+	nil,                                // 55: sts.v1.GetShadowResponse.CountsEntry
+	(*Resource)(nil),                   // 56: sts.v1.Resource
+	(*durationpb.Duration)(nil),        // 57: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),      // 58: google.protobuf.Timestamp
+	(*ExplainDecisionRequest)(nil),     // 59: sts.v1.ExplainDecisionRequest
+	(*SimulateRequestRequest)(nil),     // 60: sts.v1.SimulateRequestRequest
+	(*ExplainDecisionResponse)(nil),    // 61: sts.v1.ExplainDecisionResponse
+	(*SimulateRequestResponse)(nil),    // 62: sts.v1.SimulateRequestResponse
 }
 var file_sts_v1_admin_proto_depIdxs = []int32{
-	53, // 0: sts.v1.ApplyRequest.resources:type_name -> sts.v1.Resource
+	56, // 0: sts.v1.ApplyRequest.resources:type_name -> sts.v1.Resource
 	4,  // 1: sts.v1.ApplyRequest.delete:type_name -> sts.v1.ResourceRef
 	1,  // 2: sts.v1.ApplyRequest.match:type_name -> sts.v1.ResourceMatch
-	53, // 3: sts.v1.PutResourceRequest.resource:type_name -> sts.v1.Resource
-	53, // 4: sts.v1.PutResourceResponse.resource:type_name -> sts.v1.Resource
+	56, // 3: sts.v1.PutResourceRequest.resource:type_name -> sts.v1.Resource
+	56, // 4: sts.v1.PutResourceResponse.resource:type_name -> sts.v1.Resource
 	4,  // 5: sts.v1.ApplyResponse.created:type_name -> sts.v1.ResourceRef
 	4,  // 6: sts.v1.ApplyResponse.updated:type_name -> sts.v1.ResourceRef
 	4,  // 7: sts.v1.ApplyResponse.deleted:type_name -> sts.v1.ResourceRef
-	53, // 8: sts.v1.GetResourceResponse.resource:type_name -> sts.v1.Resource
-	53, // 9: sts.v1.ListResourcesResponse.resources:type_name -> sts.v1.Resource
-	54, // 10: sts.v1.RotateClientSecretRequest.overlap:type_name -> google.protobuf.Duration
-	55, // 11: sts.v1.RotateClientSecretResponse.previous_not_after:type_name -> google.protobuf.Timestamp
+	56, // 8: sts.v1.GetResourceResponse.resource:type_name -> sts.v1.Resource
+	56, // 9: sts.v1.ListResourcesResponse.resources:type_name -> sts.v1.Resource
+	57, // 10: sts.v1.RotateClientSecretRequest.overlap:type_name -> google.protobuf.Duration
+	58, // 11: sts.v1.RotateClientSecretResponse.previous_not_after:type_name -> google.protobuf.Timestamp
 	16, // 12: sts.v1.GetClientStatusResponse.credentials:type_name -> sts.v1.CredentialStatus
-	55, // 13: sts.v1.CredentialStatus.not_after:type_name -> google.protobuf.Timestamp
-	55, // 14: sts.v1.CredentialStatus.last_used:type_name -> google.protobuf.Timestamp
+	58, // 13: sts.v1.CredentialStatus.not_after:type_name -> google.protobuf.Timestamp
+	58, // 14: sts.v1.CredentialStatus.last_used:type_name -> google.protobuf.Timestamp
 	19, // 15: sts.v1.ListKeysResponse.key_sets:type_name -> sts.v1.KeySetStatus
 	20, // 16: sts.v1.KeySetStatus.keys:type_name -> sts.v1.KeyStatus
-	55, // 17: sts.v1.KeySetStatus.rotation_due:type_name -> google.protobuf.Timestamp
-	55, // 18: sts.v1.KeyStatus.published:type_name -> google.protobuf.Timestamp
-	55, // 19: sts.v1.KeyStatus.signs:type_name -> google.protobuf.Timestamp
-	55, // 20: sts.v1.KeyStatus.ends:type_name -> google.protobuf.Timestamp
-	55, // 21: sts.v1.KeyStatus.revoked:type_name -> google.protobuf.Timestamp
-	55, // 22: sts.v1.KeyStatus.last_fetch:type_name -> google.protobuf.Timestamp
+	58, // 17: sts.v1.KeySetStatus.rotation_due:type_name -> google.protobuf.Timestamp
+	58, // 18: sts.v1.KeyStatus.published:type_name -> google.protobuf.Timestamp
+	58, // 19: sts.v1.KeyStatus.signs:type_name -> google.protobuf.Timestamp
+	58, // 20: sts.v1.KeyStatus.ends:type_name -> google.protobuf.Timestamp
+	58, // 21: sts.v1.KeyStatus.revoked:type_name -> google.protobuf.Timestamp
+	58, // 22: sts.v1.KeyStatus.last_fetch:type_name -> google.protobuf.Timestamp
 	20, // 23: sts.v1.RotateKeyResponse.key:type_name -> sts.v1.KeyStatus
 	20, // 24: sts.v1.RevokeKeyResponse.revoked:type_name -> sts.v1.KeyStatus
 	20, // 25: sts.v1.RevokeKeyResponse.successor:type_name -> sts.v1.KeyStatus
-	55, // 26: sts.v1.RevokeKeyResponse.accepted_until:type_name -> google.protobuf.Timestamp
-	27, // 27: sts.v1.ListIssuerStatusResponse.issuers:type_name -> sts.v1.IssuerStatus
-	28, // 28: sts.v1.IssuerStatus.keys:type_name -> sts.v1.IssuerKey
-	55, // 29: sts.v1.IssuerStatus.fetched:type_name -> google.protobuf.Timestamp
-	55, // 30: sts.v1.IssuerStatus.asked:type_name -> google.protobuf.Timestamp
-	55, // 31: sts.v1.IssuerStatus.refresh:type_name -> google.protobuf.Timestamp
-	55, // 32: sts.v1.IssuerStatus.stale:type_name -> google.protobuf.Timestamp
-	55, // 33: sts.v1.RevokeRequest.before:type_name -> google.protobuf.Timestamp
-	55, // 34: sts.v1.RevokeRequest.until:type_name -> google.protobuf.Timestamp
-	31, // 35: sts.v1.RevokeResponse.revocation:type_name -> sts.v1.Revocation
-	55, // 36: sts.v1.Revocation.before:type_name -> google.protobuf.Timestamp
-	55, // 37: sts.v1.Revocation.expires:type_name -> google.protobuf.Timestamp
-	55, // 38: sts.v1.Revocation.created:type_name -> google.protobuf.Timestamp
-	31, // 39: sts.v1.ListRevocationsResponse.revocations:type_name -> sts.v1.Revocation
-	36, // 40: sts.v1.BackupResponse.end:type_name -> sts.v1.BackupEnd
-	55, // 41: sts.v1.Revision.time:type_name -> google.protobuf.Timestamp
-	38, // 42: sts.v1.Revision.created:type_name -> sts.v1.ChangedResources
-	38, // 43: sts.v1.Revision.updated:type_name -> sts.v1.ChangedResources
-	38, // 44: sts.v1.Revision.deleted:type_name -> sts.v1.ChangedResources
-	4,  // 45: sts.v1.ChangedResources.first:type_name -> sts.v1.ResourceRef
-	37, // 46: sts.v1.ListRevisionsResponse.revisions:type_name -> sts.v1.Revision
-	37, // 47: sts.v1.GetRevisionResponse.revision:type_name -> sts.v1.Revision
-	43, // 48: sts.v1.GetRevisionResponse.differences:type_name -> sts.v1.ResourceDiff
-	4,  // 49: sts.v1.ResourceDiff.ref:type_name -> sts.v1.ResourceRef
-	53, // 50: sts.v1.ResourceDiff.before:type_name -> sts.v1.Resource
-	53, // 51: sts.v1.ResourceDiff.after:type_name -> sts.v1.Resource
-	37, // 52: sts.v1.GetShadowResponse.revision:type_name -> sts.v1.Revision
-	55, // 53: sts.v1.GetShadowResponse.since:type_name -> google.protobuf.Timestamp
-	52, // 54: sts.v1.GetShadowResponse.counts:type_name -> sts.v1.GetShadowResponse.CountsEntry
-	47, // 55: sts.v1.GetShadowResponse.differences:type_name -> sts.v1.DecisionDiff
-	48, // 56: sts.v1.DecisionDiff.live:type_name -> sts.v1.DecidedBy
-	48, // 57: sts.v1.DecisionDiff.shadow:type_name -> sts.v1.DecidedBy
-	55, // 58: sts.v1.DecisionDiff.first:type_name -> google.protobuf.Timestamp
-	55, // 59: sts.v1.DecisionDiff.last:type_name -> google.protobuf.Timestamp
-	54, // 60: sts.v1.DecidedBy.lifetime:type_name -> google.protobuf.Duration
-	0,  // 61: sts.v1.AdminService.Apply:input_type -> sts.v1.ApplyRequest
-	0,  // 62: sts.v1.AdminService.ApplyMany:input_type -> sts.v1.ApplyRequest
-	6,  // 63: sts.v1.AdminService.GetResource:input_type -> sts.v1.GetResourceRequest
-	8,  // 64: sts.v1.AdminService.ListResources:input_type -> sts.v1.ListResourcesRequest
-	2,  // 65: sts.v1.AdminService.PutResource:input_type -> sts.v1.PutResourceRequest
-	10, // 66: sts.v1.AdminService.DeleteResource:input_type -> sts.v1.DeleteResourceRequest
-	12, // 67: sts.v1.AdminService.RotateClientSecret:input_type -> sts.v1.RotateClientSecretRequest
-	14, // 68: sts.v1.AdminService.GetClientStatus:input_type -> sts.v1.GetClientStatusRequest
-	17, // 69: sts.v1.AdminService.ListKeys:input_type -> sts.v1.ListKeysRequest
-	21, // 70: sts.v1.AdminService.RotateKey:input_type -> sts.v1.RotateKeyRequest
-	23, // 71: sts.v1.AdminService.RevokeKey:input_type -> sts.v1.RevokeKeyRequest
-	56, // 72: sts.v1.AdminService.ExplainDecision:input_type -> sts.v1.ExplainDecisionRequest
-	57, // 73: sts.v1.AdminService.SimulateRequest:input_type -> sts.v1.SimulateRequestRequest
-	29, // 74: sts.v1.AdminService.Revoke:input_type -> sts.v1.RevokeRequest
-	32, // 75: sts.v1.AdminService.ListRevocations:input_type -> sts.v1.ListRevocationsRequest
-	34, // 76: sts.v1.AdminService.Backup:input_type -> sts.v1.BackupRequest
-	25, // 77: sts.v1.AdminService.ListIssuerStatus:input_type -> sts.v1.ListIssuerStatusRequest
-	39, // 78: sts.v1.AdminService.ListRevisions:input_type -> sts.v1.ListRevisionsRequest
-	41, // 79: sts.v1.AdminService.GetRevision:input_type -> sts.v1.GetRevisionRequest
-	44, // 80: sts.v1.AdminService.Rollback:input_type -> sts.v1.RollbackRequest
-	45, // 81: sts.v1.AdminService.GetShadow:input_type -> sts.v1.GetShadowRequest
-	49, // 82: sts.v1.AdminService.PromoteShadow:input_type -> sts.v1.PromoteShadowRequest
-	50, // 83: sts.v1.AdminService.DiscardShadow:input_type -> sts.v1.DiscardShadowRequest
-	5,  // 84: sts.v1.AdminService.Apply:output_type -> sts.v1.ApplyResponse
-	5,  // 85: sts.v1.AdminService.ApplyMany:output_type -> sts.v1.ApplyResponse
-	7,  // 86: sts.v1.AdminService.GetResource:output_type -> sts.v1.GetResourceResponse
-	9,  // 87: sts.v1.AdminService.ListResources:output_type -> sts.v1.ListResourcesResponse
-	3,  // 88: sts.v1.AdminService.PutResource:output_type -> sts.v1.PutResourceResponse
-	11, // 89: sts.v1.AdminService.DeleteResource:output_type -> sts.v1.DeleteResourceResponse
-	13, // 90: sts.v1.AdminService.RotateClientSecret:output_type -> sts.v1.RotateClientSecretResponse
-	15, // 91: sts.v1.AdminService.GetClientStatus:output_type -> sts.v1.GetClientStatusResponse
-	18, // 92: sts.v1.AdminService.ListKeys:output_type -> sts.v1.ListKeysResponse
-	22, // 93: sts.v1.AdminService.RotateKey:output_type -> sts.v1.RotateKeyResponse
-	24, // 94: sts.v1.AdminService.RevokeKey:output_type -> sts.v1.RevokeKeyResponse
-	58, // 95: sts.v1.AdminService.ExplainDecision:output_type -> sts.v1.ExplainDecisionResponse
-	59, // 96: sts.v1.AdminService.SimulateRequest:output_type -> sts.v1.SimulateRequestResponse
-	30, // 97: sts.v1.AdminService.Revoke:output_type -> sts.v1.RevokeResponse
-	33, // 98: sts.v1.AdminService.ListRevocations:output_type -> sts.v1.ListRevocationsResponse
-	35, // 99: sts.v1.AdminService.Backup:output_type -> sts.v1.BackupResponse
-	26, // 100: sts.v1.AdminService.ListIssuerStatus:output_type -> sts.v1.ListIssuerStatusResponse
-	40, // 101: sts.v1.AdminService.ListRevisions:output_type -> sts.v1.ListRevisionsResponse
-	42, // 102: sts.v1.AdminService.GetRevision:output_type -> sts.v1.GetRevisionResponse
-	5,  // 103: sts.v1.AdminService.Rollback:output_type -> sts.v1.ApplyResponse
-	46, // 104: sts.v1.AdminService.GetShadow:output_type -> sts.v1.GetShadowResponse
-	5,  // 105: sts.v1.AdminService.PromoteShadow:output_type -> sts.v1.ApplyResponse
-	51, // 106: sts.v1.AdminService.DiscardShadow:output_type -> sts.v1.DiscardShadowResponse
-	84, // [84:107] is the sub-list for method output_type
-	61, // [61:84] is the sub-list for method input_type
-	61, // [61:61] is the sub-list for extension type_name
-	61, // [61:61] is the sub-list for extension extendee
-	0,  // [0:61] is the sub-list for field type_name
+	58, // 26: sts.v1.RevokeKeyResponse.accepted_until:type_name -> google.protobuf.Timestamp
+	28, // 27: sts.v1.ListAuditChainsResponse.chains:type_name -> sts.v1.AuditChain
+	58, // 28: sts.v1.AuditChain.begun:type_name -> google.protobuf.Timestamp
+	58, // 29: sts.v1.AuditChain.time:type_name -> google.protobuf.Timestamp
+	30, // 30: sts.v1.ListIssuerStatusResponse.issuers:type_name -> sts.v1.IssuerStatus
+	31, // 31: sts.v1.IssuerStatus.keys:type_name -> sts.v1.IssuerKey
+	58, // 32: sts.v1.IssuerStatus.fetched:type_name -> google.protobuf.Timestamp
+	58, // 33: sts.v1.IssuerStatus.asked:type_name -> google.protobuf.Timestamp
+	58, // 34: sts.v1.IssuerStatus.refresh:type_name -> google.protobuf.Timestamp
+	58, // 35: sts.v1.IssuerStatus.stale:type_name -> google.protobuf.Timestamp
+	58, // 36: sts.v1.RevokeRequest.before:type_name -> google.protobuf.Timestamp
+	58, // 37: sts.v1.RevokeRequest.until:type_name -> google.protobuf.Timestamp
+	34, // 38: sts.v1.RevokeResponse.revocation:type_name -> sts.v1.Revocation
+	58, // 39: sts.v1.Revocation.before:type_name -> google.protobuf.Timestamp
+	58, // 40: sts.v1.Revocation.expires:type_name -> google.protobuf.Timestamp
+	58, // 41: sts.v1.Revocation.created:type_name -> google.protobuf.Timestamp
+	34, // 42: sts.v1.ListRevocationsResponse.revocations:type_name -> sts.v1.Revocation
+	39, // 43: sts.v1.BackupResponse.end:type_name -> sts.v1.BackupEnd
+	58, // 44: sts.v1.Revision.time:type_name -> google.protobuf.Timestamp
+	41, // 45: sts.v1.Revision.created:type_name -> sts.v1.ChangedResources
+	41, // 46: sts.v1.Revision.updated:type_name -> sts.v1.ChangedResources
+	41, // 47: sts.v1.Revision.deleted:type_name -> sts.v1.ChangedResources
+	4,  // 48: sts.v1.ChangedResources.first:type_name -> sts.v1.ResourceRef
+	40, // 49: sts.v1.ListRevisionsResponse.revisions:type_name -> sts.v1.Revision
+	40, // 50: sts.v1.GetRevisionResponse.revision:type_name -> sts.v1.Revision
+	46, // 51: sts.v1.GetRevisionResponse.differences:type_name -> sts.v1.ResourceDiff
+	4,  // 52: sts.v1.ResourceDiff.ref:type_name -> sts.v1.ResourceRef
+	56, // 53: sts.v1.ResourceDiff.before:type_name -> sts.v1.Resource
+	56, // 54: sts.v1.ResourceDiff.after:type_name -> sts.v1.Resource
+	40, // 55: sts.v1.GetShadowResponse.revision:type_name -> sts.v1.Revision
+	58, // 56: sts.v1.GetShadowResponse.since:type_name -> google.protobuf.Timestamp
+	55, // 57: sts.v1.GetShadowResponse.counts:type_name -> sts.v1.GetShadowResponse.CountsEntry
+	50, // 58: sts.v1.GetShadowResponse.differences:type_name -> sts.v1.DecisionDiff
+	51, // 59: sts.v1.DecisionDiff.live:type_name -> sts.v1.DecidedBy
+	51, // 60: sts.v1.DecisionDiff.shadow:type_name -> sts.v1.DecidedBy
+	58, // 61: sts.v1.DecisionDiff.first:type_name -> google.protobuf.Timestamp
+	58, // 62: sts.v1.DecisionDiff.last:type_name -> google.protobuf.Timestamp
+	57, // 63: sts.v1.DecidedBy.lifetime:type_name -> google.protobuf.Duration
+	0,  // 64: sts.v1.AdminService.Apply:input_type -> sts.v1.ApplyRequest
+	0,  // 65: sts.v1.AdminService.ApplyMany:input_type -> sts.v1.ApplyRequest
+	6,  // 66: sts.v1.AdminService.GetResource:input_type -> sts.v1.GetResourceRequest
+	8,  // 67: sts.v1.AdminService.ListResources:input_type -> sts.v1.ListResourcesRequest
+	2,  // 68: sts.v1.AdminService.PutResource:input_type -> sts.v1.PutResourceRequest
+	10, // 69: sts.v1.AdminService.DeleteResource:input_type -> sts.v1.DeleteResourceRequest
+	12, // 70: sts.v1.AdminService.RotateClientSecret:input_type -> sts.v1.RotateClientSecretRequest
+	14, // 71: sts.v1.AdminService.GetClientStatus:input_type -> sts.v1.GetClientStatusRequest
+	17, // 72: sts.v1.AdminService.ListKeys:input_type -> sts.v1.ListKeysRequest
+	21, // 73: sts.v1.AdminService.RotateKey:input_type -> sts.v1.RotateKeyRequest
+	23, // 74: sts.v1.AdminService.RevokeKey:input_type -> sts.v1.RevokeKeyRequest
+	59, // 75: sts.v1.AdminService.ExplainDecision:input_type -> sts.v1.ExplainDecisionRequest
+	60, // 76: sts.v1.AdminService.SimulateRequest:input_type -> sts.v1.SimulateRequestRequest
+	32, // 77: sts.v1.AdminService.Revoke:input_type -> sts.v1.RevokeRequest
+	35, // 78: sts.v1.AdminService.ListRevocations:input_type -> sts.v1.ListRevocationsRequest
+	37, // 79: sts.v1.AdminService.Backup:input_type -> sts.v1.BackupRequest
+	26, // 80: sts.v1.AdminService.ListAuditChains:input_type -> sts.v1.ListAuditChainsRequest
+	25, // 81: sts.v1.AdminService.ListIssuerStatus:input_type -> sts.v1.ListIssuerStatusRequest
+	42, // 82: sts.v1.AdminService.ListRevisions:input_type -> sts.v1.ListRevisionsRequest
+	44, // 83: sts.v1.AdminService.GetRevision:input_type -> sts.v1.GetRevisionRequest
+	47, // 84: sts.v1.AdminService.Rollback:input_type -> sts.v1.RollbackRequest
+	48, // 85: sts.v1.AdminService.GetShadow:input_type -> sts.v1.GetShadowRequest
+	52, // 86: sts.v1.AdminService.PromoteShadow:input_type -> sts.v1.PromoteShadowRequest
+	53, // 87: sts.v1.AdminService.DiscardShadow:input_type -> sts.v1.DiscardShadowRequest
+	5,  // 88: sts.v1.AdminService.Apply:output_type -> sts.v1.ApplyResponse
+	5,  // 89: sts.v1.AdminService.ApplyMany:output_type -> sts.v1.ApplyResponse
+	7,  // 90: sts.v1.AdminService.GetResource:output_type -> sts.v1.GetResourceResponse
+	9,  // 91: sts.v1.AdminService.ListResources:output_type -> sts.v1.ListResourcesResponse
+	3,  // 92: sts.v1.AdminService.PutResource:output_type -> sts.v1.PutResourceResponse
+	11, // 93: sts.v1.AdminService.DeleteResource:output_type -> sts.v1.DeleteResourceResponse
+	13, // 94: sts.v1.AdminService.RotateClientSecret:output_type -> sts.v1.RotateClientSecretResponse
+	15, // 95: sts.v1.AdminService.GetClientStatus:output_type -> sts.v1.GetClientStatusResponse
+	18, // 96: sts.v1.AdminService.ListKeys:output_type -> sts.v1.ListKeysResponse
+	22, // 97: sts.v1.AdminService.RotateKey:output_type -> sts.v1.RotateKeyResponse
+	24, // 98: sts.v1.AdminService.RevokeKey:output_type -> sts.v1.RevokeKeyResponse
+	61, // 99: sts.v1.AdminService.ExplainDecision:output_type -> sts.v1.ExplainDecisionResponse
+	62, // 100: sts.v1.AdminService.SimulateRequest:output_type -> sts.v1.SimulateRequestResponse
+	33, // 101: sts.v1.AdminService.Revoke:output_type -> sts.v1.RevokeResponse
+	36, // 102: sts.v1.AdminService.ListRevocations:output_type -> sts.v1.ListRevocationsResponse
+	38, // 103: sts.v1.AdminService.Backup:output_type -> sts.v1.BackupResponse
+	27, // 104: sts.v1.AdminService.ListAuditChains:output_type -> sts.v1.ListAuditChainsResponse
+	29, // 105: sts.v1.AdminService.ListIssuerStatus:output_type -> sts.v1.ListIssuerStatusResponse
+	43, // 106: sts.v1.AdminService.ListRevisions:output_type -> sts.v1.ListRevisionsResponse
+	45, // 107: sts.v1.AdminService.GetRevision:output_type -> sts.v1.GetRevisionResponse
+	5,  // 108: sts.v1.AdminService.Rollback:output_type -> sts.v1.ApplyResponse
+	49, // 109: sts.v1.AdminService.GetShadow:output_type -> sts.v1.GetShadowResponse
+	5,  // 110: sts.v1.AdminService.PromoteShadow:output_type -> sts.v1.ApplyResponse
+	54, // 111: sts.v1.AdminService.DiscardShadow:output_type -> sts.v1.DiscardShadowResponse
+	88, // [88:112] is the sub-list for method output_type
+	64, // [64:88] is the sub-list for method input_type
+	64, // [64:64] is the sub-list for extension type_name
+	64, // [64:64] is the sub-list for extension extendee
+	0,  // [0:64] is the sub-list for field type_name
 }
 
 func init() { file_sts_v1_admin_proto_init() }
@@ -4168,7 +4451,7 @@ func file_sts_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sts_v1_admin_proto_rawDesc), len(file_sts_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   53,
+			NumMessages:   56,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -35,6 +35,7 @@ const (
 	AdminService_Revoke_FullMethodName             = "/sts.v1.AdminService/Revoke"
 	AdminService_ListRevocations_FullMethodName    = "/sts.v1.AdminService/ListRevocations"
 	AdminService_Backup_FullMethodName             = "/sts.v1.AdminService/Backup"
+	AdminService_ListAuditChains_FullMethodName    = "/sts.v1.AdminService/ListAuditChains"
 	AdminService_ListIssuerStatus_FullMethodName   = "/sts.v1.AdminService/ListIssuerStatus"
 	AdminService_ListRevisions_FullMethodName      = "/sts.v1.AdminService/ListRevisions"
 	AdminService_GetRevision_FullMethodName        = "/sts.v1.AdminService/GetRevision"
@@ -113,6 +114,8 @@ type AdminServiceClient interface {
 	//
 	// Verifiers elsewhere accept the revoked key until they fetch the key set anew;
 	// `accepted_until` says by when they must have, if they do as they are told.
+	//
+	// It is the same as to Revoke the key, but for the answer.
 	RevokeKey(ctx context.Context, in *RevokeKeyRequest, opts ...grpc.CallOption) (*RevokeKeyResponse, error)
 	// ExplainDecision says why a decision was taken, by its id: for every rule for the
 	// requester, the nearest first, which predicates hold and which do not. This node
@@ -125,7 +128,8 @@ type AdminServiceClient interface {
 	// service's own interfaces. It is never taken back; workloads get new tokens. When
 	// it has answered, that is durable and in force at this node, and at others
 	// within a second, or they answer nothing. After UNAVAILABLE it may or may not be
-	// in force; try again.
+	// in force; try again. An audit log that does not work holds nothing up; see
+	// `unrecorded`.
 	Revoke(ctx context.Context, in *RevokeRequest, opts ...grpc.CallOption) (*RevokeResponse, error)
 	// ListRevocations returns the revocations whose tokens may still be alive, by
 	// kind and in no order that means something.
@@ -142,6 +146,11 @@ type AdminServiceClient interface {
 	//
 	// Other stores have ways of their own; there it is INVALID_ARGUMENT.
 	Backup(ctx context.Context, in *BackupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BackupResponse], error)
+	// ListAuditChains returns what the store keeps of audit logs, apart from them: of
+	// each chain of records the last signed checkpoint, at most some seconds old while
+	// the node runs. A log that does not have it was changed, cut or put back. Chains
+	// of which nothing was heard for 90 days are not kept.
+	ListAuditChains(ctx context.Context, in *ListAuditChainsRequest, opts ...grpc.CallOption) (*ListAuditChainsResponse, error)
 	// ListIssuerStatus returns what this node knows of the keys of each Issuer: which
 	// there are, how old they are, and why they could not be had. It asks no issuer.
 	ListIssuerStatus(ctx context.Context, in *ListIssuerStatusRequest, opts ...grpc.CallOption) (*ListIssuerStatusResponse, error)
@@ -350,6 +359,16 @@ func (c *adminServiceClient) Backup(ctx context.Context, in *BackupRequest, opts
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type AdminService_BackupClient = grpc.ServerStreamingClient[BackupResponse]
 
+func (c *adminServiceClient) ListAuditChains(ctx context.Context, in *ListAuditChainsRequest, opts ...grpc.CallOption) (*ListAuditChainsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListAuditChainsResponse)
+	err := c.cc.Invoke(ctx, AdminService_ListAuditChains_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *adminServiceClient) ListIssuerStatus(ctx context.Context, in *ListIssuerStatusRequest, opts ...grpc.CallOption) (*ListIssuerStatusResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	out := new(ListIssuerStatusResponse)
@@ -489,6 +508,8 @@ type AdminServiceServer interface {
 	//
 	// Verifiers elsewhere accept the revoked key until they fetch the key set anew;
 	// `accepted_until` says by when they must have, if they do as they are told.
+	//
+	// It is the same as to Revoke the key, but for the answer.
 	RevokeKey(context.Context, *RevokeKeyRequest) (*RevokeKeyResponse, error)
 	// ExplainDecision says why a decision was taken, by its id: for every rule for the
 	// requester, the nearest first, which predicates hold and which do not. This node
@@ -501,7 +522,8 @@ type AdminServiceServer interface {
 	// service's own interfaces. It is never taken back; workloads get new tokens. When
 	// it has answered, that is durable and in force at this node, and at others
 	// within a second, or they answer nothing. After UNAVAILABLE it may or may not be
-	// in force; try again.
+	// in force; try again. An audit log that does not work holds nothing up; see
+	// `unrecorded`.
 	Revoke(context.Context, *RevokeRequest) (*RevokeResponse, error)
 	// ListRevocations returns the revocations whose tokens may still be alive, by
 	// kind and in no order that means something.
@@ -518,6 +540,11 @@ type AdminServiceServer interface {
 	//
 	// Other stores have ways of their own; there it is INVALID_ARGUMENT.
 	Backup(*BackupRequest, grpc.ServerStreamingServer[BackupResponse]) error
+	// ListAuditChains returns what the store keeps of audit logs, apart from them: of
+	// each chain of records the last signed checkpoint, at most some seconds old while
+	// the node runs. A log that does not have it was changed, cut or put back. Chains
+	// of which nothing was heard for 90 days are not kept.
+	ListAuditChains(context.Context, *ListAuditChainsRequest) (*ListAuditChainsResponse, error)
 	// ListIssuerStatus returns what this node knows of the keys of each Issuer: which
 	// there are, how old they are, and why they could not be had. It asks no issuer.
 	ListIssuerStatus(context.Context, *ListIssuerStatusRequest) (*ListIssuerStatusResponse, error)
@@ -601,6 +628,9 @@ func (UnimplementedAdminServiceServer) ListRevocations(context.Context, *ListRev
 }
 func (UnimplementedAdminServiceServer) Backup(*BackupRequest, grpc.ServerStreamingServer[BackupResponse]) error {
 	return status.Error(codes.Unimplemented, "method Backup not implemented")
+}
+func (UnimplementedAdminServiceServer) ListAuditChains(context.Context, *ListAuditChainsRequest) (*ListAuditChainsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListAuditChains not implemented")
 }
 func (UnimplementedAdminServiceServer) ListIssuerStatus(context.Context, *ListIssuerStatusRequest) (*ListIssuerStatusResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListIssuerStatus not implemented")
@@ -914,6 +944,24 @@ func _AdminService_Backup_Handler(srv interface{}, stream grpc.ServerStream) err
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type AdminService_BackupServer = grpc.ServerStreamingServer[BackupResponse]
 
+func _AdminService_ListAuditChains_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListAuditChainsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).ListAuditChains(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_ListAuditChains_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).ListAuditChains(ctx, req.(*ListAuditChainsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _AdminService_ListIssuerStatus_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(ListIssuerStatusRequest)
 	if err := dec(in); err != nil {
@@ -1102,6 +1150,10 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListRevocations",
 			Handler:    _AdminService_ListRevocations_Handler,
+		},
+		{
+			MethodName: "ListAuditChains",
+			Handler:    _AdminService_ListAuditChains_Handler,
 		},
 		{
 			MethodName: "ListIssuerStatus",

@@ -10,6 +10,7 @@ import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
+	structpb "google.golang.org/protobuf/types/known/structpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -84,11 +85,15 @@ type ExplainDecisionResponse struct {
 	Reason string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
 	// What was not as it must be, as in the audit log.
 	Reasons []*DecisionReason `protobuf:"bytes,6,rep,name=reasons,proto3" json:"reasons,omitempty"`
-	// What comes of the same request by the revision in force, with every predicate.
-	// Not set if that cannot be told: see `unknown`.
+	// What comes of the same request by that revision, with every predicate, or by the
+	// one in force if that one is not kept any more: its `revision` says which. Not set
+	// if that cannot be told: see `unknown`.
 	Explanation *Explanation `protobuf:"bytes,7,opt,name=explanation,proto3" json:"explanation,omitempty"`
 	// Why `explanation` is not set.
-	Unknown       string `protobuf:"bytes,8,opt,name=unknown,proto3" json:"unknown,omitempty"`
+	Unknown string `protobuf:"bytes,8,opt,name=unknown,proto3" json:"unknown,omitempty"`
+	// What comes of the same request by the revision in force, if that is another one
+	// and it can be told.
+	Now           *Explanation `protobuf:"bytes,9,opt,name=now,proto3" json:"now,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -177,6 +182,13 @@ func (x *ExplainDecisionResponse) GetUnknown() string {
 		return x.Unknown
 	}
 	return ""
+}
+
+func (x *ExplainDecisionResponse) GetNow() *Explanation {
+	if x != nil {
+		return x.Now
+	}
+	return nil
 }
 
 // SimulateRequestRequest is the request to try.
@@ -379,7 +391,10 @@ type Explanation struct {
 	// What would be granted if the nearest rules matched.
 	Would []*Offer `protobuf:"bytes,11,rep,name=would,proto3" json:"would,omitempty"`
 	// All of it for people, in lines.
-	Text          string `protobuf:"bytes,12,opt,name=text,proto3" json:"text,omitempty"`
+	Text string `protobuf:"bytes,12,opt,name=text,proto3" json:"text,omitempty"`
+	// The rules with `deny` that the request matches. One that contributes takes
+	// something that others allow.
+	Denials       []*RuleTrial `protobuf:"bytes,13,rep,name=denials,proto3" json:"denials,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -498,6 +513,13 @@ func (x *Explanation) GetText() string {
 	return ""
 }
 
+func (x *Explanation) GetDenials() []*RuleTrial {
+	if x != nil {
+		return x.Denials
+	}
+	return nil
+}
+
 // RuleTrial is what comes of a rule.
 type RuleTrial struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -508,7 +530,9 @@ type RuleTrial struct {
 	// Whether what is granted comes from it, among others.
 	Contributes bool `protobuf:"varint,3,opt,name=contributes,proto3" json:"contributes,omitempty"`
 	// Its predicates, in the order in which they are looked at.
-	Checks        []*Check `protobuf:"bytes,4,rep,name=checks,proto3" json:"checks,omitempty"`
+	Checks []*Check `protobuf:"bytes,4,rep,name=checks,proto3" json:"checks,omitempty"`
+	// The scopes of a rule with `deny`; none: it denies the whole request.
+	Denies        []string `protobuf:"bytes,5,rep,name=denies,proto3" json:"denies,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -567,6 +591,13 @@ func (x *RuleTrial) GetContributes() bool {
 func (x *RuleTrial) GetChecks() []*Check {
 	if x != nil {
 		return x.Checks
+	}
+	return nil
+}
+
+func (x *RuleTrial) GetDenies() []string {
+	if x != nil {
+		return x.Denies
 	}
 	return nil
 }
@@ -667,7 +698,9 @@ type ScopeTrial struct {
 	// Rules for this requester that would grant it if they matched.
 	Could []string `protobuf:"bytes,5,rep,name=could,proto3" json:"could,omitempty"`
 	// Why it is not granted.
-	Hint          string `protobuf:"bytes,6,opt,name=hint,proto3" json:"hint,omitempty"`
+	Hint string `protobuf:"bytes,6,opt,name=hint,proto3" json:"hint,omitempty"`
+	// A rule that denies it.
+	Denied        string `protobuf:"bytes,7,opt,name=denied,proto3" json:"denied,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -744,6 +777,13 @@ func (x *ScopeTrial) GetHint() string {
 	return ""
 }
 
+func (x *ScopeTrial) GetDenied() string {
+	if x != nil {
+		return x.Denied
+	}
+	return ""
+}
+
 // Offer is what rules grant, or would.
 type Offer struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -760,7 +800,13 @@ type Offer struct {
 	// How long the token lives.
 	Lifetime *durationpb.Duration `protobuf:"bytes,6,opt,name=lifetime,proto3" json:"lifetime,omitempty"`
 	// What it is bound to: none, dpop or mtls.
-	Binding       string `protobuf:"bytes,7,opt,name=binding,proto3" json:"binding,omitempty"`
+	Binding string `protobuf:"bytes,7,opt,name=binding,proto3" json:"binding,omitempty"`
+	// Extra claims.
+	Claims *structpb.Struct `protobuf:"bytes,8,opt,name=claims,proto3" json:"claims,omitempty"`
+	// Who may act for the subject: its `may_act`.
+	MayAct *OfferedMayAct `protobuf:"bytes,9,opt,name=may_act,json=mayAct,proto3" json:"may_act,omitempty"`
+	// How many exchanges there are since the transaction began, with this one.
+	Exchanges     int32 `protobuf:"varint,10,opt,name=exchanges,proto3" json:"exchanges,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -844,13 +890,98 @@ func (x *Offer) GetBinding() string {
 	return ""
 }
 
+func (x *Offer) GetClaims() *structpb.Struct {
+	if x != nil {
+		return x.Claims
+	}
+	return nil
+}
+
+func (x *Offer) GetMayAct() *OfferedMayAct {
+	if x != nil {
+		return x.MayAct
+	}
+	return nil
+}
+
+func (x *Offer) GetExchanges() int32 {
+	if x != nil {
+		return x.Exchanges
+	}
+	return 0
+}
+
+// OfferedMayAct is the claim `may_act` of a token.
+type OfferedMayAct struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The `iss` of the party.
+	Iss string `protobuf:"bytes,1,opt,name=iss,proto3" json:"iss,omitempty"`
+	// Its `sub`.
+	Sub string `protobuf:"bytes,2,opt,name=sub,proto3" json:"sub,omitempty"`
+	// Its `client_id`, if it is a client.
+	ClientId      string `protobuf:"bytes,3,opt,name=client_id,json=clientId,proto3" json:"client_id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OfferedMayAct) Reset() {
+	*x = OfferedMayAct{}
+	mi := &file_sts_v1_explain_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OfferedMayAct) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OfferedMayAct) ProtoMessage() {}
+
+func (x *OfferedMayAct) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_explain_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OfferedMayAct.ProtoReflect.Descriptor instead.
+func (*OfferedMayAct) Descriptor() ([]byte, []int) {
+	return file_sts_v1_explain_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *OfferedMayAct) GetIss() string {
+	if x != nil {
+		return x.Iss
+	}
+	return ""
+}
+
+func (x *OfferedMayAct) GetSub() string {
+	if x != nil {
+		return x.Sub
+	}
+	return ""
+}
+
+func (x *OfferedMayAct) GetClientId() string {
+	if x != nil {
+		return x.ClientId
+	}
+	return ""
+}
+
 var File_sts_v1_explain_proto protoreflect.FileDescriptor
 
 const file_sts_v1_explain_proto_rawDesc = "" +
 	"\n" +
-	"\x14sts/v1/explain.proto\x12\x06sts.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17sts/v1/policytest.proto\"(\n" +
+	"\x14sts/v1/explain.proto\x12\x06sts.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17sts/v1/policytest.proto\"(\n" +
 	"\x16ExplainDecisionRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"\xa4\x02\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\xcb\x02\n" +
 	"\x17ExplainDecisionResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12.\n" +
 	"\x04time\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04time\x12\x1a\n" +
@@ -859,7 +990,8 @@ const file_sts_v1_explain_proto_rawDesc = "" +
 	"\x06reason\x18\x05 \x01(\tR\x06reason\x120\n" +
 	"\areasons\x18\x06 \x03(\v2\x16.sts.v1.DecisionReasonR\areasons\x125\n" +
 	"\vexplanation\x18\a \x01(\v2\x13.sts.v1.ExplanationR\vexplanation\x12\x18\n" +
-	"\aunknown\x18\b \x01(\tR\aunknown\"G\n" +
+	"\aunknown\x18\b \x01(\tR\aunknown\x12%\n" +
+	"\x03now\x18\t \x01(\v2\x13.sts.v1.ExplanationR\x03now\"G\n" +
 	"\x16SimulateRequestRequest\x12-\n" +
 	"\arequest\x18\x01 \x01(\v2\x13.sts.v1.TestRequestR\arequest\"P\n" +
 	"\x17SimulateRequestResponse\x125\n" +
@@ -869,7 +1001,7 @@ const file_sts_v1_explain_proto_rawDesc = "" +
 	"\tpredicate\x18\x02 \x01(\tR\tpredicate\x12\x1c\n" +
 	"\tpresented\x18\x03 \x01(\tR\tpresented\x12\x1a\n" +
 	"\bexpected\x18\x04 \x01(\tR\bexpected\x12\x12\n" +
-	"\x04hint\x18\x05 \x01(\tR\x04hint\"\x9b\x03\n" +
+	"\x04hint\x18\x05 \x01(\tR\x04hint\"\xc8\x03\n" +
 	"\vExplanation\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x18\n" +
 	"\agranted\x18\x02 \x01(\bR\agranted\x12\x12\n" +
@@ -883,18 +1015,20 @@ const file_sts_v1_explain_proto_rawDesc = "" +
 	"\x06scopes\x18\n" +
 	" \x03(\v2\x12.sts.v1.ScopeTrialR\x06scopes\x12#\n" +
 	"\x05would\x18\v \x03(\v2\r.sts.v1.OfferR\x05would\x12\x12\n" +
-	"\x04text\x18\f \x01(\tR\x04text\"\x82\x01\n" +
+	"\x04text\x18\f \x01(\tR\x04text\x12+\n" +
+	"\adenials\x18\r \x03(\v2\x11.sts.v1.RuleTrialR\adenials\"\x9a\x01\n" +
 	"\tRuleTrial\x12\x12\n" +
 	"\x04rule\x18\x01 \x01(\tR\x04rule\x12\x18\n" +
 	"\amatches\x18\x02 \x01(\bR\amatches\x12 \n" +
 	"\vcontributes\x18\x03 \x01(\bR\vcontributes\x12%\n" +
-	"\x06checks\x18\x04 \x03(\v2\r.sts.v1.CheckR\x06checks\"\x89\x01\n" +
+	"\x06checks\x18\x04 \x03(\v2\r.sts.v1.CheckR\x06checks\x12\x16\n" +
+	"\x06denies\x18\x05 \x03(\tR\x06denies\"\x89\x01\n" +
 	"\x05Check\x12\x1c\n" +
 	"\tpredicate\x18\x01 \x01(\tR\tpredicate\x12\x14\n" +
 	"\x05holds\x18\x02 \x01(\bR\x05holds\x12\x1c\n" +
 	"\tpresented\x18\x03 \x01(\tR\tpresented\x12\x1a\n" +
 	"\bexpected\x18\x04 \x01(\tR\bexpected\x12\x12\n" +
-	"\x04hint\x18\x05 \x01(\tR\x04hint\"\x8c\x01\n" +
+	"\x04hint\x18\x05 \x01(\tR\x04hint\"\xa4\x01\n" +
 	"\n" +
 	"ScopeTrial\x12\x14\n" +
 	"\x05scope\x18\x01 \x01(\tR\x05scope\x12\x14\n" +
@@ -902,7 +1036,8 @@ const file_sts_v1_explain_proto_rawDesc = "" +
 	"\agranted\x18\x03 \x01(\bR\agranted\x12\x0e\n" +
 	"\x02by\x18\x04 \x03(\tR\x02by\x12\x14\n" +
 	"\x05could\x18\x05 \x03(\tR\x05could\x12\x12\n" +
-	"\x04hint\x18\x06 \x01(\tR\x04hint\"\xc8\x01\n" +
+	"\x04hint\x18\x06 \x01(\tR\x04hint\x12\x16\n" +
+	"\x06denied\x18\a \x01(\tR\x06denied\"\xc7\x02\n" +
 	"\x05Offer\x12\x14\n" +
 	"\x05rules\x18\x01 \x03(\tR\x05rules\x12\x1c\n" +
 	"\taudiences\x18\x02 \x03(\tR\taudiences\x12\x16\n" +
@@ -910,7 +1045,15 @@ const file_sts_v1_explain_proto_rawDesc = "" +
 	"\x03sub\x18\x04 \x01(\tR\x03sub\x12\x10\n" +
 	"\x03act\x18\x05 \x03(\tR\x03act\x125\n" +
 	"\blifetime\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\blifetime\x12\x18\n" +
-	"\abinding\x18\a \x01(\tR\abindingB.Z,github.com/workload-sts/sts/gen/sts/v1;stsv1b\x06proto3"
+	"\abinding\x18\a \x01(\tR\abinding\x12/\n" +
+	"\x06claims\x18\b \x01(\v2\x17.google.protobuf.StructR\x06claims\x12.\n" +
+	"\amay_act\x18\t \x01(\v2\x15.sts.v1.OfferedMayActR\x06mayAct\x12\x1c\n" +
+	"\texchanges\x18\n" +
+	" \x01(\x05R\texchanges\"P\n" +
+	"\rOfferedMayAct\x12\x10\n" +
+	"\x03iss\x18\x01 \x01(\tR\x03iss\x12\x10\n" +
+	"\x03sub\x18\x02 \x01(\tR\x03sub\x12\x1b\n" +
+	"\tclient_id\x18\x03 \x01(\tR\bclientIdB.Z,github.com/workload-sts/sts/gen/sts/v1;stsv1b\x06proto3"
 
 var (
 	file_sts_v1_explain_proto_rawDescOnce sync.Once
@@ -924,7 +1067,7 @@ func file_sts_v1_explain_proto_rawDescGZIP() []byte {
 	return file_sts_v1_explain_proto_rawDescData
 }
 
-var file_sts_v1_explain_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_sts_v1_explain_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_sts_v1_explain_proto_goTypes = []any{
 	(*ExplainDecisionRequest)(nil),  // 0: sts.v1.ExplainDecisionRequest
 	(*ExplainDecisionResponse)(nil), // 1: sts.v1.ExplainDecisionResponse
@@ -936,29 +1079,35 @@ var file_sts_v1_explain_proto_goTypes = []any{
 	(*Check)(nil),                   // 7: sts.v1.Check
 	(*ScopeTrial)(nil),              // 8: sts.v1.ScopeTrial
 	(*Offer)(nil),                   // 9: sts.v1.Offer
-	(*timestamppb.Timestamp)(nil),   // 10: google.protobuf.Timestamp
-	(*TestRequest)(nil),             // 11: sts.v1.TestRequest
-	(*durationpb.Duration)(nil),     // 12: google.protobuf.Duration
+	(*OfferedMayAct)(nil),           // 10: sts.v1.OfferedMayAct
+	(*timestamppb.Timestamp)(nil),   // 11: google.protobuf.Timestamp
+	(*TestRequest)(nil),             // 12: sts.v1.TestRequest
+	(*durationpb.Duration)(nil),     // 13: google.protobuf.Duration
+	(*structpb.Struct)(nil),         // 14: google.protobuf.Struct
 }
 var file_sts_v1_explain_proto_depIdxs = []int32{
-	10, // 0: sts.v1.ExplainDecisionResponse.time:type_name -> google.protobuf.Timestamp
+	11, // 0: sts.v1.ExplainDecisionResponse.time:type_name -> google.protobuf.Timestamp
 	4,  // 1: sts.v1.ExplainDecisionResponse.reasons:type_name -> sts.v1.DecisionReason
 	5,  // 2: sts.v1.ExplainDecisionResponse.explanation:type_name -> sts.v1.Explanation
-	11, // 3: sts.v1.SimulateRequestRequest.request:type_name -> sts.v1.TestRequest
-	5,  // 4: sts.v1.SimulateRequestResponse.explanation:type_name -> sts.v1.Explanation
-	4,  // 5: sts.v1.Explanation.reasons:type_name -> sts.v1.DecisionReason
-	9,  // 6: sts.v1.Explanation.grant:type_name -> sts.v1.Offer
-	6,  // 7: sts.v1.Explanation.rules:type_name -> sts.v1.RuleTrial
-	6,  // 8: sts.v1.Explanation.others:type_name -> sts.v1.RuleTrial
-	8,  // 9: sts.v1.Explanation.scopes:type_name -> sts.v1.ScopeTrial
-	9,  // 10: sts.v1.Explanation.would:type_name -> sts.v1.Offer
-	7,  // 11: sts.v1.RuleTrial.checks:type_name -> sts.v1.Check
-	12, // 12: sts.v1.Offer.lifetime:type_name -> google.protobuf.Duration
-	13, // [13:13] is the sub-list for method output_type
-	13, // [13:13] is the sub-list for method input_type
-	13, // [13:13] is the sub-list for extension type_name
-	13, // [13:13] is the sub-list for extension extendee
-	0,  // [0:13] is the sub-list for field type_name
+	5,  // 3: sts.v1.ExplainDecisionResponse.now:type_name -> sts.v1.Explanation
+	12, // 4: sts.v1.SimulateRequestRequest.request:type_name -> sts.v1.TestRequest
+	5,  // 5: sts.v1.SimulateRequestResponse.explanation:type_name -> sts.v1.Explanation
+	4,  // 6: sts.v1.Explanation.reasons:type_name -> sts.v1.DecisionReason
+	9,  // 7: sts.v1.Explanation.grant:type_name -> sts.v1.Offer
+	6,  // 8: sts.v1.Explanation.rules:type_name -> sts.v1.RuleTrial
+	6,  // 9: sts.v1.Explanation.others:type_name -> sts.v1.RuleTrial
+	8,  // 10: sts.v1.Explanation.scopes:type_name -> sts.v1.ScopeTrial
+	9,  // 11: sts.v1.Explanation.would:type_name -> sts.v1.Offer
+	6,  // 12: sts.v1.Explanation.denials:type_name -> sts.v1.RuleTrial
+	7,  // 13: sts.v1.RuleTrial.checks:type_name -> sts.v1.Check
+	13, // 14: sts.v1.Offer.lifetime:type_name -> google.protobuf.Duration
+	14, // 15: sts.v1.Offer.claims:type_name -> google.protobuf.Struct
+	10, // 16: sts.v1.Offer.may_act:type_name -> sts.v1.OfferedMayAct
+	17, // [17:17] is the sub-list for method output_type
+	17, // [17:17] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_sts_v1_explain_proto_init() }
@@ -973,7 +1122,7 @@ func file_sts_v1_explain_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sts_v1_explain_proto_rawDesc), len(file_sts_v1_explain_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

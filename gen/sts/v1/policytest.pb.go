@@ -427,7 +427,9 @@ type TestGrant struct {
 	// Extra claims of rules, all of them.
 	Claims *structpb.Struct `protobuf:"bytes,9,opt,name=claims,proto3" json:"claims,omitempty"`
 	// The rules that grant it, all of them.
-	Rules         []string `protobuf:"bytes,10,rep,name=rules,proto3" json:"rules,omitempty"`
+	Rules []string `protobuf:"bytes,10,rep,name=rules,proto3" json:"rules,omitempty"`
+	// The `sub` of who may act for the subject, in its `may_act`.
+	MayAct        string `protobuf:"bytes,11,opt,name=may_act,json=mayAct,proto3" json:"may_act,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -530,6 +532,13 @@ func (x *TestGrant) GetRules() []string {
 		return x.Rules
 	}
 	return nil
+}
+
+func (x *TestGrant) GetMayAct() string {
+	if x != nil {
+		return x.MayAct
+	}
+	return ""
 }
 
 // TestDenial is how a request is refused.
@@ -644,7 +653,7 @@ const file_sts_v1_policytest_proto_rawDesc = "" +
 	"\x03age\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x03age\x128\n" +
 	"\n" +
 	"expires_in\x18\a \x01(\v2\x19.google.protobuf.DurationR\texpiresIn\x12\x19\n" +
-	"\bbound_to\x18\b \x01(\tR\aboundTo\"\xa7\x02\n" +
+	"\bbound_to\x18\b \x01(\tR\aboundTo\"\xc0\x02\n" +
 	"\tTestGrant\x12\x16\n" +
 	"\x06scopes\x18\x01 \x03(\tR\x06scopes\x12\x1b\n" +
 	"\tno_scopes\x18\x02 \x01(\bR\bnoScopes\x12\x10\n" +
@@ -656,7 +665,8 @@ const file_sts_v1_policytest_proto_rawDesc = "" +
 	"\abinding\x18\b \x01(\tR\abinding\x12/\n" +
 	"\x06claims\x18\t \x01(\v2\x17.google.protobuf.StructR\x06claims\x12\x14\n" +
 	"\x05rules\x18\n" +
-	" \x03(\tR\x05rules\"l\n" +
+	" \x03(\tR\x05rules\x12\x17\n" +
+	"\amay_act\x18\v \x01(\tR\x06mayAct\"l\n" +
 	"\n" +
 	"TestDenial\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +

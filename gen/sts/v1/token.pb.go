@@ -403,9 +403,12 @@ func (x *RevokeTokenRequest) GetClientAssertionType() string {
 	return ""
 }
 
-// RevokeTokenResponse says nothing more than that it is done.
+// RevokeTokenResponse says that it is done.
 type RevokeTokenResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// It is not in the audit log, which does not work at the moment; see
+	// RevokeResponse.
+	Unrecorded    bool `protobuf:"varint,1,opt,name=unrecorded,proto3" json:"unrecorded,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -438,6 +441,13 @@ func (x *RevokeTokenResponse) ProtoReflect() protoreflect.Message {
 // Deprecated: Use RevokeTokenResponse.ProtoReflect.Descriptor instead.
 func (*RevokeTokenResponse) Descriptor() ([]byte, []int) {
 	return file_sts_v1_token_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *RevokeTokenResponse) GetUnrecorded() bool {
+	if x != nil {
+		return x.Unrecorded
+	}
+	return false
 }
 
 // IssueTokenRequest asks for a token for the client itself.
@@ -930,8 +940,11 @@ const file_sts_v1_token_proto_rawDesc = "" +
 	"\tclient_id\x18\x03 \x01(\tR\bclientId\x12(\n" +
 	"\rclient_secret\x18\x04 \x01(\tB\x03\x80\x01\x01R\fclientSecret\x12.\n" +
 	"\x10client_assertion\x18\x14 \x01(\tB\x03\x80\x01\x01R\x0fclientAssertion\x122\n" +
-	"\x15client_assertion_type\x18\x15 \x01(\tR\x13clientAssertionType\"\x15\n" +
-	"\x13RevokeTokenResponse\"\xab\x02\n" +
+	"\x15client_assertion_type\x18\x15 \x01(\tR\x13clientAssertionType\"5\n" +
+	"\x13RevokeTokenResponse\x12\x1e\n" +
+	"\n" +
+	"unrecorded\x18\x01 \x01(\bR\n" +
+	"unrecorded\"\xab\x02\n" +
 	"\x11IssueTokenRequest\x12\x1d\n" +
 	"\n" +
 	"grant_type\x18\x01 \x01(\tR\tgrantType\x12\x1b\n" +
