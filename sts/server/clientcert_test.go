@@ -5,6 +5,8 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"encoding/base64"
+	"fmt"
 	"log/slog"
 	"math/big"
 	"net/url"
@@ -139,6 +141,57 @@ func TestRevokedCertificates(t *testing.T) {
 		t.Error("loaded")
 	}
 	check("M-09 the last good list stays", true, time.Now(), below, middle.cert)
+}
+
+// TestBundleOfAuthorities takes the authorities of a trust domain from its SPIFFE
+// bundle, and refuses one that has something else in their place [S-07].
+func TestBundleOfAuthorities(t *testing.T) {
+	dir := t.TempDir()
+	ca, other := newAuthority(t, "example.org", nil), newAuthority(t, "example.org", nil)
+	const id = "spiffe://example.org/ns/prod/sa/orders"
+	leaf := ca.issue(t, id).Leaf
+	files := ClientCertificateFiles{SPIFFE: map[string]string{"example.org": filepath.Join(dir, "bundle.json")}}
+	key := func(cert *x509.Certificate, use string) string {
+		return fmt.Sprintf(`{"kty":"EC","use":%q,"crv":"P-256","x":"AA","y":"AA","x5c":[%q]}`, use, base64.StdEncoding.EncodeToString(cert.Raw))
+	}
+	write := func(keys ...string) {
+		t.Helper()
+		bundle := `{"spiffe_sequence":7,"spiffe_refresh_hint":300,"keys":[` + strings.Join(keys, ",") + `]}`
+		if err := os.WriteFile(files.SPIFFE["example.org"], []byte(bundle), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(key(ca.cert, "x509-svid"))
+	c, err := ReloadingClientCertificates(files, nil, time.Hour, discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	counts := func() bool { return c.verifier([]*x509.Certificate{leaf})("example.org", time.Now()) == nil }
+	if !counts() {
+		t.Error("an authority of the bundle does not count")
+	}
+	for name, keys := range map[string][]string{
+		"a leaf":         {key(ca.cert, "x509-svid"), key(leaf, "x509-svid")},
+		"for JWT-SVIDs":  {key(ca.cert, "jwt-svid")},
+		"of another use": {key(ca.cert, "sig")},
+		"none":           {},
+		"two in one key": {`{"kty":"EC","use":"x509-svid","x5c":["AA","AA"]}`},
+		"no certificate": {`{"kty":"EC","use":"x509-svid"}`},
+		"garbage":        {`{"kty":"EC","use":"x509-svid","x5c":["AA\n"]}`},
+	} {
+		write(keys...)
+		if err := CheckClientCertificates(files); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+		if c.load() == nil || !counts() {
+			t.Errorf("%s: the last good bundle does not stay", name)
+		}
+	}
+	write(key(other.cert, "x509-svid"))
+	if err := c.load(); err != nil || counts() {
+		t.Errorf("an authority that is gone counts, %v", err)
+	}
 }
 
 // TestRevokedByIntermediate holds that the list of an intermediate authority counts

@@ -822,7 +822,9 @@ type SpiffeBundleConfig struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name of the trust domain, such as prod.example.org. Required.
 	TrustDomain string `protobuf:"bytes,1,opt,name=trust_domain,json=trustDomain,proto3" json:"trust_domain,omitempty"`
-	// PEM file with its authorities, as SPIRE writes it. Required.
+	// File with its authorities: PEM, or its SPIFFE bundle (JSON, the keys whose use
+	// is `x509-svid`), as `spire-server bundle show -format spiffe` prints it and
+	// spiffe-helper keeps it fresh. Required.
 	CaFile        string `protobuf:"bytes,2,opt,name=ca_file,json=caFile,proto3" json:"ca_file,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
