@@ -2163,7 +2163,7 @@ type AuditRotationConfig struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// How large a file becomes, in MiB. Default 256, at most 1048576.
 	MaxSizeMib int32 `protobuf:"varint,1,opt,name=max_size_mib,json=maxSizeMib,proto3" json:"max_size_mib,omitempty"`
-	// How old it becomes. Default 24h, at most 8784h.
+	// How old it becomes. Default 24h, at least 1m, at most 8784h.
 	MaxAge *durationpb.Duration `protobuf:"bytes,2,opt,name=max_age,json=maxAge,proto3" json:"max_age,omitempty"`
 	// How many files are kept beside the one in use; the oldest is removed. Default 0:
 	// all of them.
@@ -2229,7 +2229,8 @@ type AuditCheckpointConfig struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// After how many records. Default 1000, at most 100000.
 	Records int32 `protobuf:"varint,1,opt,name=records,proto3" json:"records,omitempty"`
-	// How long after the first record that none covers. Default 60s, at most 1h.
+	// How long after the first record that none covers. Default 60s, at
+	// least 1s, at most 1h.
 	Every *durationpb.Duration `protobuf:"bytes,2,opt,name=every,proto3" json:"every,omitempty"`
 	// Key set that signs them. Default default.
 	KeySet        string `protobuf:"bytes,3,opt,name=key_set,json=keySet,proto3" json:"key_set,omitempty"`
@@ -2656,7 +2657,8 @@ type LimitsConfig struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Longest time that a request may take. Default 10s, at most 1m.
 	RequestTimeout *durationpb.Duration `protobuf:"bytes,1,opt,name=request_timeout,json=requestTimeout,proto3" json:"request_timeout,omitempty"`
-	// Connections accepted at once on each listener. Default 10,000.
+	// Connections accepted at once on each listener, or fewer where the process may not
+	// open so many files: a quarter of those is for other things. Default 10,000.
 	MaxConnections int32 `protobuf:"varint,2,opt,name=max_connections,json=maxConnections,proto3" json:"max_connections,omitempty"`
 	// WatchToken streams open at once. Default 10,000.
 	MaxWatches int32 `protobuf:"varint,3,opt,name=max_watches,json=maxWatches,proto3" json:"max_watches,omitempty"`
