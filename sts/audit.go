@@ -151,11 +151,12 @@ type RecordAdmin struct {
 // RecordSuppressed counts refusals of those of whom it is not known who they are,
 // from one network.
 type RecordSuppressed struct {
-	Network string         `json:"network"` // or others, for those that are too many to be told apart
-	Count   int64          `json:"count"`
-	Errors  map[Code]int64 `json:"errors"` // what they were told
-	Since   time.Time      `json:"since"`  // the first and the last
-	Until   time.Time      `json:"until"`
+	Network string          `json:"network"` // or others, for those that are too many to be told apart
+	Count   int64           `json:"count"`
+	Events  map[Event]int64 `json:"events"` // what was asked for
+	Errors  map[Code]int64  `json:"errors"` // what they were told
+	Since   time.Time       `json:"since"`  // the first and the last
+	Until   time.Time       `json:"until"`
 }
 
 // RecordReason says why a rule did not grant a request, or why a token was not

@@ -28,7 +28,8 @@ const (
 // record completes the audit record of a decision and has it written. Refusals of
 // strangers that are more than are written are counted: see [strangers].
 func (s *Service) record(ctx context.Context, d *decision, e *Error) error {
-	if e != nil && !d.authenticated() && !s.strangers.admit(d.req.Source.network(), e.Code, d.now) {
+	done := e == nil || d.rec.Revocation != nil // something took effect, or may have
+	if !done && !d.authenticated() && !s.strangers.admit(d.req.Source.network(), d.rec.Event, e.Code, d.now) {
 		return s.audit.Err() // as if it were written
 	}
 	s.complete(d, e)

@@ -98,6 +98,7 @@ type node struct {
 	service *sts.Service
 	server  *server.Server
 	log     *slog.Logger
+	lost    func() int64   // lines of log that nobody took
 	closers []func() error // in the order of opening
 }
 
@@ -106,7 +107,11 @@ func open(ctx context.Context, c *stsv1.ServerConfig, createKeyFile bool, stderr
 	if err := checkClock(); err != nil {
 		return nil, err
 	}
-	n := &node{log: slog.New(slog.NewJSONHandler(stderr, &slog.HandlerOptions{Level: logLevel(c.Log.Level)}))}
+	lines := newLogWriter(stderr)
+	n := &node{
+		log:  slog.New(slog.NewJSONHandler(lines, &slog.HandlerOptions{Level: logLevel(c.Log.Level)})),
+		lost: lines.Dropped, closers: []func() error{lines.Close},
+	}
 	defer func() {
 		if err != nil {
 			n.close()
@@ -197,7 +202,7 @@ func (n *node) wire(ctx context.Context, c *stsv1.ServerConfig, store *storage.S
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), n.ring.Collector(), remote.Collector(), audit.Collector())
 	n.server, err = server.New(server.Config{
-		Service: n.service, Logger: n.log, Registry: registry, HTTPTLS: httpTLS, GRPCTLS: grpcTLS,
+		Service: n.service, Logger: n.log, LogDropped: n.lost, Registry: registry, HTTPTLS: httpTLS, GRPCTLS: grpcTLS,
 		GRPCURL: c.Dpop.GrpcUrl, Admin: adminConfig(c.Admin),
 		HTTPClients: httpClients, GRPCClients: grpcClients,
 		RequestTimeout: c.Limits.RequestTimeout.AsDuration(), ShutdownGrace: c.ShutdownGrace.AsDuration(),

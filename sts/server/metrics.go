@@ -12,12 +12,13 @@ import (
 // metrics are what the wire counts. Every label value comes from a table of
 // ours, so that no caller can make new series.
 type metrics struct {
-	requests *prometheus.CounterVec
-	duration *prometheus.HistogramVec
-	limited  *prometheus.CounterVec
-	watches  prometheus.Gauge
-	build    *prometheus.GaugeVec
-	service  *sts.Service // nil: only to describe
+	requests   *prometheus.CounterVec
+	duration   *prometheus.HistogramVec
+	limited    *prometheus.CounterVec
+	watches    prometheus.Gauge
+	build      *prometheus.GaugeVec
+	service    *sts.Service // nil: only to describe
+	logDropped func() int64
 
 	introspections *prometheus.CounterVec
 	revocations    prometheus.GaugeFunc
@@ -25,8 +26,9 @@ type metrics struct {
 }
 
 var (
-	descStaleness = prometheus.NewDesc("sts_storage_staleness_seconds", "Time since the storage confirmed last which resources are in force.", nil, nil)
-	descShadow    = prometheus.NewDesc("sts_shadow_decisions_total", "Decisions made beside those in force by a shadow revision on this node, by result: same, skipped, or what was different.", []string{"result"}, nil)
+	descStaleness  = prometheus.NewDesc("sts_storage_staleness_seconds", "Time since the storage confirmed last which resources are in force.", nil, nil)
+	descLogDropped = prometheus.NewDesc("sts_log_dropped_total", "Lines of the log that were not written, because nobody reads them, or not as fast as they come.", nil, nil)
+	descShadow     = prometheus.NewDesc("sts_shadow_decisions_total", "Decisions made beside those in force by a shadow revision on this node, by result: same, skipped, or what was different.", []string{"result"}, nil)
 )
 
 // newMetrics may get no service, for what the metrics are called.
@@ -66,7 +68,7 @@ func newMetrics(version string, service *sts.Service) *metrics {
 		Name: "sts_audit_suppressed_total",
 		Help: "Refusals of callers of whom it is not known who they are that are in the audit log by their count only.",
 	}, func() float64 { return float64(service.Suppressed()) })
-	m.service = service
+	m.service, m.logDropped = service, func() int64 { return 0 }
 	m.build.WithLabelValues(version, runtime.Version()).Set(1)
 	return m
 }
@@ -78,6 +80,7 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	}
 	ch <- descStaleness
 	ch <- descShadow
+	ch <- descLogDropped
 }
 
 // Collect implements prometheus.Collector.
@@ -86,6 +89,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		c.Collect(ch)
 	}
 	ch <- prometheus.MustNewConstMetric(descStaleness, prometheus.GaugeValue, m.service.Staleness().Seconds())
+	ch <- prometheus.MustNewConstMetric(descLogDropped, prometheus.CounterValue, float64(m.logDropped()))
 	for result, n := range m.service.ShadowDecisions() {
 		ch <- prometheus.MustNewConstMetric(descShadow, prometheus.CounterValue, float64(n), result)
 	}

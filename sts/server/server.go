@@ -37,6 +37,8 @@ type Config struct {
 	Logger   *slog.Logger         // required
 	Registry *prometheus.Registry // required; what /metrics serves
 
+	LogDropped func() int64 // how many lines of Logger were not written; nil: none ever
+
 	// TLS of each listener; nil is plain text, which is for loopback. See
 	// [ReloadingTLS].
 	HTTPTLS, GRPCTLS *tls.Config
@@ -79,6 +81,9 @@ func New(c Config) (*Server, error) {
 	c.MaxWatches = cmp.Or(c.MaxWatches, 10_000)
 	metadata := c.Service.Metadata()
 	m := newMetrics(c.Version, c.Service)
+	if c.LogDropped != nil {
+		m.logDropped = c.LogDropped
+	}
 	if err := c.Registry.Register(m); err != nil {
 		return nil, fmt.Errorf("registering metrics: %w", err)
 	}
