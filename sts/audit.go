@@ -120,6 +120,8 @@ type Record struct {
 	// Late says that it took effect while it could not be recorded.
 	Late bool `json:"late,omitempty"`
 
+	Registration *RecordRegistration `json:"registration,omitempty"` // of EventRegister
+
 	Issued *RecordToken `json:"issued,omitempty"` // present if and only if allowed
 
 	// Suppressed says that the record stands for others, which were not written.
@@ -138,6 +140,17 @@ type RecordedChange struct {
 
 	Fields []RecordedField `json:"fields,omitempty"` // of resources that were updated, the first ones
 	Revision
+}
+
+// RecordRegistration says what is done with the registration of a client. It is
+// recorded before it is done; if it could not be, another record with the same
+// decision denies it.
+type RecordRegistration struct {
+	Action    string       `json:"action"` // register, read, update or delete
+	Template  string       `json:"template,omitempty"`
+	Client    string       `json:"client,omitempty"`             // whose registration it is
+	Statement *RecordParty `json:"software_statement,omitempty"` // that was presented
+	By        *Principal   `json:"by,omitempty"`                 // the administrator, if it was one; else the client itself, or the bearer of the subject token
 }
 
 // RecordAdmin says what an administrator did.

@@ -17,24 +17,41 @@ import (
 	"github.com/workload-sts/sts/internal/etcdtest"
 )
 
-// startEtcd starts a server with its own keys on an etcd.
-func startEtcd(t *testing.T, c *etcdtest.Cluster) *node {
+// startEtcd starts a server with its own keys on an etcd. more are lines of the
+// configuration.
+func startEtcd(t *testing.T, c *etcdtest.Cluster, more ...string) *node {
 	t.Helper()
-	dir := t.TempDir()
-	httpAddr, grpcAddr := freeAddress(t), freeAddress(t)
 	var key [32]byte
 	rand.Read(key[:])
-	if err := os.WriteFile(filepath.Join(dir, "signing.key"), []byte(base64.StdEncoding.EncodeToString(key[:])), 0o600); err != nil {
+	address := freeAddress(t)
+	return startEtcdAs(t, c, "http://"+address, address, []byte(base64.StdEncoding.EncodeToString(key[:])), more...)
+}
+
+// joinEtcd starts another server of the same issuer, with the same keys.
+func joinEtcd(t *testing.T, c *etcdtest.Cluster, first *node, more ...string) *node {
+	t.Helper()
+	key, err := os.ReadFile(filepath.Join(first.dir, "signing.key"))
+	if err != nil {
 		t.Fatal(err)
 	}
-	text := fmt.Sprintf(`issuer: http://%[1]s
+	return startEtcdAs(t, c, first.env["STS_ISSUER"], freeAddress(t), key, more...)
+}
+
+func startEtcdAs(t *testing.T, c *etcdtest.Cluster, issuer, httpAddr string, key []byte, more ...string) *node {
+	t.Helper()
+	dir := t.TempDir()
+	grpcAddr := freeAddress(t)
+	if err := os.WriteFile(filepath.Join(dir, "signing.key"), key, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	text := fmt.Sprintf(`issuer: %[4]s
 http: {listen: "%[1]s"}
 grpc: {listen: "%[2]s"}
 storage: %[3]s
 audit: {file: audit.jsonl}
 admin: {token_file: admin.token, socket: {path: admin.sock}}
 keys: {sets: [{name: default, local: {key_file: signing.key}}]}
-`, httpAddr, grpcAddr, strings.Replace(etcdStorage(c), "{etcd: {", "{etcd: {request_timeout: 1s, ", 1))
+`, httpAddr, grpcAddr, strings.Replace(etcdStorage(c), "{etcd: {", "{etcd: {request_timeout: 1s, ", 1), issuer) + strings.Join(more, "\n")
 	config := filepath.Join(dir, "stsd.yaml")
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -43,7 +60,7 @@ keys: {sets: [{name: default, local: {key_file: signing.key}}]}
 	n := start(t, "serve", "--config", config)
 	n.dir = dir
 	n.env = map[string]string{
-		"STS_ISSUER": "http://" + httpAddr, "STS_HTTP": "http://" + httpAddr, "STS_GRPC": grpcAddr,
+		"STS_ISSUER": issuer, "STS_HTTP": "http://" + httpAddr, "STS_GRPC": grpcAddr,
 		"STS_ADMIN_TOKEN": token, "STS_ADMIN_SOCKET": filepath.Join(dir, "admin.sock"),
 	}
 	return n

@@ -22,6 +22,8 @@ type metrics struct {
 
 	introspections *prometheus.CounterVec
 	revocations    prometheus.GaugeFunc
+	registrations  *prometheus.CounterVec
+	registered     prometheus.GaugeFunc
 	suppressed     prometheus.CounterFunc
 }
 
@@ -68,6 +70,14 @@ func newMetrics(version string, service *sts.Service) *metrics {
 		Name: "sts_audit_suppressed_total",
 		Help: "Refusals of callers of whom it is not known who they are that are in the audit log by their count only.",
 	}, func() float64 { return float64(service.Suppressed()) })
+	m.registrations = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "sts_registrations_total",
+		Help: "What registered clients, and those who register, have done, by action: register, read, update, delete.",
+	}, []string{"action"})
+	m.registered = prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "sts_registered_clients",
+		Help: "Clients that were registered dynamically, as this node knows them.",
+	}, func() float64 { return float64(service.RegisteredClientCount()) })
 	m.service, m.logDropped = service, func() int64 { return 0 }
 	m.build.WithLabelValues(version, runtime.Version()).Set(1)
 	return m
@@ -96,7 +106,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 }
 
 func (m *metrics) all() []prometheus.Collector {
-	return []prometheus.Collector{m.requests, m.duration, m.limited, m.watches, m.build, m.introspections, m.revocations, m.suppressed}
+	return []prometheus.Collector{m.requests, m.duration, m.limited, m.watches, m.build, m.introspections, m.revocations, m.suppressed, m.registrations, m.registered}
 }
 
 // Metrics describes the metrics that a Server has, for their reference.

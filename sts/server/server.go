@@ -102,7 +102,7 @@ func New(c Config) (*Server, error) {
 	s.grpc = newGRPCServer(ch, c.GRPCClients.ask(hardened(c.GRPCTLS)))
 	s.socket = newGRPCServer(ch, nil)
 	conn := &inProcess{methods: map[string]inProcessMethod{}, intercept: ch.unary}
-	for _, service := range []struct {
+	services := []struct {
 		desc grpc.ServiceDesc
 		impl any
 	}{
@@ -110,7 +110,15 @@ func New(c Config) (*Server, error) {
 		{stsv1.DiscoveryService_ServiceDesc, &discoveryService{service: c.Service}},
 		{stsv1.AdminService_ServiceDesc, &adminService{service: c.Service, timeout: c.RequestTimeout}},
 		{healthpb.Health_ServiceDesc, &healthService{ready: ready, watches: make(chan struct{}, maxHealthWatches)}},
-	} {
+	}
+	if c.Service.Registers() {
+		registrations := &registrationService{service: c.Service, chain: ch, proofs: proofs}
+		services = append(services, struct {
+			desc grpc.ServiceDesc
+			impl any
+		}{stsv1.RegistrationService_ServiceDesc, registrations})
+	}
+	for _, service := range services {
 		s.grpc.RegisterService(receiving(service.desc), service.impl)
 		s.socket.RegisterService(receiving(service.desc), service.impl)
 		conn.RegisterService(&service.desc, service.impl)
@@ -150,7 +158,7 @@ func newHTTPFace(c Config, ch *chain, conn grpc.ClientConnInterface, ready *read
 		return nil, fmt.Errorf("setting up the JSON API: %w", err)
 	}
 	metadata, keySet := documents(ch)
-	return &httpFace{
+	face := &httpFace{
 		chain:   ch,
 		log:     c.Logger,
 		api:     api,
@@ -164,10 +172,14 @@ func newHTTPFace(c Config, ch *chain, conn grpc.ClientConnInterface, ready *read
 			"/.well-known/jwks.json":                  keySet,
 			"/healthz/live":                           http.HandlerFunc(live),
 			"/healthz/ready":                          ready,
-			"/openapi.json":                           openAPI(c.Service.Metadata().Issuer),
+			"/openapi.json":                           openAPI(c.Service.Metadata().Issuer, c.Service.Registers()),
 			"/metrics":                                promhttp.HandlerFor(c.Registry, promhttp.HandlerOpts{DisableCompression: true}),
 		},
-	}, nil
+	}
+	if c.Service.Registers() {
+		face.registration = &registrationEndpoint{conn: conn}
+	}
+	return face, nil
 }
 
 // Serve serves until ctx ends or a listener fails, also on admin sockets, see
