@@ -37,6 +37,7 @@ test: node-modules $(BIN)/vaultserver $(BIN)/etcdserver ## Run all tests: the mo
 	@# What the race detector would distort.
 	go test -run 'TestAuthenticationTime' ./sts
 	go test -run 'TestRotationModel' ./keys
+	go test -run 'TestCompileOfManyRules' ./policy
 	@# What runs the binaries cannot be cached: their sources are not the tests'.
 	cd test && go test -timeout 30m -count=1 ./...
 
