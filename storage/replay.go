@@ -59,16 +59,17 @@ type Replay struct {
 	begins time.Time
 	lost   string // why it begins then and not before
 
-	swept   atomic.Int64 // when what had expired was dropped last
-	stop    chan struct{}
-	stopped chan struct{}
+	sweeping sync.Mutex // held while what has expired is dropped, and while the journal is written anew
+	swept    int64      // when that was done last
+	stop     chan struct{}
+	stopped  chan struct{}
 }
 
 type replayShard struct {
 	mu   sync.Mutex
 	used map[useID]int64 // until when, in Unix seconds
-	// forgotten is the latest time as of which entries were dropped: what is not
-	// good after it is not good any more, should the clock be put back.
+	// forgotten is the latest time that an entry was good until which was dropped:
+	// what is not good after it stays refused, should the clock be put back.
 	forgotten int64
 }
 
@@ -125,16 +126,24 @@ func (r *Replay) enter(e replayEntry) (bool, error) {
 
 // sweep drops what has expired, at most once a second.
 func (r *Replay) sweep(now int64) {
-	last := r.swept.Load()
-	if now <= last || !r.swept.CompareAndSwap(last, now) {
+	if !r.sweeping.TryLock() {
 		return
 	}
+	defer r.sweeping.Unlock()
+	if now == r.swept {
+		return
+	}
+	r.swept = now
 	for i := range r.shards {
 		s := &r.shards[i]
 		s.mu.Lock()
-		s.forgotten = max(s.forgotten, now)
 		before := len(s.used)
-		maps.DeleteFunc(s.used, func(_ useID, until int64) bool { return until <= now })
+		maps.DeleteFunc(s.used, func(_ useID, until int64) bool {
+			if until <= now {
+				s.forgotten = max(s.forgotten, until)
+			}
+			return until <= now
+		})
 		r.count.Add(int64(len(s.used) - before))
 		s.mu.Unlock()
 	}
@@ -174,13 +183,22 @@ func (r *Replay) maintain() {
 		r.sweep(r.now().Unix())
 		if size := r.journal.size.Load(); size > compactAbove && size/replayEntrySize > 2*r.count.Load() {
 			// An error leaves the journal as it is, for the next time.
+			r.sweeping.Lock() // so that the header tells of all that is missing
 			_ = r.journal.replace(r.header, r.live)
+			r.sweeping.Unlock()
 		}
 	}
 }
 
 func (r *Replay) header() replayHeader {
-	return replayHeader{boot: r.journal.boot, begins: r.begins, forgotten: r.swept.Load()}
+	h := replayHeader{boot: r.journal.boot, begins: r.begins}
+	for i := range r.shards {
+		s := &r.shards[i]
+		s.mu.Lock()
+		h.forgotten = max(h.forgotten, s.forgotten)
+		s.mu.Unlock()
+	}
+	return h
 }
 
 // live gives all that is remembered, a shard at a time.

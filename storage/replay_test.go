@@ -250,6 +250,25 @@ func TestReplayClockPutBack(t *testing.T) {
 	}
 }
 
+// TestReplayClockAheadAtStart starts on a clock that is an hour ahead, by which
+// what was used is not good any more, and again when the clock was put right.
+func TestReplayClockAheadAtStart(t *testing.T) { // F38
+	w := newReplayWorld(t)
+	r := w.open(t, true)
+	w.fresh(t, r, "a", true)
+	crash(r)
+	w.now.Add(3600)
+	crash(w.open(t, false))
+	w.now.Add(-3600)
+	r = w.open(t, false)
+	if fresh, err := w.use(r, "a", 0); fresh || !errors.Is(err, sts.ErrForgotten) {
+		t.Errorf("used again: %v, %v", fresh, err)
+	}
+	if fresh, err := w.use(r, "b", 1); !fresh || err != nil {
+		t.Errorf("one that is good for longer: %v, %v", fresh, err)
+	}
+}
+
 // TestReplayBounded holds that a full memory refuses, and forgets nothing for it
 // [D-21].
 func TestReplayBounded(t *testing.T) {

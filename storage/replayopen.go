@@ -80,7 +80,9 @@ func (r *Replay) load(f io.Reader, size int64, boot string, o ReplayOptions) err
 	if size > 0 {
 		h, latest, closed, err = readJournal(bufio.NewReaderSize(f, 1<<16), func(e replayEntry) {
 			s := &r.shards[e.id[0]%replayShards]
-			if _, twice := s.used[e.id]; !twice && e.until > now.Unix() {
+			if e.until <= now.Unix() {
+				s.forgotten = max(s.forgotten, e.until)
+			} else if _, twice := s.used[e.id]; !twice {
 				r.count.Add(1)
 				s.used[e.id] = e.until
 			}
@@ -104,9 +106,8 @@ func (r *Replay) load(f io.Reader, size int64, boot string, o ReplayOptions) err
 		// seen, and what it may have missed before it was last made durable.
 		r.begins = time.Unix(max(ceil(now), latest+int64(2*syncEvery/time.Second)), 0)
 	}
-	r.swept.Store(h.forgotten)
 	for i := range r.shards {
-		r.shards[i].forgotten = h.forgotten
+		r.shards[i].forgotten = max(r.shards[i].forgotten, h.forgotten)
 	}
 	return nil
 }

@@ -23,6 +23,11 @@ const revokedPrefix = "revoked/"
 // always is the last second of issue of what is revoked whenever it was issued.
 const always = math.MaxUint32
 
+// keptLonger is how much longer the store has a revocation than it is needed, by a
+// clock that is right: the clock that decides what has expired may have been ahead
+// for a while, or be that of another node.
+const keptLonger = time.Hour
+
 // revocationPage is how many are read at a time.
 const revocationPage = 10_000
 
@@ -204,7 +209,11 @@ func (r *Revocations) tryAdd(ctx context.Context, v sts.Revocation) (sts.Revocat
 		return v, false, fmt.Errorf("encoding a revocation: %w", err)
 	}
 	value = append(append(appendLast(nil, v), ' '), value...)
-	revision, done, err := r.kv.Txn(ctx, []Compare{{key, old.Revision}}, []Op{{Key: key, Value: value, Expires: v.Expires}})
+	op := Op{Key: key, Value: value}
+	if !v.Expires.IsZero() {
+		op.Expires = v.Expires.Add(keptLonger)
+	}
+	revision, done, err := r.kv.Txn(ctx, []Compare{{key, old.Revision}}, []Op{op})
 	if err != nil || !done {
 		return v, false, err
 	}

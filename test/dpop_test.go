@@ -7,7 +7,6 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
-	"encoding/base64"
 	"encoding/json"
 	"fmt"
 	"net/url"
@@ -51,11 +50,7 @@ func proofOf(t *testing.T, alg jose.Algorithm, url string) string {
 func startNonces(t *testing.T) *node {
 	t.Helper()
 	dir := t.TempDir()
-	var wrapping [32]byte
-	rand.Read(wrapping[:])
-	if err := os.WriteFile(filepath.Join(dir, "signing.key"), []byte(base64.StdEncoding.EncodeToString(wrapping[:])+"\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	writeSigningKey(t, dir)
 	httpAddr, grpcAddr := freeAddress(t), freeAddress(t)
 	file := filepath.Join(dir, "stsd.yaml")
 	if err := os.WriteFile(file, fmt.Appendf(nil, `issuer: http://%[1]s
@@ -77,27 +72,7 @@ dpop: {require_nonce: true, grpc_url: "http://%[2]s"}
 		"STS_ADMIN_TOKEN": token,
 		"STS_CLIENT_ID":   "demo", "STS_AUDIENCE": "demo",
 	}
-	out, _, _ := n.stsctl(t, "", "secret", "new", "-o", "json")
-	var made struct{ Secret, Hash string }
-	if err := json.Unmarshal([]byte(out), &made); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	n.env["STS_CLIENT_SECRET"] = made.Secret
-	n.apply(t, fmt.Sprintf(`
-kind: Audience
-name: demo
-scopes: [demo.read, demo.write]
----
-kind: Client
-name: demo
-audiences: [demo]
-secrets: [{hash: "%s"}]
----
-kind: Rule
-name: demo
-requester: {clients: [demo]}
-allow: {audiences: [demo], scopes: [demo.read, demo.write]}
-`, made.Hash))
+	n.applyDemo(t)
 	return n
 }
 
@@ -157,6 +132,60 @@ func TestStsctlDPoP(t *testing.T) {
 			})
 			if r.str("error") != "invalid_dpop_proof" || r.status != 400 {
 				t.Errorf("%d %s", r.status, r.raw)
+			}
+		})
+	}
+}
+
+// TestStsctlDPoPAdmin administers with a token that is bound to a key, by unary calls
+// and by streams.
+func TestStsctlDPoPAdmin(t *testing.T) {
+	for name, begin := range map[string]func(*testing.T) *node{
+		"with nonces": startNonces, "without nonces": func(t *testing.T) *node { return startDev(t, t.TempDir()) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := begin(t)
+			n.apply(t, fmt.Sprintf(`
+kind: Audience
+name: admin
+identifiers: ["%s/v1"]
+scopes: [sts.admin.read, sts.admin.write]
+binding: dpop
+---
+kind: Rule
+name: admin
+requester: {clients: [demo]}
+allow: {audiences: [admin], scopes: [sts.admin.read, sts.admin.write]}
+`, n.env["STS_ISSUER"]))
+			key := filepath.Join(t.TempDir(), "admin.key")
+			token, stderr, code := n.stsctl(t, "", "token", "--audience", n.env["STS_ISSUER"]+"/v1", "--dpop-key", key, "-o", "token")
+			if code != 0 {
+				t.Fatal(stderr)
+			}
+			n.env["STS_ADMIN_TOKEN"] = strings.TrimSpace(token)
+			delete(n.env, "STS_ADMIN_SOCKET")
+			// More than one gRPC message takes.
+			var many strings.Builder
+			for i := range 400 {
+				fmt.Fprintf(&many, "kind: Client\nname: c%d\ndescription: %s\n---\n", i, strings.Repeat("x", 900))
+			}
+			backup := filepath.Join(t.TempDir(), "backup.db")
+			for _, args := range [][]string{{"get", "client", "demo"}, {"keys", "status"}, {"apply", "-f", "-"}, {"storage", "backup", backup}} {
+				if _, stderr, code := n.stsctl(t, many.String(), append(args, "--dpop-key", key)...); code != 0 {
+					t.Errorf("%v: %s", args, stderr)
+				}
+			}
+			for says, args := range map[string][]string{
+				"":               {"get", "client", "demo"}, // without a proof
+				"no such file":   {"get", "client", "demo", "--dpop-key", key + ".other"},
+				"there is none;": {"get", "client", "demo", "--dpop-key", key, "--addr", "unix:///run/none"},
+			} {
+				if _, stderr, code := n.stsctl(t, "", args...); code == 0 || !strings.Contains(stderr, says) {
+					t.Errorf("%v: %d %s", args, code, stderr)
+				}
+			}
+			if _, err := os.Stat(key + ".other"); err == nil {
+				t.Error("a key was made that no token is bound to")
 			}
 		})
 	}

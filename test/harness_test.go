@@ -126,6 +126,42 @@ func startUnder(t *testing.T, under []string, args ...string) *node {
 	return n
 }
 
+// writeSigningKey makes the file that local keys are encrypted by.
+func writeSigningKey(t *testing.T, dir string) {
+	t.Helper()
+	var key [32]byte
+	rand.Read(key[:])
+	if err := os.WriteFile(filepath.Join(dir, "signing.key"), []byte(base64.StdEncoding.EncodeToString(key[:])+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// applyDemo makes the client, audience and rule of a development server.
+func (n *node) applyDemo(t *testing.T) {
+	t.Helper()
+	out, _, _ := n.stsctl(t, "", "secret", "new", "-o", "json")
+	var made struct{ Secret, Hash string }
+	if err := json.Unmarshal([]byte(out), &made); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	n.env["STS_CLIENT_SECRET"] = made.Secret
+	n.apply(t, fmt.Sprintf(`
+kind: Audience
+name: demo
+scopes: [demo.read, demo.write]
+---
+kind: Client
+name: demo
+audiences: [demo]
+secrets: [{hash: "%s"}]
+---
+kind: Rule
+name: demo
+requester: {clients: [demo]}
+allow: {audiences: [demo], scopes: [demo.read, demo.write]}
+`, made.Hash))
+}
+
 // printed waits until the server has printed a text, and returns what follows it.
 func (n *node) printed(t *testing.T, marker string) string {
 	t.Helper()

@@ -35,6 +35,8 @@ type history struct {
 	secret string
 	lag    time.Duration
 
+	rotation string // configuration of it
+
 	mu         sync.Mutex
 	tokens     []issued
 	assertions []assertion
@@ -97,7 +99,10 @@ func faultsOf(t *testing.T, few int) int {
 
 func newHistory(t *testing.T, lag time.Duration) *history {
 	t.Helper()
-	h := &history{t: t, seed: seedOf(t), lag: lag, stop: make(chan struct{}), signer: newSigner(t, "signer", jose.ES256)}
+	h := &history{
+		t: t, seed: seedOf(t), lag: lag, stop: make(chan struct{}), signer: newSigner(t, "signer", jose.ES256),
+		rotation: "rotation: {period: 10s, publish_ahead: 6s, retain: 62s, jwks_max_age: 4s, clock_skew: 1s}\n",
+	}
 	h.rnd = rand.New(rand.NewPCG(h.seed, 0))
 	return h
 }
@@ -122,8 +127,7 @@ storage: %s
 audit: {file: %s, durability: sync}
 admin: {token_file: admin.token, socket: {disabled: true}}
 keys: {sets: [{name: default, local: {key_file: %s}}]}
-rotation: {period: 10s, publish_ahead: 6s, retain: 62s, jwks_max_age: 4s, clock_skew: 1s}
-`, issuer, httpAddr, grpcAddr, storage, filepath.Join(data, "audit.jsonl"), keyFile)
+%s`, issuer, httpAddr, grpcAddr, storage, filepath.Join(data, "audit.jsonl"), keyFile, h.rotation)
 	if err := os.WriteFile(s.config, []byte(text), 0o600); err != nil {
 		h.t.Fatal(err)
 	}
@@ -170,8 +174,8 @@ func steadyAddress(t *testing.T) string {
 	return ""
 }
 
-// run sets the clients to work.
-func (h *history) run(clients int) {
+// setUp applies what the clients need. Their tokens live so long.
+func (h *history) setUp(lifetime string) {
 	h.t.Helper()
 	var hash string
 	h.secret, hash = sts.NewSecret()
@@ -180,7 +184,7 @@ func (h *history) run(clients int) {
 kind: Audience
 name: demo
 scopes: [demo.read, demo.write]
-max_ttl: 60s
+max_ttl: %s
 introspectors: [app]
 ---
 kind: Audience
@@ -202,7 +206,13 @@ requester: {clients: [app]}
 subject: {issuer: self}
 allow: {audiences: [demo], scopes: [demo.read]}
 ---
-`, hash)+h.signer.yaml(h.t))
+`, lifetime, hash)+h.signer.yaml(h.t))
+}
+
+// run sets the clients to work.
+func (h *history) run(clients int) {
+	h.t.Helper()
+	h.setUp("60s")
 	for _, s := range h.sites {
 		h.await(s)
 		h.before = append(h.before, h.usage(s))

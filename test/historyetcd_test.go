@@ -96,8 +96,8 @@ func (h *history) nodeFault(s *site, network []*testserver.Proxy, etcdIsWell boo
 }
 
 // TestHistoryEtcd breaks servers, their network and a real etcd of three members,
-// some of it at once, under load, and checks all that clients saw [F18-F25, F28,
-// F57, V1-V10].
+// some of it at once, under load, and checks all that clients saw [F18, F19,
+// F20, F21, F22, F23, F24, F25, F28, F57, V1-V10].
 func TestHistoryEtcd(t *testing.T) {
 	c := etcdtest.Start(t, 3)
 	h := newHistory(t, 5*time.Second)

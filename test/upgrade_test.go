@@ -16,7 +16,7 @@ import (
 func TestUpgrade(t *testing.T) {
 	rows := []struct {
 		archive string
-		log     bool   // its audit log can go on
+		log     bool // its audit log can go on
 	}{
 		{"before-chained-audit", false},
 		{"first", true},

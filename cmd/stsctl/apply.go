@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
 
 	stsv1 "github.com/workload-sts/sts/gen/sts/v1"
 	"github.com/workload-sts/sts/sts/resource"
@@ -229,9 +230,16 @@ func (c *cli) adminCall(ctx context.Context, use func(context.Context, stsv1.Adm
 			return usage("nothing says that you are an administrator; use STS_ADMIN_TOKEN, --admin-token-file, --tls-cert, or the admin socket on the machine of the server (STS_ADMIN_SOCKET)")
 		}
 	}
+	scheme := "Bearer"
+	if c.conn.dpopKeyFile != "" {
+		if token == "" {
+			return usage("--dpop-key is the key of a token for the admin interface, and there is none; use STS_ADMIN_TOKEN or --admin-token-file")
+		}
+		scheme, c.conn.boundToken = "DPoP", token // [RFC 9449 §7.1]
+	}
 	return c.call(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
 		if token != "" {
-			ctx = withBearer(ctx, token)
+			ctx = metadata.AppendToOutgoingContext(ctx, "authorization", scheme+" "+token)
 		}
 		return use(ctx, stsv1.NewAdminServiceClient(conn))
 	})

@@ -24,12 +24,13 @@ type connFlags struct {
 	clientKeyFile, clientKeyID    string
 	clientAssertionFile           string
 	dpopKeyFile                   string // empty: no proofs
+	boundToken                    string // what the key is for; empty: a token that is asked for
 	tlsCert, tlsKey               string
 	timeout                       time.Duration
 
-	env map[string]string // of envFile
-
-	assertions *assertions // signs for calls; nil: none are needed
+	env        map[string]string // of envFile
+	proofs     *proofs           // of the connection; nil: calls have none
+	assertions *assertions       // signs for calls; nil: none are needed
 }
 
 // server adds the flags of every command that connects.
@@ -51,6 +52,7 @@ func (f *connFlags) admin(cmd *cobra.Command) {
 	f.server(cmd)
 	cmd.Flags().StringVar(&f.adminTokenFile, "admin-token-file", "", "`FILE` with a token for the admin interface (default $STS_ADMIN_TOKEN); see `stsctl help environment`")
 	f.certificate(cmd)
+	f.boundFlag(cmd)
 }
 
 func (f *connFlags) certificate(cmd *cobra.Command) {
@@ -155,14 +157,14 @@ func (c *cli) dial() (*grpc.ClientConn, error) {
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxReply)),
 	}
 	if c.conn.dpopKeyFile != "" {
-		p := &proofs{url: scheme + "://" + addr, now: time.Now}
-		if p.key, err = readProofKey(c.conn.dpopKeyFile); err != nil {
+		p := &proofs{url: scheme + "://" + addr, token: c.conn.boundToken, now: time.Now}
+		if p.key, err = readProofKey(c.conn.dpopKeyFile, p.token == ""); err != nil {
 			return nil, err
 		}
-		opts = append(opts, grpc.WithChainUnaryInterceptor(p.intercept))
+		c.conn.proofs = p
+		opts = append(opts, grpc.WithChainUnaryInterceptor(p.intercept), grpc.WithStreamInterceptor(p.interceptStream))
 	}
 	if c.conn.assertions != nil {
-		// After the proof, which may have the call made again.
 		opts = append(opts, grpc.WithChainUnaryInterceptor(c.conn.assertions.intercept))
 	}
 	conn, err := grpc.NewClient("dns:///"+addr, opts...)
@@ -196,7 +198,7 @@ const defaultSocket = "/run/sts/admin.sock"
 // socket returns the address of the admin socket, empty if the server is to be
 // reached in another way: because a flag says so, or because there is none.
 func (f *connFlags) socket() string {
-	if f.addr != "" || f.adminTokenFile != "" || f.tlsCert != "" {
+	if f.addr != "" || f.adminTokenFile != "" || f.tlsCert != "" || f.dpopKeyFile != "" {
 		return ""
 	}
 	if path := f.setting("", "STS_ADMIN_SOCKET"); path != "" {
@@ -244,7 +246,11 @@ func (c *cli) call(ctx context.Context, use func(context.Context, *grpc.ClientCo
 	defer conn.Close()
 	ctx, cancel := context.WithTimeout(ctx, c.conn.timeout)
 	defer cancel()
-	if err := use(ctx, conn); err != nil {
+	err = use(ctx, conn)
+	if p := c.conn.proofs; p != nil && p.again(err) {
+		err = use(ctx, conn) // refused before anything else was looked at
+	}
+	if err != nil {
 		return c.refused(ctx, err)
 	}
 	return nil

@@ -24,11 +24,14 @@ import (
 	"github.com/workload-sts/sts/jose"
 )
 
-// proofs makes DPoP proofs for calls of the token service [RFC 9449 §4].
+// proofs makes DPoP proofs for calls [RFC 9449 §4]. It is used by one call after the
+// other.
 type proofs struct {
-	key privateKey
-	url string // scheme and address of the server
-	now func() time.Time
+	key   privateKey
+	url   string // scheme and address of the server
+	token string // that the calls are authorized by; empty: they are requests for tokens
+	nonce string // that the server gave last
+	now   func() time.Time
 }
 
 // proofFlag adds the flag of commands that can get bound tokens.
@@ -36,29 +39,68 @@ func (c *cli) proofFlag(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&c.conn.dpopKeyFile, "dpop-key", "", "bind the token to the private key in this PEM `FILE` by DPoP; it is made if it is missing")
 }
 
-// intercept sends a proof with a call, and a second one if the server wants its
-// nonce in it.
+// boundFlag adds the flag of commands for operators.
+func (f *connFlags) boundFlag(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&f.dpopKeyFile, "dpop-key", "", "PEM `FILE` with the private key that the admin token is bound to by DPoP")
+}
+
+// intercept sends a proof with a call.
 func (p *proofs) intercept(ctx context.Context, method string, req, reply any, conn *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-	var header metadata.MD
-	opts = append(opts, grpc.Header(&header))
-	call := func(nonce string) error {
-		proof, err := p.proof(method, req, nonce)
-		if err != nil {
-			return err
-		}
-		return invoke(metadata.AppendToOutgoingContext(ctx, "dpop", proof), method, req, reply, conn, opts...)
+	ctx, err := p.with(ctx, method, req)
+	if err != nil {
+		return err
 	}
-	err := call("")
-	info, _ := detailsOf(status.Convert(err))
-	if nonce := header.Get("dpop-nonce"); info.GetReason() == "use_dpop_nonce" && len(nonce) == 1 {
-		return call(nonce[0])
+	var header metadata.MD
+	err = invoke(ctx, method, req, reply, conn, append(opts, grpc.Header(&header))...)
+	p.learn(header)
+	return err
+}
+
+// interceptStream sends a proof with the beginning of a stream.
+func (p *proofs) interceptStream(ctx context.Context, desc *grpc.StreamDesc, conn *grpc.ClientConn, method string, begin grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	ctx, err := p.with(ctx, method, nil)
+	if err != nil {
+		return nil, err
+	}
+	stream, err := begin(ctx, desc, conn, method, opts...)
+	return &proofStream{stream, p}, err
+}
+
+// proofStream learns the nonce of an answer.
+type proofStream struct {
+	grpc.ClientStream
+	proofs *proofs
+}
+
+func (s *proofStream) RecvMsg(m any) error {
+	err := s.ClientStream.RecvMsg(m)
+	if header, failed := s.Header(); failed == nil {
+		s.proofs.learn(header)
 	}
 	return err
 }
 
-// proof is for one call of a method. It names the token that is exchanged, which
-// may be bound to the key.
-func (p *proofs) proof(method string, req any, nonce string) (string, error) {
+// again tells whether a call failed for nothing but that its proof did not have the
+// nonce that there is now.
+func (p *proofs) again(err error) bool {
+	info, _ := detailsOf(status.Convert(err))
+	return info.GetReason() == "use_dpop_nonce" && p.nonce != ""
+}
+
+func (p *proofs) learn(header metadata.MD) {
+	if nonce := header.Get("dpop-nonce"); len(nonce) == 1 {
+		p.nonce = nonce[0]
+	}
+}
+
+func (p *proofs) with(ctx context.Context, method string, req any) (context.Context, error) {
+	proof, err := p.proof(method, req)
+	return metadata.AppendToOutgoingContext(ctx, "dpop", proof), err
+}
+
+// proof is for one call of a method. It names the token that authorizes the call, or
+// that is exchanged: it may be bound to the key.
+func (p *proofs) proof(method string, req any) (string, error) {
 	claims := struct {
 		ID     string `json:"jti"`
 		Method string `json:"htm"`
@@ -66,9 +108,13 @@ func (p *proofs) proof(method string, req any, nonce string) (string, error) {
 		Time   int64  `json:"iat"`
 		Nonce  string `json:"nonce,omitempty"`
 		Token  string `json:"ath,omitempty"`
-	}{rand.Text(), "POST", p.url + method, p.now().Unix(), nonce, ""}
+	}{rand.Text(), "POST", p.url + method, p.now().Unix(), p.nonce, ""}
+	token := p.token
 	if m, ok := req.(*stsv1.ExchangeTokenRequest); ok {
-		sum := sha256.Sum256([]byte(m.GetSubjectToken()))
+		token = m.GetSubjectToken()
+	}
+	if token != "" {
+		sum := sha256.Sum256([]byte(token))
 		claims.Token = base64.RawURLEncoding.EncodeToString(sum[:])
 	}
 	encoded, err := json.Marshal(claims)
@@ -78,9 +124,12 @@ func (p *proofs) proof(method string, req any, nonce string) (string, error) {
 	return jose.SignProof(p.key.alg, p.key.signer, encoded)
 }
 
-// readProofKey reads a private key, and makes one if there is no file.
-func readProofKey(file string) (privateKey, error) {
+// readProofKey reads a private key. If there is no file it makes one, if it may.
+func readProofKey(file string, may bool) (privateKey, error) {
 	const flag = "--dpop-key"
+	if !may {
+		return readPrivateKey(flag, file, "")
+	}
 	if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
 		if err := makeProofKey(file); err != nil {
 			return privateKey{}, badInput("%s: %v", flag, err)

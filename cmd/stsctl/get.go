@@ -10,7 +10,6 @@ import (
 
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	stsv1 "github.com/workload-sts/sts/gen/sts/v1"
@@ -267,9 +266,4 @@ func labels(m map[string]string) string {
 		parts = append(parts, k+"="+m[k])
 	}
 	return list(parts)
-}
-
-// withBearer adds a token to a call.
-func withBearer(ctx context.Context, token string) context.Context {
-	return metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+token)
 }

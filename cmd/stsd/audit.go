@@ -165,7 +165,7 @@ func (n *node) openAudit(c *stsv1.AuditConfig) (*storage.Audit, error) {
 		return nil, err
 	}
 	audit, torn, err := storage.OpenAudit(storage.AuditOptions{
-		Store: n.store, Node: n.auditNode(c.File), File: c.File, Sync: c.Durability == "sync", Signer: n.ring, Sinks: sinks, Log: n.log,
+		Store: n.store, Node: n.auditNode(c.File), File: c.File, Now: clock, Sync: c.Durability == "sync", Signer: n.ring, Sinks: sinks, Log: n.log,
 		MaxSize: int64(c.Rotation.MaxSizeMib) << 20, MaxAge: c.Rotation.MaxAge.AsDuration(), KeepFiles: int(c.Rotation.KeepFiles),
 		KeySet: c.Checkpoints.KeySet, CheckpointRecords: int64(c.Checkpoints.Records), CheckpointEvery: c.Checkpoints.Every.AsDuration(),
 	})

@@ -103,6 +103,9 @@ type node struct {
 
 // open wires a service from its configuration.
 func open(ctx context.Context, c *stsv1.ServerConfig, createKeyFile bool, stderr io.Writer) (_ *node, err error) {
+	if err := checkClock(); err != nil {
+		return nil, err
+	}
 	n := &node{log: slog.New(slog.NewJSONHandler(stderr, &slog.HandlerOptions{Level: logLevel(c.Log.Level)}))}
 	defer func() {
 		if err != nil {
@@ -116,15 +119,27 @@ func open(ctx context.Context, c *stsv1.ServerConfig, createKeyFile bool, stderr
 	return n, n.wire(ctx, c, store, createKeyFile)
 }
 
+// released is a moment that no right clock stands before any more.
+var released = time.Date(2026, time.January, 1, 0, 0, 0, 0, time.UTC)
+
+// checkClock refuses a clock that was never set, as of a machine without a battery:
+// what has expired would be good again.
+func checkClock() error {
+	if now := clock(); now.Before(released) {
+		return fmt.Errorf("the clock of this machine says %s, which is before this program was made: set it, and start again", now.UTC().Format(time.RFC3339))
+	}
+	return nil
+}
+
 // wire wires all that stands on a store.
 func (n *node) wire(ctx context.Context, c *stsv1.ServerConfig, store *storage.Store, createKeyFile bool) (err error) {
 	n.store, n.shared, n.keep = store, c.Storage.Etcd != nil, int(c.Storage.KeepRevisions)
 	if n.ring, err = n.openKeys(ctx, c, store.KeyStates(), createKeyFile); err != nil {
 		return err
 	}
-	remote := keys.NewRemote(keys.RemoteConfig{OnFetch: n.fetched})
+	remote := keys.NewRemote(keys.RemoteConfig{Now: clock, OnFetch: n.fetched})
 	n.closers = append(n.closers, func() error { remote.Close(); return nil })
-	clients := keys.NewRemote(keys.RemoteConfig{OnFetch: n.fetchedOfClient})
+	clients := keys.NewRemote(keys.RemoteConfig{Now: clock, OnFetch: n.fetchedOfClient})
 	n.closers = append(n.closers, func() error { clients.Close(); return nil })
 	audit, err := n.openAudit(c.Audit)
 	if err != nil {
@@ -140,6 +155,7 @@ func (n *node) wire(ctx context.Context, c *stsv1.ServerConfig, store *storage.S
 		return err
 	}
 	n.service, err = sts.New(ctx, sts.Config{
+		Now:    clock,
 		Issuer: c.Issuer, Store: store, Keys: signingKeys{n.ring}, IssuerKeys: issuerKeys{remote}, ClientKeys: clientKeys{clients},
 		Audit: audit, Replay: n.replay, Transactions: store, Revocations: n.revoked, Usage: store, Snapshots: store.Snapshots(), AuditChains: store, NonceKey: nonceKey,
 		OmitFacts: c.GetAudit().GetOmitFacts(), CertificateMethods: certificateMethods(c.Http),

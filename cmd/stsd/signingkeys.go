@@ -25,7 +25,7 @@ func (n *node) openKeys(ctx context.Context, c *stsv1.ServerConfig, store keys.S
 		}
 		n.closers = append(n.closers, func() error { client.Close(); return nil })
 	}
-	config := keys.Config{Store: store, Schedule: schedule(c.Rotation), Log: n.log}
+	config := keys.Config{Now: clock, Store: store, Schedule: schedule(c.Rotation), Log: n.log}
 	for _, s := range c.Keys.Sets {
 		set := keys.SetConfig{Name: s.Name, Algorithm: jose.Algorithm(s.Algorithm)}
 		switch p := s.Provider.(type) {

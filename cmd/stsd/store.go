@@ -17,7 +17,7 @@ func (n *node) openStore(ctx context.Context, c *stsv1.StorageConfig) (*storage.
 		return n.openEtcd(ctx, c.Etcd)
 	}
 	_, missing := os.Stat(c.BoltFile)
-	kv, err := storage.OpenBolt(c.BoltFile, storage.BoltOptions{})
+	kv, err := storage.OpenBolt(c.BoltFile, storage.BoltOptions{Now: clock})
 	if err != nil {
 		return nil, err
 	}
@@ -28,7 +28,7 @@ func (n *node) openStore(ctx context.Context, c *stsv1.StorageConfig) (*storage.
 		return nil, err
 	}
 	// Where there is no store yet, there was no client to use anything.
-	replay, err := storage.OpenReplay(c.ReplayFile, storage.ReplayOptions{New: errors.Is(missing, fs.ErrNotExist), Begins: begins})
+	replay, err := storage.OpenReplay(c.ReplayFile, storage.ReplayOptions{Now: clock, New: errors.Is(missing, fs.ErrNotExist), Begins: begins})
 	if err != nil {
 		return nil, err
 	}
@@ -51,7 +51,7 @@ func (n *node) openEtcd(ctx context.Context, c *stsv1.EtcdConfig) (*storage.Stor
 	if err != nil {
 		return nil, err
 	}
-	replay := storage.NewReplayKV(kv, storage.ReplayKVOptions{Begins: func() time.Time {
+	replay := storage.NewReplayKV(kv, storage.ReplayKVOptions{Now: clock, Begins: func() time.Time {
 		if at := kv.Confirmed(); at.After(begins) {
 			return at
 		}

@@ -36,9 +36,8 @@ func Pause(process *os.Process) (*Paused, error) {
 	}
 	// The signal is on its way; a request now might still be answered.
 	for deadline := time.Now().Add(Patience); ; time.Sleep(time.Millisecond) {
-		stat, err := os.ReadFile(filepath.Join("/proc", fmt.Sprint(process.Pid), "stat"))
-		if _, state, _ := bytes.Cut(stat, []byte(") ")); err != nil || bytes.HasPrefix(state, []byte("T")) {
-			return p, nil // without /proc there is nothing to wait for
+		if still(process.Pid) {
+			return p, nil
 		}
 		if time.Now().After(deadline) {
 			return nil, errors.Join(errors.New("it does not stop at SIGSTOP"), p.Resume())
@@ -46,10 +45,26 @@ func Pause(process *os.Process) (*Paused, error) {
 	}
 }
 
-// Resume lets the process go on.
+// still reports whether all threads of a process stand still: what the kernel was
+// doing for them is done. Without /proc nothing is known, and nothing waited for.
+func still(pid int) bool {
+	threads, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid)) // the pattern is good
+	for _, thread := range threads {
+		stat, err := os.ReadFile(thread)
+		if _, state, _ := bytes.Cut(stat, []byte(") ")); err == nil && !bytes.HasPrefix(state, []byte("T")) {
+			return false
+		}
+	}
+	return true
+}
+
+// Resume lets the process go on, if it was not killed meanwhile.
 func (p *Paused) Resume() error {
 	p.dismiss()
-	return p.process.Signal(syscall.SIGCONT)
+	if err := p.process.Signal(syscall.SIGCONT); !errors.Is(err, os.ErrProcessDone) {
+		return err
+	}
+	return nil
 }
 
 // dismiss ends the guard.

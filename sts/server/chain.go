@@ -28,6 +28,9 @@ type chain struct {
 	clients *ClientCertificates // of the gRPC listener; may be nil
 	admin   *admins
 	gates   gates
+
+	overloaded *refusal // of requests that the gates do not let in
+	pressure   pressure
 }
 
 // Names of the headers that tell a caller how to find its request in the log
@@ -110,9 +113,9 @@ func (c *chain) guarded(ctx context.Context, k *call, next func(context.Context)
 			err = fmt.Errorf("panic: %s", what)
 		}
 	}()
-	leave, bad := c.gates.enter(accessTo[k.method].share)
-	if bad != nil {
-		return bad
+	leave, ok := c.gates.enter(accessTo[k.method].share)
+	if !ok {
+		return c.overloaded
 	}
 	defer leave()
 	if err := c.authorize(ctx, k); err != nil {
@@ -160,6 +163,9 @@ func (c *chain) observe(ctx context.Context, k *call, r *refusal, begin time.Tim
 	if r != nil {
 		code = string(r.sts.Code)
 		switch {
+		case r.sts.Limit != "":
+			level = slog.LevelDebug
+			c.tellPressure(ctx, r.sts.Limit, time.Now())
 		case r.sts.Code == sts.ServerError:
 			level = slog.LevelError
 		case r.sts.Code == sts.Unavailable && r.grpc != codes.Canceled:

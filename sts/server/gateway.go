@@ -83,6 +83,9 @@ func (j *jsonAPI) reading(next runtime.HandlerFunc) runtime.HandlerFunc {
 		if !known {
 			panic("no route for " + pattern.String()) // a test has walked them
 		}
+		if j.chain.turnAway(w, r, fullMethod(route.Method)) {
+			return
+		}
 		k.malformed = j.read(w, r, route)
 		next(w, r, params)
 	}

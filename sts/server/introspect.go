@@ -134,9 +134,15 @@ func seconds(v any) uint32 {
 
 // introspectionEndpoint is the endpoint of RFC 7662 §2: a form in, JSON or a JWT
 // out.
-type introspectionEndpoint struct{ conn grpc.ClientConnInterface }
+type introspectionEndpoint struct {
+	conn  grpc.ClientConnInterface
+	chain *chain
+}
 
 func (e *introspectionEndpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if e.chain.turnAway(w, r, stsv1.TokenService_IntrospectToken_FullMethodName) {
+		return
+	}
 	f, ctx := aboutTokenForm(w, r)
 	m := &stsv1.IntrospectTokenRequest{
 		Token: f.single["token"], TokenTypeHint: f.single["token_type_hint"],
@@ -186,9 +192,15 @@ func flat(m *stsv1.IntrospectTokenResponse) map[string]any {
 }
 
 // revocationEndpoint is the endpoint of RFC 7009 §2: a form in, nothing out.
-type revocationEndpoint struct{ conn grpc.ClientConnInterface }
+type revocationEndpoint struct {
+	conn  grpc.ClientConnInterface
+	chain *chain
+}
 
 func (e *revocationEndpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if e.chain.turnAway(w, r, stsv1.TokenService_RevokeToken_FullMethodName) {
+		return
+	}
 	f, ctx := aboutTokenForm(w, r)
 	m := &stsv1.RevokeTokenRequest{
 		Token: f.single["token"], TokenTypeHint: f.single["token_type_hint"],

@@ -106,6 +106,18 @@ func TestIntrospectionEndpoint(t *testing.T) {
 	}
 	web := []string{basicAuth("web", f.secret)}
 	active := func(a answer) bool { return members(t, a)["active"] == true }
+	t.Run("N-12 one token, several callers in turn", func(t *testing.T) {
+		for _, who := range []struct {
+			name   string
+			active bool
+		}{{"web", true}, {"peer", false}, {"web", true}, {"peer", false}} {
+			secret := map[string]string{"web": f.secret, "peer": secretOf("peer")}[who.name]
+			got := f.aboutForm(t, about{what: "introspect", auth: []string{basicAuth(who.name, secret)}, params: map[string]string{"token": token}})
+			if active(got) != who.active {
+				t.Errorf("to %s: %s", who.name, got.raw)
+			}
+		}
+	})
 	for name, row := range map[string]struct {
 		edit   func(*about)
 		code   sts.Code

@@ -19,6 +19,17 @@ func limited(ln net.Listener, most int, firstRequest time.Duration) net.Listener
 	return &promptListener{netutil.LimitListener(ln, most), firstRequest}
 }
 
+// roomFor returns how many connections each of the two listeners may have, of so many
+// that are configured and of so many files that may be open. A quarter of those, 64 at
+// least, is not for connections: the audit log must be able to begin a file, keys must
+// be fetched, and an administrator must come in by the socket, whoever else connects.
+func roomFor(most, files int) int {
+	if files == 0 {
+		return most
+	}
+	return min(most, max((files-max(files/4, 64))/2, 1))
+}
+
 type promptListener struct {
 	net.Listener
 	firstRequest time.Duration

@@ -173,3 +173,13 @@ func TestSlowLoad(t *testing.T) {
 	}
 	requests.Wait()
 }
+
+func TestRoomForConnections(t *testing.T) {
+	for _, row := range []struct{ most, files, want int }{
+		{10_000, 0, 10_000}, {10_000, 1 << 20, 10_000}, {10_000, 1024, 384}, {10_000, 256, 96}, {50, 256, 50}, {10_000, 64, 1}, {10_000, 10, 1},
+	} {
+		if got := roomFor(row.most, row.files); got != row.want {
+			t.Errorf("%d connections, %d files: %d, want %d", row.most, row.files, got, row.want)
+		}
+	}
+}

@@ -21,13 +21,17 @@ import (
 // calls that. A form that it cannot read is called as well, so that the refusal
 // is recorded.
 type tokenEndpoint struct {
-	conn grpc.ClientConnInterface
+	conn  grpc.ClientConnInterface
+	chain *chain
 }
 
 func (t *tokenEndpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	ctx := r.Context()
 	k, _ := callOf(ctx)
 	k.face = overForm
+	if t.chain.turnAway(w, r, stsv1.TokenService_IssueToken_FullMethodName) { // as if; the grant is not known yet
+		return
+	}
 	f, bad := readForm(w, r)
 	if bad == nil {
 		bad = f.check()

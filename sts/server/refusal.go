@@ -91,6 +91,8 @@ type refusal struct {
 	domain string     // the issuer identifier of this service
 	grpc   codes.Code // OK: by the table
 	http   int        // 0: by the table
+
+	ready *status.Status // of a refusal that is the same for many; nil: made when it is asked for
 }
 
 func (r *refusal) Error() string { return r.sts.Error() }
@@ -137,6 +139,9 @@ func (r *refusal) description() string {
 
 // GRPCStatus makes the status with its details as token.proto promises them.
 func (r *refusal) GRPCStatus() *status.Status {
+	if r.ready != nil {
+		return r.ready
+	}
 	st := status.New(r.grpcCode(), r.description())
 	with, err := st.WithDetails(r.details()...)
 	if err != nil {
@@ -245,6 +250,9 @@ const retryOverload = time.Second
 // that the domain did not make a refusal of says nothing but server_error.
 func refuse(ctx context.Context, issuer string, err error) *refusal {
 	if r, ok := errors.AsType[*refusal](err); ok {
+		if r.ready != nil {
+			return r
+		}
 		out := *r
 		out.domain = issuer
 		return &out

@@ -134,7 +134,7 @@ func TestPanic(t *testing.T) {
 func TestUnavailable(t *testing.T) {
 	f := newFixture(t)
 	for name, broken := range map[string]func(bool){
-		"audit": func(b bool) {
+		"L-07 audit": func(b bool) {
 			f.audit.fail(map[bool]error{true: errBroken}[b])
 		},
 		"keys": f.keys.broken.Store,
@@ -154,7 +154,7 @@ func TestUnavailable(t *testing.T) {
 				t.Error("the operator is not told why")
 			}
 			ready := f.do(t, f.request(t, http.MethodGet, "/healthz/ready", nil))
-			missing := map[string]string{"audit": "audit log", "keys": "signing key"}[name]
+			missing := map[string]string{"L-07 audit": "audit log", "keys": "signing key"}[name]
 			if ready.http != 503 || !strings.Contains(ready.raw, `"missing":{"issue":"`+missing+`"}`) || strings.Contains(ready.raw, errBroken.Error()) {
 				t.Errorf("ready: %d %s", ready.http, ready.raw)
 			}

@@ -52,7 +52,7 @@ type Config struct {
 
 	RequestTimeout time.Duration // longest time for one request; default 10s
 	ShutdownGrace  time.Duration // for requests in flight at the end; default 10s
-	MaxConnections int           // on each listener; default 10,000
+	MaxConnections int           // on each listener, if so many files may be open; default 10,000
 	MaxRequests    int           // token requests worked on at once; default 1,000
 	MaxWatches     int           // WatchToken streams open at once; default 10,000
 	Version        string        // of the program, for sts_build_info
@@ -85,7 +85,7 @@ func New(c Config) (*Server, error) {
 	s := &Server{grace: c.ShutdownGrace, maxConnections: c.MaxConnections, firstRequest: firstRequestTimeout, stopping: make(chan struct{})}
 	proofs := proofURLs{metadata.Issuer, cmp.Or(c.GRPCURL, metadata.Issuer)}
 	ch := &chain{service: c.Service, issuer: metadata.Issuer, log: c.Logger, metrics: m, timeout: c.RequestTimeout, clients: c.GRPCClients,
-		gates: newGates(c.MaxRequests),
+		gates: newGates(c.MaxRequests), overloaded: newOverloaded(metadata.Issuer), pressure: pressure{by: map[string]*pressed{}},
 		admin: &admins{AdminConfig: c.Admin, service: c.Service, proofs: proofs},
 	}
 	ready := &readiness{service: c.Service, stopping: s.stopping, log: c.Logger}
@@ -151,9 +151,9 @@ func newHTTPFace(c Config, ch *chain, conn grpc.ClientConnInterface, ready *read
 		api:     api,
 		clients: c.HTTPClients,
 		paths: map[string]http.Handler{
-			"/oauth2/token":                           &tokenEndpoint{conn: conn},
-			"/oauth2/introspect":                      &introspectionEndpoint{conn: conn},
-			"/oauth2/revoke":                          &revocationEndpoint{conn: conn},
+			"/oauth2/token":                           &tokenEndpoint{conn, ch},
+			"/oauth2/introspect":                      &introspectionEndpoint{conn, ch},
+			"/oauth2/revoke":                          &revocationEndpoint{conn, ch},
 			"/.well-known/openid-configuration":       metadata,
 			"/.well-known/oauth-authorization-server": metadata,
 			"/.well-known/jwks.json":                  keySet,
@@ -171,8 +171,13 @@ func newHTTPFace(c Config, ch *chain, conn grpc.ClientConnInterface, ready *read
 // long as the configuration allows, and returns when nothing of it runs any
 // more. The listeners are closed. A Server serves once.
 func (s *Server) Serve(ctx context.Context, httpLn, grpcLn net.Listener, sockets ...net.Listener) error {
-	httpLn = limited(httpLn, s.maxConnections, s.firstRequest)
-	grpcLn = limited(grpcLn, s.maxConnections, s.firstRequest)
+	room := roomFor(s.maxConnections, openFiles())
+	if room < s.maxConnections {
+		s.face.log.Warn("each listener takes fewer connections than configured, since this process may open few files; raise its limit (LimitNOFILE, ulimit -n)",
+			"connections", room, "max_connections", s.maxConnections)
+	}
+	httpLn = limited(httpLn, room, s.firstRequest)
+	grpcLn = limited(grpcLn, room, s.firstRequest)
 	failed := make(chan error, 2+len(sockets))
 	var serving sync.WaitGroup
 	serving.Go(func() { failed <- s.serveHTTP(httpLn) })

@@ -198,6 +198,30 @@ func TestCheck(t *testing.T) {
 	}
 }
 
+// TestUnknown: a history with many calls of which nobody knows what they did is
+// checked quickly, and one of them can be what made it right.
+func TestUnknown(t *testing.T) {
+	s := newStory(t)
+	for i := range 200 {
+		s.write(0, 10+i, 5000+i, 5000+i, Unknown)
+		s.call(0, Revoke, "c", 5000+i, 5000+i, Unknown)
+		s.call(0, Use, "c", 5000+i, 5000+i, Unknown)
+	}
+	s.read(0, 42, 6000, 6001)
+	s.read(1, 3, 6002, 6003)
+	s.read(1, 57, 6004, 6005)
+	s.call(0, Introspect, "c", 6000, 6001, Yes)
+	s.call(0, Introspect, "c", 6002, 6003, No)
+	s.call(1, Use, "c", 6000, 6001, No)
+	begin := time.Now()
+	for _, v := range Check(s.History) {
+		t.Error(v)
+	}
+	if took := time.Since(begin); took > 5*time.Second {
+		t.Errorf("checked in %v", took)
+	}
+}
+
 // TestMany: of violations that repeat, the first ones are told.
 func TestMany(t *testing.T) {
 	s := newStory(t)

@@ -70,15 +70,17 @@ func (h History) verify(token string) (Claims, string, error) {
 	}
 	kid := parsed.Headers[0].KeyID
 	for _, p := range h.Keys {
-		for _, k := range p.Keys.Key(kid) {
-			if err := parsed.Claims(k.Key, &claims); err != nil {
-				return claims, kid, err
-			}
-			if claims.Expiry == nil || claims.ID == "" {
-				return claims, kid, errors.New("it has no exp or no jti")
-			}
-			return claims, kid, nil
+		keys := p.Keys.Key(kid)
+		if len(keys) == 0 {
+			continue
 		}
+		if err := parsed.Claims(keys[0].Key, &claims); err != nil {
+			return claims, kid, err
+		}
+		if claims.Expiry == nil || claims.ID == "" {
+			return claims, kid, errors.New("it has no exp or no jti")
+		}
+		return claims, kid, nil
 	}
 	return claims, kid, fmt.Errorf("its key %q was never published", kid)
 }

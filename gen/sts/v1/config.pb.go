@@ -2640,7 +2640,8 @@ type LimitsConfig struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Longest time that a request may take. Default 10s, at most 1m.
 	RequestTimeout *durationpb.Duration `protobuf:"bytes,1,opt,name=request_timeout,json=requestTimeout,proto3" json:"request_timeout,omitempty"`
-	// Connections accepted at once on each listener. Default 10,000.
+	// Connections accepted at once on each listener, or fewer where the process may not
+	// open so many files: a quarter of those is for other things. Default 10,000.
 	MaxConnections int32 `protobuf:"varint,2,opt,name=max_connections,json=maxConnections,proto3" json:"max_connections,omitempty"`
 	// WatchToken streams open at once. Default 10,000.
 	MaxWatches int32 `protobuf:"varint,3,opt,name=max_watches,json=maxWatches,proto3" json:"max_watches,omitempty"`

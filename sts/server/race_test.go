@@ -1,5 +1,0 @@
-//go:build race
-
-package server
-
-const raceSlack = 10 // how much longer things may take
