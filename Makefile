@@ -56,7 +56,7 @@ $(BIN)/%server: test/%server/main.go $(wildcard test/*server/*.go) test/%server/
 
 .PHONY: bench
 bench: $(BIN)/vaultserver ## Measure the speed, as ratios to the floor of DESIGN.md
-	cd test && go test -run '^$$' -bench Floor -benchtime 1x -timeout 30m ./bench
+	cd test && go test -run '^$$' -bench 'Floor|AuditDurability' -benchtime 1x -timeout 30m ./bench
 	go test -run '^$$' -bench 'Rules|Compile' -benchtime 1x ./policy
 	cd test && go test -run '^$$' -bench BigStore -benchtime 1x ./bench
 

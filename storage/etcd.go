@@ -216,8 +216,14 @@ func (e *Etcd) list(ctx context.Context, prefix, after string, limit int) ([]Ent
 	}
 }
 
-// Err implements KV. A cluster may always come back.
-func (e *Etcd) Err() error { return nil }
+// Err implements KV. A cluster may always come back, but not one that an operator
+// had to confirm.
+func (e *Etcd) Err() error {
+	if why := e.store.refused(); errors.Is(why, errConfirmed) {
+		return why
+	}
+	return nil
+}
 
 // Close implements KV.
 func (e *Etcd) Close() error {

@@ -72,12 +72,12 @@ func (e *Etcd) beatOnce() {
 	}
 	held := e.store.record.Load()
 	if len(r.Kvs) == 0 || r.Kvs[0].ModRevision != held.revision {
-		err = e.reread(r, r.Header)
+		e.reread(r, r.Header)
 	} else {
-		err = errors.Join(e.store.check(r.Header, before), e.store.refused())
+		e.store.check(r.Header, before)
 	}
-	if err != nil {
-		e.mark(e.ctx, e.store.refused()) // if it fails, the next beat tries again
+	if why := e.store.refused(); errors.Is(why, ErrRestored) {
+		e.mark(e.ctx, why) // if it fails, the next beat tries again
 	}
 	e.beats.set(beat{asked, r.Header.Revision})
 }

@@ -27,9 +27,6 @@ type etcdRecord struct {
 	// Restored is why the store is refused until an operator confirms it: a node has
 	// seen that the cluster has lost something.
 	Restored string `json:"restored,omitempty"`
-	// Confirmed is when an operator did so last. What was used or revoked before may
-	// be lost.
-	Confirmed time.Time `json:"confirmed,omitzero"`
 
 	revision int64
 }
@@ -38,9 +35,6 @@ type etcdRecord struct {
 type etcdStore struct {
 	seen   atomic.Int64 // the highest revision that any answer has shown
 	record atomic.Pointer[etcdRecord]
-	// generation rises when a store that was refused is used again: what anybody
-	// knows of it is out of date.
-	generation atomic.Int64
 
 	mu  sync.Mutex
 	why error // not nil: refused
@@ -171,11 +165,10 @@ func (e *Etcd) reread(r *clientv3.GetResponse, h *pb.ResponseHeader) error {
 		s.why = fmt.Errorf("the id of the etcd cluster was %s and is %s: %w", next.Cluster, clusterID(h), ErrRestored)
 	case last != nil && last.Store != next.Store:
 		s.why = fmt.Errorf("the prefix %s in etcd holds another store than before: %w", e.options.Prefix, ErrRestored)
+	case last != nil: // nothing else replaces a record
+		s.why = errConfirmed
 	default:
-		s.why = nil
 		s.seen.Store(h.Revision)
-		e.leases.clear()
-		s.generation.Add(1)
 	}
 	s.record.Store(next)
 	return s.why
@@ -212,12 +205,14 @@ func (e *Etcd) mark(ctx context.Context, why error) error {
 	return err
 }
 
-// Confirmed returns when an operator has last confirmed a store that was restored:
-// what was used or revoked before may not be known. Zero if that was never needed.
-func (e *Etcd) Confirmed() time.Time { return e.store.record.Load().Confirmed }
+// errConfirmed is why a store is not used any more that was refused, and that an
+// operator has let be used again. What this process knows, revisions, revocations
+// and keys, is from before; a new one knows that there was a restore.
+var errConfirmed = errors.New("the etcd cluster was restored from a backup, and an operator has let it be used: what this process knows is from before, start it anew")
 
 // ConfirmEtcd lets a store be used again that is refused with ErrRestored, from the
-// moment that it returns. It returns why it was refused, "" if it was not.
+// moment that it returns: by processes that are started then. It returns why it was
+// refused, "" if it was not.
 func ConfirmEtcd(ctx context.Context, o EtcdOptions, now time.Time) (why string, err error) {
 	e, err := newEtcd(o)
 	if err != nil {
@@ -244,7 +239,7 @@ func ConfirmEtcd(ctx context.Context, o EtcdOptions, now time.Time) (why string,
 	if why == "" {
 		return "", nil
 	}
-	next.Cluster, next.Restored, next.Confirmed = clusterID(r.Header), "", now.UTC().Truncate(time.Second).Add(time.Second)
+	next.Cluster, next.Restored = clusterID(r.Header), ""
 	// As after the restore of a file, so that tokens that were issued before do not
 	// count.
 	at := Op{Key: restoredKey, Value: restoredAt(now)}

@@ -38,7 +38,7 @@ func (e *Etcd) Watch(ctx context.Context, prefix string, after int64, f func(Cha
 	watching, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(e.open, cancel)()
-	w := &etcdWatch{e: e, prefix: e.data + prefix, began: time.Now(), start: after, generation: e.store.generation.Load(), ready: make(chan struct{}, 1)}
+	w := &etcdWatch{e: e, prefix: e.data + prefix, began: time.Now(), start: after, ready: make(chan struct{}, 1)}
 	w.changes.Revision = after
 	e.beats.want()
 	var following sync.WaitGroup
@@ -72,12 +72,11 @@ func (e *Etcd) Watch(ctx context.Context, prefix string, after int64, f func(Cha
 // etcdWatch is a call of Watch: changes come in by one goroutine and go out by
 // another.
 type etcdWatch struct {
-	e          *Etcd
-	prefix     string
-	began      time.Time
-	start      int64
-	generation int64
-	ready      chan struct{} // has a value when there is something to take
+	e      *Etcd
+	prefix string
+	began  time.Time
+	start  int64
+	ready  chan struct{} // has a value when there is something to take
 
 	mu      sync.Mutex
 	changes Changes // what waits to be taken
@@ -252,8 +251,8 @@ func (w *etcdWatch) question(ctx context.Context, c *etcdClient) {
 
 // current tells whether a watch is still about the store that is there.
 func (w *etcdWatch) current(last beat) error {
-	if w.generation != w.e.store.generation.Load() {
-		return ErrCompacted
+	if err := w.e.Err(); err != nil {
+		return err
 	}
 	if last.asked.After(w.began) && last.revision < w.start && w.e.store.refused() == nil {
 		return ErrCompacted // it has not reached that revision

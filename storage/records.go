@@ -33,11 +33,14 @@ func decodeResource(data []byte) (sts.Resource, error) {
 	if err == nil && r.Client != nil && r.Client.Federated != nil {
 		err = exactClaims(r.Client.Federated.Claims)
 	}
+	if err == nil && r.ClientTemplate != nil && r.ClientTemplate.Statement != nil {
+		err = exactClaims(r.ClientTemplate.Statement.Claims)
+	}
 	if err != nil {
 		return r, err
 	}
 	kinds := 0
-	for _, set := range []bool{r.Audience != nil, r.Client != nil, r.Issuer != nil, r.Rule != nil} {
+	for _, set := range []bool{r.Audience != nil, r.Client != nil, r.ClientTemplate != nil, r.Issuer != nil, r.Rule != nil} {
 		if set {
 			kinds++
 		}

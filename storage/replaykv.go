@@ -27,9 +27,9 @@ const (
 
 // ReplayKVOptions say how a ReplayKV works. The zero value is right but for Begins.
 type ReplayKVOptions struct {
-	// Begins returns since when the store has forgotten nothing; nil or zero is from
-	// the first use. See Etcd.Confirmed.
-	Begins func() time.Time
+	// Begins is since when the store has forgotten nothing; zero is from
+	// the first use. See Store.Begins.
+	Begins time.Time
 
 	Now     func() time.Time // default time.Now
 	Attempt time.Duration    // how long one of three attempts may take; default 1 s
@@ -56,9 +56,6 @@ var _ sts.Replay = (*ReplayKV)(nil)
 
 // NewReplayKV returns what remembers uses in a store. Close it before the store.
 func NewReplayKV(kv KV, o ReplayKVOptions) *ReplayKV {
-	if o.Begins == nil {
-		o.Begins = func() time.Time { return time.Time{} }
-	}
 	if o.Now == nil {
 		o.Now = time.Now
 	}
@@ -74,7 +71,7 @@ func NewReplayKV(kv KV, o ReplayKVOptions) *ReplayKV {
 
 // Use implements sts.Replay.
 func (r *ReplayKV) Use(ctx context.Context, space sts.ReplaySpace, key string, since, until time.Time) (bool, error) {
-	if begins := r.o.Begins(); !begins.IsZero() && !since.After(begins) {
+	if begins := r.o.Begins; !begins.IsZero() && !since.After(begins) {
 		return false, forgotten(begins.Sub(since))
 	}
 	if err := r.first(ctx); err != nil {

@@ -96,8 +96,8 @@ func TestReplayKVOnce(t *testing.T) {
 
 // TestReplayKVClock puts clocks back, and restores the store.
 func TestReplayKVClock(t *testing.T) {
-	kv, now, begins := newBolt(t), time.Now(), time.Time{}
-	o := storage.ReplayKVOptions{Now: func() time.Time { return now }, Begins: func() time.Time { return begins }}
+	kv, now := newBolt(t), time.Now()
+	o := storage.ReplayKVOptions{Now: func() time.Time { return now }}
 	use := func(r *storage.ReplayKV, key string, since, until time.Time) error {
 		t.Helper()
 		ok, err := r.Use(t.Context(), sts.ReplayDPoP, key, since, until)
@@ -123,13 +123,14 @@ func TestReplayKVClock(t *testing.T) {
 	if err := use(r, "c", start, start.Add(3*time.Minute)); err != nil {
 		t.Errorf("what is good by either clock: %v", err)
 	}
-	begins = start.Add(time.Second)
+	o.Begins = start.Add(time.Second)
+	r = newReplayKV(t, kv, o)
 	err := use(r, "d", start, start.Add(3*time.Minute))
 	var wait interface{ RetryAfter() time.Duration }
 	if !errors.Is(err, sts.ErrForgotten) || !errors.As(err, &wait) || wait.RetryAfter() != 2*time.Second {
 		t.Errorf("what could be used before the store was restored: %v", err)
 	}
-	if err := use(r, "d", begins.Add(time.Second), start.Add(3*time.Minute)); err != nil {
+	if err := use(r, "d", o.Begins.Add(time.Second), start.Add(3*time.Minute)); err != nil {
 		t.Errorf("what could not: %v", err)
 	}
 }

@@ -62,7 +62,7 @@ func (s *Service) AuthorizeAdmin(ctx context.Context, u TokenUse) (Principal, Ac
 		st: s.state.Load(), now: s.now(), ownOnly: true,
 		req: TokenRequest{Grant: TokenExchange, Proof: u.Proof, ProofTarget: u.ProofTarget, Certificates: u.Certificates, Source: u.Source, Subject: Presented{u.Token, AccessToken}},
 	}
-	t, e := s.used(ctx, d, u)
+	t, e := s.used(ctx, d, u, s.AdminAudience(), "the admin interface")
 	if e != nil {
 		e.Nonce = s.nextNonce(d)
 		// Who used the token is not known, which token it was may be.
@@ -85,8 +85,9 @@ func (s *Service) AuthorizeAdmin(ctx context.Context, u TokenUse) (Principal, Ac
 	return p, NoAccess, nil
 }
 
-// used verifies a token that is used at the admin interface.
-func (s *Service) used(ctx context.Context, d *decision, u TokenUse) (*policy.Token, *Error) {
+// used verifies a token that is used at an endpoint of ours, which has an audience
+// of its own.
+func (s *Service) used(ctx context.Context, d *decision, u TokenUse, audience, endpoint string) (*policy.Token, *Error) {
 	const field = "access token"
 	if e := s.stale(); e != nil {
 		return nil, e
@@ -97,8 +98,8 @@ func (s *Service) used(ctx context.Context, d *decision, u TokenUse) (*policy.To
 		return nil, unauthenticated(e.Message, e.Err)
 	case e != nil:
 		return nil, e
-	case !slices.Equal(t.Audiences, []string{s.AdminAudience()}):
-		return nil, unauthenticated("the access token is not for the admin interface: its aud must be "+s.AdminAudience()+" and nothing else", nil)
+	case !slices.Equal(t.Audiences, []string{audience}):
+		return nil, unauthenticated("the access token is not for "+endpoint+": its aud must be "+audience+" and nothing else", nil)
 	}
 	d.asked.Subject = t
 	return t, s.bearer(ctx, d, t.Confirmation, u)

@@ -143,7 +143,7 @@ func (s *Service) authenticateKey(ctx context.Context, d *decision, jws *jose.JW
 
 // clientKey returns the client of a name and the key of it that a header names.
 func (s *Service) clientKey(ctx context.Context, d *decision, h jose.Header, name string) (*client, jose.Key, *Error) {
-	c, ok := d.st.clients[name]
+	c, ok := d.st.client(name, d.now)
 	bad := func(why string) (*client, jose.Key, *Error) { return nil, jose.Key{}, badAssertion(reason(why)) }
 	if !ok {
 		return bad("no client of this name")

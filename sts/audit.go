@@ -119,6 +119,8 @@ type Record struct {
 	// Late says that it took effect while it could not be recorded.
 	Late bool `json:"late,omitempty"`
 
+	Registration *RecordRegistration `json:"registration,omitempty"` // of EventRegister
+
 	Issued *RecordToken `json:"issued,omitempty"` // present if and only if allowed
 
 	// Suppressed says that the record stands for others, which were not written.
@@ -139,6 +141,17 @@ type RecordedChange struct {
 	Revision
 }
 
+// RecordRegistration says what is done with the registration of a client. It is
+// recorded before it is done; if it could not be, another record with the same
+// decision denies it.
+type RecordRegistration struct {
+	Action    string       `json:"action"` // register, read, update or delete
+	Template  string       `json:"template,omitempty"`
+	Client    string       `json:"client,omitempty"`             // whose registration it is
+	Statement *RecordParty `json:"software_statement,omitempty"` // that was presented
+	By        *Principal   `json:"by,omitempty"`                 // the administrator, if it was one; else the client itself, or the bearer of the subject token
+}
+
 // RecordAdmin says what an administrator did.
 type RecordAdmin struct {
 	Action     string    `json:"action"`           // such as backup
@@ -150,11 +163,12 @@ type RecordAdmin struct {
 // RecordSuppressed counts refusals of those of whom it is not known who they are,
 // from one network.
 type RecordSuppressed struct {
-	Network string         `json:"network"` // or others, for those that are too many to be told apart
-	Count   int64          `json:"count"`
-	Errors  map[Code]int64 `json:"errors"` // what they were told
-	Since   time.Time      `json:"since"`  // the first and the last
-	Until   time.Time      `json:"until"`
+	Network string          `json:"network"` // or others, for those that are too many to be told apart
+	Count   int64           `json:"count"`
+	Events  map[Event]int64 `json:"events"` // what was asked for
+	Errors  map[Code]int64  `json:"errors"` // what they were told
+	Since   time.Time       `json:"since"`  // the first and the last
+	Until   time.Time       `json:"until"`
 }
 
 // RecordReason says why a rule did not grant a request, or why a token was not

@@ -19,6 +19,11 @@ type client struct {
 	keys        jose.KeySet       // of private_key_jwt, those that the resource has
 	certificate *certificateMatch // nil: not by a certificate
 	party       policy.Client     // as rules see it
+
+	registration *Registration // nil: it is a resource
+	ends         time.Time     // of a registered one: when it does not count any more
+	grants       []GrantType   // of a registered one: what it may use
+	unfit        string        // why its template does not allow it; it is disabled then
 }
 
 // secret is one of the two places for a secret; an empty one holds the decoy.
@@ -78,7 +83,7 @@ func (s *Service) authenticate(ctx context.Context, d *decision) (*client, *Erro
 // audit record alone.
 func (d *decision) authenticateSecret() (*client, *Error) {
 	cred := d.req.Credential
-	c, known := d.st.clients[cred.ClientID]
+	c, known := d.st.client(cred.ClientID, d.now)
 	if !known {
 		c = nobody
 	}

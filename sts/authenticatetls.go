@@ -17,7 +17,7 @@ func (d *decision) authenticateTLS() (*client, *Error) {
 	}
 	d.rec.Certificate = thumbprint(d.req.Certificates[0])
 	worth := worthOf(d.req.Certificates, d.req.ClientVerified, d.now)
-	c, known := d.st.clients[d.req.Credential.ClientID]
+	c, known := d.st.client(d.req.Credential.ClientID, d.now)
 	if known && c.certificate != nil {
 		d.rec.AuthMethod = c.certificate.method
 	}
@@ -46,7 +46,7 @@ func (d *decision) alsoByCertificate() bool {
 		return false
 	}
 	worth := worthOf(d.req.Certificates, d.req.ClientVerified, d.now)
-	c, known := d.st.clients[d.req.Credential.ClientID]
+	c, known := d.st.client(d.req.Credential.ClientID, d.now)
 	return known && !c.Disabled && c.certificate != nil && worth.proves(c.certificate) == nil
 }
 

@@ -16,6 +16,7 @@ type checker struct {
 	problems  []Problem
 
 	identifiers map[string]string // names of Issuers by iss
+	templates   int               // that were checked
 }
 
 func newChecker(s *Service, resources map[Ref]Resource) *checker {
@@ -77,6 +78,7 @@ func (c *checker) audience(a *Audience) {
 		}
 	}
 	c.adminAudience(ref, a)
+	c.registrationAudience(ref, a)
 	c.rate(ref, "quota", a.Quota)
 	for i, scope := range a.Scopes {
 		if len(scope) > maxIdentifier {
@@ -144,6 +146,7 @@ func (c *checker) client(cl *Client) {
 		}
 	}
 	c.clientMethods(ref, cl)
+	c.notRegistered(ref)
 	for i, name := range cl.Audiences {
 		if _, ok := c.resources[Ref{KindAudience, name}]; !ok {
 			c.problem(ref, fmt.Sprintf("audiences[%d]", i), "Audience %q is not defined", name)

@@ -7,7 +7,6 @@ import (
 	"strings"
 
 	"github.com/workload-sts/sts/jose"
-	"github.com/workload-sts/sts/policy"
 )
 
 // clientMethod is a way to authenticate that a Client is set up with.
@@ -110,32 +109,11 @@ var pinning = []string{"sub", "azp", "client_id", "oid", "repository_id", "proje
 
 func (c *checker) federated(ref Ref, f *FederatedIdentity) {
 	const field = "federated"
-	if _, ok := c.resources[Ref{KindIssuer, f.Issuer}]; !ok {
-		known := map[string]bool{}
-		for other := range c.resources {
-			if other.Kind == KindIssuer {
-				known[other.Name] = true
-			}
-		}
-		c.problem(ref, field+".issuer", "Issuer %q is not defined%s", f.Issuer, policy.DidYouMean(f.Issuer, known))
-	}
+	c.issuerNamed(ref, field+".issuer", f.Issuer)
 	if !slices.ContainsFunc(pinning, func(name string) bool { return f.Claims[name] != nil }) {
 		c.problem(ref, field+".claims", "no claim here names one workload, so any token of the Issuer that has these would be this client; add one of %s", strings.Join(pinning, ", "))
 	}
-	if len(f.Claims) > maxFederatedClaims {
-		c.problem(ref, field+".claims", "more than %d claims", maxFederatedClaims)
-	}
-	for name, v := range f.Claims {
-		switch v := v.(type) {
-		case bool, int64, float64:
-		case string:
-			if v == "" || strings.Contains(v, "*") {
-				c.problem(ref, field+".claims."+name, "is compared exactly: an empty value or one with * does not name anybody")
-			}
-		default:
-			c.problem(ref, field+".claims."+name, "must be a string, a number or a boolean; for several workloads make several clients")
-		}
-	}
+	c.exactClaims(ref, field+".claims", f.Claims)
 }
 
 const maxFederatedClaims = 32

@@ -9,14 +9,14 @@ import (
 // difference says what a state can take over from the one before, so that a change
 // of one client among many costs little.
 //
-// A client is as it was if neither it nor any Audience or Issuer has changed, and
+// A client is as it was if neither it nor any Audience, Issuer or ClientTemplate has changed, and
 // so are the rules if none of them has either and no client has gone, which one of
 // them might name: rules see nothing else of clients than that they exist.
 // Resources are never changed in place, so one that is where it was is what it was.
 type difference struct {
 	before *state
 	order  []Ref
-	trust  bool // Audiences and Issuers are as they were
+	trust  bool // Audiences, Issuers and ClientTemplates are as they were
 	policy bool // the rules are as they were
 }
 
@@ -33,7 +33,7 @@ func (st *state) difference(resources map[Ref]Resource) difference {
 	var added []Ref
 	d.trust, d.policy = true, true
 	changed := func(k Kind) {
-		d.trust = d.trust && k != KindAudience && k != KindIssuer
+		d.trust = d.trust && k != KindAudience && k != KindIssuer && k != KindClientTemplate
 		d.policy = d.policy && k != KindRule
 	}
 	for ref, r := range resources {

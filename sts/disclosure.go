@@ -94,7 +94,9 @@ func told(level Disclosure, predicate, presented, expected, hint string) *Detail
 func (d *decision) disclosures() []Disclosure {
 	var all []Disclosure
 	if c := d.asked.Client; c != nil {
-		all = append(all, d.st.clients[c.ID].Disclosure)
+		if known, ok := d.st.client(c.ID, d.now); ok {
+			all = append(all, known.Disclosure)
+		}
 	}
 	for _, t := range []*policy.Token{d.asked.Subject, d.asked.Actor} {
 		if t != nil && t.Issuer != policy.Self {

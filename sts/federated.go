@@ -99,9 +99,13 @@ func (d *decision) federatedClient(issuer *Issuer, claims map[string]any) (*clie
 	return found[0], nil
 }
 
-// matches compares exactly, types too. A claim that is a list matches nothing.
 func (f *FederatedIdentity) matches(claims map[string]any) bool {
-	for name, want := range f.Claims {
+	return len(f.Claims) > 0 && haveExactly(claims, f.Claims)
+}
+
+// haveExactly compares exactly, types too. A claim that is a list matches nothing.
+func haveExactly(claims, wanted map[string]any) bool {
+	for name, want := range wanted {
 		switch got := claims[name].(type) {
 		case string, bool, int64, float64:
 			if got != want {
@@ -111,5 +115,5 @@ func (f *FederatedIdentity) matches(claims map[string]any) bool {
 			return false
 		}
 	}
-	return len(f.Claims) > 0
+	return true
 }

@@ -27,15 +27,16 @@ const canary = "stss_canary-0123456789-0123456789-0123456789-01"
 
 // fixture is a Service on parts that count what is asked of them.
 type fixture struct {
-	service *sts.Service
-	store   *ststest.Store
-	keys    *memKeys
-	issuers *memIssuers
-	clients *memClients
-	replay  *memReplay
-	audit   *memAudit
-	revoked *memRevocations
-	now     time.Time
+	service    *sts.Service
+	store      *ststest.Store
+	keys       *memKeys
+	issuers    *memIssuers
+	clients    *memClients
+	replay     *memReplay
+	audit      *memAudit
+	revoked    *memRevocations
+	registered *ststest.Registrations // nil: clients cannot be registered
+	now        time.Time
 
 	strangers sts.StrangerLimits
 	limits    sts.Limits // as of the next restart
@@ -94,7 +95,12 @@ func newFixture(t testing.TB) *fixture {
 func (f *fixture) restart(t testing.TB, nonceKey []byte) {
 	t.Helper()
 	var err error
+	var registrations sts.Registrations
+	if f.registered != nil {
+		registrations = f.registered
+	}
 	f.service, err = sts.New(t.Context(), sts.Config{
+		Registrations: registrations, CertificateMethods: []sts.AuthMethod{sts.TLSClientAuth, sts.SelfSignedTLSClientAuth},
 		Issuer: selfIssuer, Store: f.store, Keys: f.keys, IssuerKeys: f.issuers, ClientKeys: f.clients, Audit: f.audit, Replay: f.replay, NonceKey: nonceKey,
 		Revocations: f.revoked, MaxStaleness: maxStaleness, Limits: f.limits, SingleUses: f.uses,
 		Now: func() time.Time { return f.now }, Strangers: f.strangers,

@@ -32,7 +32,9 @@ func (s *Service) watchFailures(ctx context.Context) error {
 	check := time.NewTicker(failureCheck)
 	defer check.Stop()
 	for {
-		s.saveUsage(ctx, false)
+		if s.saveUsage(ctx, false) {
+			s.renewRegistrations(ctx)
+		}
 		s.tellSuppressed(ctx, false)
 		s.tellLate(ctx)
 		if failed := errors.Join(s.audit.Err(), s.store.Err(), s.replay.Err()); failed != nil && ctx.Err() == nil {
@@ -124,6 +126,11 @@ func (s *Service) Staleness() time.Duration {
 	then, now := *s.confirmed.Load(), time.Now()
 	if revoked := s.revocations.Confirmed(); revoked.Before(then) {
 		then = revoked
+	}
+	if s.registry.store != nil {
+		if registered := s.registry.store.Confirmed(); registered.Before(then) {
+			then = registered
+		}
 	}
 	return max(now.Sub(then), now.Round(0).Sub(then.Round(0)), 0)
 }

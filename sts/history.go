@@ -165,16 +165,16 @@ func (s *Service) Promote(ctx context.Context, c Promotion) (Changed, error) {
 			return nil, err
 		case run.revision.Base != st.revision:
 			return nil, s.overtaken(ctx, run.revision.Base, st.revision)
-		case run.st == nil:
+		case run.st.Load() == nil:
 			return nil, &Error{Code: InvalidResource, Message: "the shadow revision cannot be used here: " + run.problem}
 		}
 		why := c.Why
 		if why == "" {
 			why = run.revision.Why
 		}
-		n := run.revision.Number
+		n, shadow := run.revision.Number, run.st.Load().resources
 		return &proposal{
-			line: Live, next: run.st.resources, done: between(st.resources, run.st.resources), dryRun: c.DryRun,
+			line: Live, next: shadow, done: between(st.resources, shadow), dryRun: c.DryRun,
 			commit: Commit{Revision: Revision{By: c.By, Why: why, Promotes: n}, From: Place{Shadow, n}, EndsShadow: n},
 		}, nil
 	})

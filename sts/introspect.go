@@ -148,9 +148,8 @@ func (s *Service) signIntrospection(ctx context.Context, d *decision, i Introspe
 		return "", &Error{Code: ServerError, Message: "the answer cannot be encoded", Err: err}
 	}
 	set := DefaultKeySet
-	for _, name := range d.st.clients[d.asked.Client.ID].Audiences {
-		set = d.st.resources[Ref{KindAudience, name}].Audience.keySet()
-		break
+	if c, ok := d.st.clients[d.asked.Client.ID]; ok && len(c.Audiences) > 0 {
+		set = d.st.resources[Ref{KindAudience, c.Audiences[0]}].Audience.keySet()
 	}
 	jwt, _, err := s.keys.Sign(ctx, set, typIntrospection, payload)
 	if err != nil {

@@ -33,6 +33,7 @@ const (
 	LimitSource   = "source"
 	LimitClient   = "client"
 	LimitAudience = "audience"
+	LimitTemplate = "template" // of registrations by a ClientTemplate
 
 	LimitSingleUse = "single_use" // of one client or Issuer; see maxShare
 )
@@ -44,11 +45,11 @@ const bucketsSize = 65536
 // limits count what has passed.
 type limits struct {
 	Limits
-	total, sources, clients, audiences *buckets
+	total, sources, clients, audiences, templates *buckets
 }
 
 func newLimits(l Limits) *limits {
-	return &limits{l, newBuckets(1), newBuckets(bucketsSize), newBuckets(bucketsSize), newBuckets(bucketsSize)}
+	return &limits{l, newBuckets(1), newBuckets(bucketsSize), newBuckets(bucketsSize), newBuckets(bucketsSize), newBuckets(maxTemplates)}
 }
 
 // arrives lets a request in, before anything of it is looked at. The source comes
@@ -70,8 +71,8 @@ func (l *limits) asks(d *decision) *Error {
 	switch c, t := d.asked.Client, d.asked.Subject; {
 	case c != nil:
 		key = c.ID
-		if own := d.st.clients[c.ID].Rate; own != (Rate{}) {
-			limit = own
+		if known, ok := d.st.client(c.ID, d.now); ok && known.Rate != (Rate{}) {
+			limit = known.Rate
 		}
 	case t != nil:
 		key = t.Issuer + ":" + t.Subject // no client has such a name

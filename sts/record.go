@@ -28,7 +28,8 @@ const (
 // record completes the audit record of a decision and has it written. Refusals of
 // strangers that are more than are written are counted: see [strangers].
 func (s *Service) record(ctx context.Context, d *decision, e *Error) error {
-	if e != nil && !d.authenticated() && !s.strangers.admit(d.req.Source.network(), e.Code, d.now) {
+	done := e == nil || d.rec.Revocation != nil // something took effect, or may have
+	if !done && !d.authenticated() && !s.strangers.admit(d.req.Source.network(), d.rec.Event, e.Code, d.now) {
 		return s.audit.Err() // as if it were written
 	}
 	s.complete(d, e)
@@ -268,7 +269,12 @@ func (r *Record) bound() {
 		w.Rule, w.Predicate, w.Presented, w.Expected, w.Hint = cut(w.Rule, maxText), cut(w.Predicate, maxText), cut(w.Presented, maxText), cut(w.Expected, maxText), cut(w.Hint, maxText)
 	}
 	r.AskedAudiences, r.AskedScopes = cutList(r.AskedAudiences), cutList(r.AskedScopes)
-	for _, p := range []*RecordParty{r.Subject, r.Actor, r.Assertion} {
+	parties := []*RecordParty{r.Subject, r.Actor, r.Assertion}
+	if g := r.Registration; g != nil && g.Statement != nil {
+		g.Statement.Act = nil // nobody acts in a statement about software
+		parties = append(parties, g.Statement)
+	}
+	for _, p := range parties {
 		if p != nil {
 			p.Issuer, p.Sub, p.JTI, p.Hash, p.Txn = cut(p.Issuer, maxText), cut(p.Sub, maxText), cut(p.JTI, maxJTI), cut(p.Hash, maxText), cut(p.Txn, maxText)
 			p.Act = cutList(p.Act)
@@ -280,6 +286,12 @@ func (r *Record) bound() {
 	if a := r.Admin; a != nil {
 		a.Action, a.Target = cut(a.Action, maxText), cut(a.Target, maxText)
 		a.By.bound()
+	}
+	if g := r.Registration; g != nil {
+		g.Action, g.Template, g.Client = cut(g.Action, maxText), cut(g.Template, maxText), cut(g.Client, maxText)
+		if g.By != nil {
+			g.By = &Principal{Name: cut(g.By.Name, maxText), Method: cut(g.By.Method, maxText), Peer: cut(g.By.Peer, maxText)}
+		}
 	}
 	if p := r.Proof; p != nil {
 		p.JKT, p.JTI = cut(p.JKT, maxText), cut(p.JTI, maxJTI)

@@ -67,7 +67,7 @@ func verbatim(asked []string) bool {
 // revive finds who asked, and their tokens.
 func (d *decision) revive(r *Record) *Error {
 	if r.Client != "" {
-		c, known := d.st.clients[r.Client]
+		c, known := d.st.client(r.Client, d.now)
 		switch {
 		case !known:
 			return invalidClient("no client of this name")

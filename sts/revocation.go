@@ -151,7 +151,7 @@ func (s *Service) notRevoked(d *decision, field string, p *proven, t *policy.Tok
 			return revoked(RecordReason{Predicate: field + ".revoked", Presented: "revoked by " + by.String(), Expected: "not revoked"})
 		}
 	}
-	if p.issuer == nil && !d.st.stands(t.ClientID) {
+	if p.issuer == nil && !d.st.stands(t.ClientID, d.now) {
 		return revoked(RecordReason{Predicate: field + ".client_id", Presented: show(t.ClientID, true) + ", which is deleted or disabled", Expected: "a client, or a subject of an Issuer"})
 	}
 	for _, n := range append(lineage, revocationName(RevokeToken, t.Issuer, identity(t, token))) {
@@ -167,8 +167,8 @@ var errRevoked = errors.New("revoked")
 
 // stands tells whether who a token was issued to is still there: a client, or a
 // workload whose Issuer is.
-func (st *state) stands(requester string) bool {
-	if c, ok := st.clients[requester]; ok {
+func (st *state) stands(requester string, now time.Time) bool {
+	if c, ok := st.client(requester, now); ok {
 		return !c.Disabled
 	}
 	issuer, _, foreign := strings.Cut(requester, ":")

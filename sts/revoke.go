@@ -181,7 +181,7 @@ func (s *Service) checkValue(st *state, r *Revocation) *Error {
 			return bad("a revocation of all tokens has no value")
 		}
 	case RevokeClient:
-		if _, ok := st.clients[r.Value]; !ok {
+		if _, ok := st.client(r.Value, s.now()); !ok {
 			return refuse(NotFound, "value", "there is no client of this name; tokens of one that was deleted do not count anyway")
 		}
 	case RevokeIssuer:

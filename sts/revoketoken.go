@@ -99,7 +99,7 @@ func (d *decision) ownedBy(t *policy.Token, missing *Error) *Error {
 		}
 		return nil
 	}
-	if _, client := d.st.clients[t.ClientID]; client {
+	if _, client := d.st.client(t.ClientID, d.now); client {
 		return missing
 	}
 	switch c := t.Confirmation; {

@@ -20,6 +20,8 @@ type Config struct {
 	Audit      Audit
 
 	Revocations Revocations
+	// Registrations keeps clients that are registered dynamically. nil: none are.
+	Registrations Registrations
 
 	// Transactions counts the uses of rules that are limited in a transaction. nil:
 	// what such a rule contributes to is refused.
@@ -79,10 +81,11 @@ type Service struct {
 	noFacts  bool
 	usage    *usage
 
-	state   atomic.Pointer[state]
-	replace sync.Mutex // held while the state or the shadow is replaced
-	shadow  *shadow
-	health  health
+	state    atomic.Pointer[state]
+	replace  sync.Mutex // held while the state or the shadow is replaced
+	shadow   *shadow
+	registry registry
+	health   health
 
 	strangers *strangers
 	late      late
@@ -109,6 +112,9 @@ func New(ctx context.Context, c Config) (*Service, error) {
 	if err := s.reload(ctx); err != nil {
 		return nil, err
 	}
+	if s.registry.store = c.Registrations; s.registry.store != nil {
+		s.registry.store.Follow(s.takeRegistered)
+	}
 	if err := s.usage.load(ctx); err != nil {
 		return nil, err
 	}
@@ -122,15 +128,28 @@ func (s *Service) install(st *state) {
 		issuers = append(issuers, i)
 	}
 	s.issuerKeys.Trust(issuers)
+	s.trustClients(st)
+	s.state.Store(st)
+}
+
+// trustClients says which clients publish their keys, and where.
+func (s *Service) trustClients(st *state) {
 	publishing := map[string]*ClientKey{}
 	for name, c := range st.clients {
-		if k := c.PrivateKeyJWT; k != nil && k.JWKS == "" {
-			publishing[name] = k
+		if c.publishes() {
+			publishing[name] = c.PrivateKeyJWT
+		}
+	}
+	for name, c := range st.registered {
+		// One that another version of this service has registered was not checked here.
+		if c.publishes() && s.clientKeys.Check(c.PrivateKeyJWT) == nil {
+			publishing[name] = c.PrivateKeyJWT
 		}
 	}
 	s.clientKeys.Trust(publishing)
-	s.state.Store(st)
 }
+
+func (c *client) publishes() bool { return c.PrivateKeyJWT != nil && c.PrivateKeyJWT.JWKS == "" }
 
 // Metadata is what the discovery documents say [OIDC Discovery 1.0 §3, RFC 8414
 // §2].
@@ -142,6 +161,7 @@ type Metadata struct {
 
 	IntrospectionEndpoint, RevocationEndpoint string   // [RFC 8414 §2]
 	RevocationAuthMethods                     []string // those of clients, and none of workloads
+	RegistrationEndpoint                      string   // empty: there is none [RFC 8414 §2]
 	CertificateBound                          bool     // tokens can be bound to certificates [RFC 8705 §3.3]
 }
 
@@ -156,11 +176,14 @@ func (s *Service) Metadata() Metadata {
 
 		IntrospectionEndpoint: s.issuer + "/oauth2/introspect", RevocationEndpoint: s.issuer + "/oauth2/revoke",
 
-		GrantTypes:  []string{string(ClientCredentials), string(TokenExchange)},
+		GrantTypes:  []string{string(ClientCredentials), string(TokenExchange)}, // as grantTypes
 		AuthMethods: []string{string(SecretBasic), string(SecretPost), string(PrivateKeyJWT), string(SPIFFEJWT)},
 
 		AuthAlgorithms:  slices.Clone(DefaultAlgorithms),
 		ProofAlgorithms: ProofAlgorithms, CertificateBound: len(s.byTLS) > 0,
+	}
+	if s.Registers() {
+		m.RegistrationEndpoint = s.RegistrationAudience()
 	}
 	for _, method := range s.byTLS {
 		m.AuthMethods = append(m.AuthMethods, string(method))

@@ -37,7 +37,7 @@ type shadow struct {
 // shadowRun is one shadow revision, from when it was taken over here.
 type shadowRun struct {
 	revision Revision
-	st       *state // nil: it does not fit together here, see problem
+	st       atomic.Pointer[state] // nil: it does not fit together here, see problem
 	problem  string
 	since    time.Time
 
@@ -65,7 +65,9 @@ func newShadow() *shadow { return &shadow{queue: make(chan shadowTask, shadowQue
 
 func newShadowRun(r Revision, st *state, problem string) *shadowRun {
 	seen, _ := simplelru.NewLRU[differenceKey, *Difference](maxDifferences, nil) // errs only for a size below 1
-	return &shadowRun{revision: r, st: st, problem: problem, since: time.Now(), counts: map[DifferenceKind]int64{}, seen: seen}
+	run := &shadowRun{revision: r, problem: problem, since: time.Now(), counts: map[DifferenceKind]int64{}, seen: seen}
+	run.st.Store(st)
+	return run
 }
 
 // number is that of the shadow revision that is here, 0 if there is none.
@@ -117,7 +119,7 @@ func (s *Service) reloadShadow(ctx context.Context) error {
 // never waits.
 func (s *shadow) offer(d *decision) {
 	run := s.current.Load()
-	if run == nil || run.st == nil || !d.grant.Valid() && d.denial == nil {
+	if run == nil || run.st.Load() == nil || !d.grant.Valid() && d.denial == nil {
 		return
 	}
 	select {
@@ -149,7 +151,7 @@ func (s *shadow) run(ctx context.Context) {
 func (s *shadow) decide(ctx context.Context, t shadowTask) {
 	ctx, cancel := context.WithTimeout(ctx, shadowTime)
 	defer cancel()
-	v := t.run.st.verdict(ctx, t.asked)
+	v := t.run.st.Load().verdict(ctx, t.asked)
 	if ctx.Err() != nil {
 		s.skip(t.run) // expressions that were interrupted did not match
 		return
@@ -169,7 +171,7 @@ func (s *shadow) decide(ctx context.Context, t shadowTask) {
 // verdict asks rules about a request that another state has verified.
 func (st *state) verdict(ctx context.Context, asked policy.Request) verdict {
 	if c := asked.Client; c != nil {
-		mine, known := st.clients[c.ID]
+		mine, known := st.client(c.ID, asked.Now)
 		if !known || mine.Disabled {
 			return verdict{denial: &policy.Denial{Code: policy.UnauthorizedClient, Message: "the client does not exist or is disabled"}}
 		}

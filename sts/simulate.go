@@ -116,7 +116,7 @@ func (d *decision) simulatedRequester(self string, r Simulation) *Error {
 		}
 		return d.presentsItself(r.Subject.Claims, self)
 	}
-	c, known := d.st.clients[r.Client]
+	c, known := d.st.client(r.Client, d.now)
 	switch {
 	case !known:
 		return invalidClient("no client of this name")

@@ -23,24 +23,32 @@ func (s *Service) once(ctx context.Context, d *decision) *Error {
 		if p.is == nil || p.is.Issuer == policy.Self {
 			continue
 		}
-		issuer := d.st.issuers[p.is.Iss]
-		if !issuer.SingleUse {
-			continue
-		}
-		u := useOf(issuer, p.is, p.token)
-		u.what, u.owner = p.field, d.shareOf()
-		fresh, e := s.spend(ctx, u)
-		if e != nil {
-			e.Field = p.field
+		if e := s.onceToken(ctx, d, p.field, p.token, p.is); e != nil {
 			return e
-		}
-		if !fresh {
-			return errToken(p.field, "the "+p.field+" has been used before, and its Issuer allows one use; present a fresh one", &mismatch{
-				RecordReason: RecordReason{Predicate: p.field + ".jti", Presented: "used before", Expected: "a token that was not, as single_use of the Issuer has it"},
-			})
 		}
 	}
 	return nil
+}
+
+// onceToken uses up a verified token of an Issuer, if that allows one use.
+func (s *Service) onceToken(ctx context.Context, d *decision, field, token string, is *policy.Token) *Error {
+	issuer := d.st.issuers[is.Iss]
+	if !issuer.SingleUse {
+		return nil
+	}
+	u := useOf(issuer, is, token)
+	u.what, u.owner = field, d.shareOf()
+	fresh, e := s.spend(ctx, u)
+	if e != nil {
+		e.Field = field
+		return e
+	}
+	if fresh {
+		return nil
+	}
+	return errToken(field, "the "+field+" has been used before, and its Issuer allows one use; present a fresh one", &mismatch{
+		RecordReason: RecordReason{Predicate: field + ".jti", Presented: "used before", Expected: "a token that was not, as single_use of the Issuer has it"},
+	})
 }
 
 // useOf is one use of a token of an issuer.

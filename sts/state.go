@@ -20,11 +20,14 @@ const provenTokens = 8192
 type state struct {
 	revision  int64
 	resources map[Ref]Resource
-	order     []Ref // sorted by kind and name
-	clients   map[string]*client
+	order     []Ref                // sorted by kind and name
+	clients   map[string]*client   // those that are resources; see client
 	issuers   map[string]*Issuer   // by iss, as their presets complete them
 	federated map[string][]*client // by Issuer, by name
 	rules     *policy.Set
+
+	templates  map[string]*ClientTemplate
+	registered map[string]*client // dynamically, by the templates
 
 	identifiers, scopes map[string]bool      // of all Audiences
 	quotas              map[string]*Audience // those with a quota, by identifier
@@ -46,6 +49,8 @@ func (r Resource) Ref() Ref {
 		return Ref{KindAudience, r.Audience.Name}
 	case r.Client != nil:
 		return Ref{KindClient, r.Client.Name}
+	case r.ClientTemplate != nil:
+		return Ref{KindClientTemplate, r.ClientTemplate.Name}
 	case r.Issuer != nil:
 		return Ref{KindIssuer, r.Issuer.Name}
 	case r.Rule != nil:
@@ -82,6 +87,7 @@ func (s *Service) newState(resources map[Ref]Resource, revision int64, before *s
 		quotas:      map[string]*Audience{},
 
 		introspectors: map[string][]string{},
+		templates:     map[string]*ClientTemplate{},
 	}
 	c := newChecker(s, resources)
 	world := policy.World{Issuers: map[string]string{}, SelfIssuer: s.issuer}
@@ -120,6 +126,9 @@ func (s *Service) newState(resources map[Ref]Resource, revision int64, before *s
 				is = append(is, identifiers[name]...)
 			}
 			st.addClient(newClient(r.Client, is))
+		case KindClientTemplate:
+			c.template(r.ClientTemplate)
+			st.templates[ref.Name] = r.ClientTemplate
 		case KindIssuer:
 			i := r.Issuer.complete()
 			c.issuer(i, st.issuers[i.Issuer])
@@ -148,7 +157,21 @@ func (s *Service) newState(resources map[Ref]Resource, revision int64, before *s
 	} else {
 		st.proven, _ = lru.New[[sha256.Size]byte, *proven](provenTokens) // errs only for a size below 1
 	}
+	st.registered = st.register(s.registry.all(), before)
 	return st, nil
+}
+
+// client returns a client as of a time: one that is a resource, or one that was
+// registered and has not expired.
+func (st *state) client(name string, now time.Time) (*client, bool) {
+	if c, ok := st.clients[name]; ok {
+		return c, true
+	}
+	c, ok := st.registered[name]
+	if !ok || !now.Before(c.ends) {
+		return nil, false
+	}
+	return c, true
 }
 
 func (st *state) addClient(cl *client) {

@@ -46,7 +46,7 @@ func newStrangers(l StrangerLimits) *strangers {
 }
 
 // admit tells whether a refusal is to be recorded, and counts it if not.
-func (s *strangers) admit(network string, code Code, now time.Time) bool {
+func (s *strangers) admit(network string, event Event, code Code, now time.Time) bool {
 	if s.limits.PerNetwork <= 0 && s.limits.Total <= 0 {
 		return true
 	}
@@ -65,7 +65,7 @@ func (s *strangers) admit(network string, code Code, now time.Time) bool {
 		return true
 	}
 	s.all++
-	s.count(network, RecordSuppressed{Count: 1, Errors: map[Code]int64{code: 1}, Since: now.UTC(), Until: now.UTC()})
+	s.count(network, RecordSuppressed{Count: 1, Events: map[Event]int64{event: 1}, Errors: map[Code]int64{code: 1}, Since: now.UTC(), Until: now.UTC()})
 	return false
 }
 
@@ -81,6 +81,9 @@ func (s *strangers) count(network string, n RecordSuppressed) {
 		return
 	}
 	had.Count += n.Count
+	for event, count := range n.Events {
+		had.Events[event] += count
+	}
 	for code, count := range n.Errors {
 		had.Errors[code] += count
 	}

@@ -84,6 +84,34 @@ func TestStrangersAreBounded(t *testing.T) {
 	}
 }
 
+// TestStrangersElsewhere: refusals of strangers who introspect and revoke count
+// together with those who ask for tokens, and what was revoked is always recorded.
+func TestStrangersElsewhere(t *testing.T) {
+	f := newFixture(t)
+	issued, _ := f.token(t, f.exchange(t))
+	token := issued.Value
+	f.strangers = sts.StrangerLimits{PerNetwork: 3, Total: 3}
+	f.restart(t, nil)
+	f.audit.records = nil
+	nobody := sts.TokenRequest{Source: sts.Source{Peer: "10.0.0.1"}, Credential: sts.Credential{Method: sts.SecretBasic, ClientID: "web", Secret: canary}}
+	for range 4 {
+		if _, err := f.service.Introspect(t.Context(), sts.IntrospectionRequest{Caller: nobody, Token: token}); err == nil {
+			t.Fatal("introspected")
+		}
+		if _, err := f.service.RevokeToken(t.Context(), sts.RevokeTokenRequest{Caller: nobody, Token: token}); err == nil {
+			t.Fatal("revoked")
+		}
+	}
+	if n := len(f.audit.records); n != 3 || f.service.Suppressed() != 5 {
+		t.Errorf("%d records, %d are counted", n, f.service.Suppressed())
+	}
+	f.runBriefly(t)
+	sum := f.audit.last().Suppressed
+	if sum == nil || sum.Count != 5 || sum.Events[sts.EventIntrospect] != 2 || sum.Events[sts.EventRevoke] != 3 || sum.Errors[sts.InvalidClient] != 5 {
+		t.Errorf("%+v", sum)
+	}
+}
+
 // runBriefly runs the service for a moment.
 func (f *fixture) runBriefly(t *testing.T) {
 	t.Helper()

@@ -170,12 +170,13 @@ type Token struct {
 	Nonce     string // for the next DPoP proof; empty: none is needed
 }
 
-// Resource is one of the four kinds; exactly one member is set.
+// Resource is one of the five kinds; exactly one member is set.
 type Resource struct {
-	Client   *Client      `json:"client,omitempty"`
-	Issuer   *Issuer      `json:"issuer,omitempty"`
-	Audience *Audience    `json:"audience,omitempty"`
-	Rule     *policy.Rule `json:"rule,omitempty"`
+	Client         *Client         `json:"client,omitempty"`
+	ClientTemplate *ClientTemplate `json:"client_template,omitempty"`
+	Issuer         *Issuer         `json:"issuer,omitempty"`
+	Audience       *Audience       `json:"audience,omitempty"`
+	Rule           *policy.Rule    `json:"rule,omitempty"`
 }
 
 // Kind names a kind of resource, as in YAML.
@@ -183,11 +184,15 @@ type Kind string
 
 // The kinds of resources, in the order in which they are listed.
 const (
-	KindAudience Kind = "Audience"
-	KindClient   Kind = "Client"
-	KindIssuer   Kind = "Issuer"
-	KindRule     Kind = "Rule"
+	KindAudience       Kind = "Audience"
+	KindClient         Kind = "Client"
+	KindClientTemplate Kind = "ClientTemplate"
+	KindIssuer         Kind = "Issuer"
+	KindRule           Kind = "Rule"
 )
+
+// Kinds lists the kinds, in their order.
+var Kinds = []Kind{KindAudience, KindClient, KindClientTemplate, KindIssuer, KindRule}
 
 // Ref names a resource.
 type Ref struct {
@@ -264,6 +269,33 @@ type FederatedIdentity struct {
 	SingleUse bool           `json:"single_use,omitempty"`
 	// AcceptRisks names the dangers of identifying the client so that are meant.
 	AcceptRisks []string `json:"accept_risks,omitempty"`
+}
+
+// ClientTemplate bounds which clients may be registered dynamically [RFC 7591], by
+// whoever has an initial access token for it. What they are besides, their labels
+// above all, it says and no registrant does.
+type ClientTemplate struct {
+	Name         string            `json:"name"`
+	Description  string            `json:"description,omitempty"`
+	Methods      []AuthMethod      `json:"methods"`               // by which they may authenticate
+	GrantTypes   []GrantType       `json:"grant_types,omitempty"` // empty: all of this service
+	JWKSHosts    []string          `json:"jwks_hosts,omitempty"`  // that a jwks_uri may have; empty: there is none
+	Labels       map[string]string `json:"labels,omitempty"`
+	DPoPBound    bool              `json:"dpop_bound_access_tokens,omitempty"`
+	MaxClients   int               `json:"max_clients,omitempty"`    // at a time; 0: 100
+	MaxPerMinute int               `json:"max_per_minute,omitempty"` // registrations and changes, of one node; 0: 60
+	ExpireUnused time.Duration     `json:"expire_unused,omitempty"`  // 0: 30 days
+	MaxLifetime  time.Duration     `json:"max_lifetime,omitempty"`   // 0: without end
+	SingleUse    bool              `json:"single_use,omitempty"`     // an initial access token registers one client
+	// Statement says which software statements are good, one of which is then needed
+	// [RFC 7591 §2.3]. nil: none is.
+	Statement *SoftwareStatement `json:"software_statement,omitempty"`
+}
+
+// SoftwareStatement says which tokens of an Issuer are software statements.
+type SoftwareStatement struct {
+	Issuer string         `json:"issuer"`           // name of the Issuer
+	Claims map[string]any `json:"claims,omitempty"` // exact: string, bool, int64 or float64
 }
 
 // Issuer is a trusted issuer of subject and actor tokens.
@@ -547,7 +579,7 @@ type ReplaySpace string
 const (
 	ReplayClientAssertion ReplaySpace = "client_assertion" // client, jti
 	ReplayDPoP            ReplaySpace = "dpop"             // thumbprint of the key, jti
-	ReplayPresented       ReplaySpace = "presented_token"  // Issuer, what identifies a token of it
+	ReplayPresented       ReplaySpace = "presented_token"  // Issuer, or self for an initial access token; what identifies a token of it
 )
 
 // ErrForgotten is what Replay.Use returns if it is not known any more whether
@@ -640,6 +672,54 @@ type Revocations interface {
 	Count() int
 	// Confirmed is a moment, by the clock of this process, at which everything that
 	// the store had was known here.
+	Confirmed() time.Time
+}
+
+// Registration is a client that was registered dynamically. What it may do is said
+// by the ClientTemplate as it is now, not as it was.
+type Registration struct {
+	Name     string         `json:"name"` // of the client
+	Template string         `json:"template"`
+	Metadata ClientMetadata `json:"metadata"`
+	Secret   string         `json:"secret,omitempty"` // hash of its secret; see HashSecret
+	Access   string         `json:"access,omitempty"` // hash of its registration access token; empty: there is none any more
+	Created  time.Time      `json:"created"`
+	Changed  time.Time      `json:"changed,omitzero"`
+	Used     time.Time      `json:"used,omitzero"` // about when it authenticated last
+	By       string         `json:"by"`            // sub of the initial access token
+	// Statement is what the template asked of the software statement, and got.
+	Statement *SoftwareStatement `json:"software_statement,omitempty"`
+
+	Expires  time.Time `json:"-"` // until when it is kept at least, as the store has it
+	Revision int64     `json:"-"` // of this very version
+}
+
+// Errors of Registrations. ErrConflict is another one.
+var (
+	// ErrTooMany says that there are as many clients of a template as may be.
+	ErrTooMany = errors.New("there are as many registered clients of the template as it allows")
+)
+
+// Registrations keeps registered clients, apart from the resources: what strangers
+// register never moves what operators wrote.
+//
+// What a method acknowledged survives a crash. An error other than ErrConflict and
+// ErrTooMany may leave the write done or not done.
+type Registrations interface {
+	// Follow has f called with all there are: at once, and after each change before
+	// whoever made it is answered, one call after the other. Others know of a change
+	// within a second if they hear from the store. The map, and what is in it, must
+	// not be changed.
+	Follow(f func(map[string]*Registration))
+	// Create keeps a new registration until its Expires, unless its template has
+	// most already, on whichever node: ErrTooMany.
+	Create(ctx context.Context, r Registration, most int) error
+	// Replace puts another version in the place of that of r.Revision, else
+	// ErrConflict.
+	Replace(ctx context.Context, r Registration) error
+	// Delete removes the version of r.Revision, else ErrConflict.
+	Delete(ctx context.Context, r Registration) error
+	// Confirmed is that of Revocations.
 	Confirmed() time.Time
 }
 

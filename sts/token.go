@@ -6,6 +6,7 @@ import (
 	"encoding/base32"
 	"encoding/base64"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/workload-sts/sts/policy"
@@ -182,7 +183,7 @@ func (s *Service) requester(ctx context.Context, d *decision) *Error {
 		return invalidClientMissing()
 	}
 	d.rec.AuthMethod = cred.Method
-	if _, known := d.st.clients[cred.ClientID]; known {
+	if _, known := d.st.client(cred.ClientID, d.now); known {
 		d.rec.Client = cred.ClientID
 	}
 	if e := d.parseAssertion(); e != nil {
@@ -202,6 +203,10 @@ func (s *Service) requester(ctx context.Context, d *decision) *Error {
 		return e
 	}
 	s.throttle.succeeded(who, d.now)
+	if c.grants != nil && d.req.Grant != "" && !slices.Contains(c.grants, d.req.Grant) {
+		d.rec.Client = c.Name
+		return &Error{Code: UnauthorizedClient, Field: "grant_type", Message: "the client is not registered for this grant_type"}
+	}
 	s.usage.note(c, d.credential, d.now)
 	d.rec.Client = c.Name
 	d.asked.Client = &c.party

@@ -79,19 +79,23 @@ func (u *usage) load(ctx context.Context) error {
 	return nil
 }
 
-// saveUsage writes when credentials were used, if it is time to. Only Run calls it.
-func (s *Service) saveUsage(ctx context.Context, force bool) {
+// saveUsage writes when credentials were used, if it is time to. It tells
+// whether it was. Only Run calls it.
+func (s *Service) saveUsage(ctx context.Context, force bool) bool {
 	u, now := s.usage, s.now()
-	if u.store == nil || !force && now.Sub(u.saved) < saveUsageEvery {
-		return
+	if !force && now.Sub(u.saved) < saveUsageEvery {
+		return false
 	}
 	u.saved = now
+	if u.store == nil {
+		return true
+	}
 	var put, gone []CredentialUse
 	st := s.state.Load()
 	u.last.Range(func(key, value any) bool {
 		name, use := key.(credentialName), value.(*lastUse)
 		at := use.at.Load()
-		switch c, ok := st.clients[name.client]; {
+		switch c, ok := st.client(name.client, now); {
 		case !ok || !c.hasCredential(name.credential):
 			gone = append(gone, CredentialUse{Client: name.client, Credential: name.credential})
 		case at != use.saved.Load():
@@ -100,12 +104,12 @@ func (s *Service) saveUsage(ctx context.Context, force bool) {
 		return true
 	})
 	if len(put)+len(gone) == 0 {
-		return
+		return true
 	}
 	ctx, cancel := context.WithTimeout(ctx, failureCheck)
 	defer cancel()
 	if err := u.store.SaveUses(ctx, put, gone); err != nil {
-		return // tried again; the store says by itself what is wrong with it
+		return true // tried again; the store says by itself what is wrong with it
 	}
 	for _, p := range put {
 		if use, ok := u.last.Load(credentialName{p.Client, p.Credential}); ok {
@@ -115,4 +119,5 @@ func (s *Service) saveUsage(ctx context.Context, force bool) {
 	for _, g := range gone {
 		u.last.Delete(credentialName{g.Client, g.Credential})
 	}
+	return true
 }

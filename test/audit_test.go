@@ -1,8 +1,10 @@
 package e2e
 
 import (
+	"bufio"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net/http"
 	"os"
 	"os/exec"
@@ -71,6 +73,63 @@ func TestAuditChainOfExchanges(t *testing.T) {
 	out, stderr, code := n.stsctl(t, "", "explain", fmt.Sprint(hops[2]["decision"]), "--audit", log, "--dir", resources)
 	if code != 0 || !strings.Contains(out, "allowed") || !strings.Contains(out, "orders-calls-payments") {
 		t.Errorf("%s%s", out, stderr)
+	}
+}
+
+// TestOutputWithoutReader [F51]: that nobody reads the log and the copies of the audit
+// log any more, be it that the readers have stopped or that they are gone, changes
+// nothing for those who ask for tokens, and the audit log has all of it.
+func TestOutputWithoutReader(t *testing.T) {
+	for _, gone := range []bool{false, true} {
+		t.Run(fmt.Sprintf("gone %v", gone), func(t *testing.T) {
+			dir := t.TempDir()
+			startDev(t, dir).stop(t) // makes the files
+			env := readEnvFile(t, filepath.Join(dir, "dev.env"))
+			httpAddr, grpcAddr := strings.TrimPrefix(env["STS_HTTP"], "http://"), env["STS_GRPC"]
+			config := filepath.Join(dir, "stsd.yaml")
+			if err := os.WriteFile(config, fmt.Appendf(nil, `issuer: %s
+http: {listen: %q}
+grpc: {listen: %q}
+storage: {bolt_file: sts.db}
+keys: {sets: [{name: default, local: {key_file: signing.key}}]}
+audit: {file: audit.jsonl, sinks: [{stdout: {}}]}
+`, env["STS_ISSUER"], httpAddr, grpcAddr), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			r, w, err := os.Pipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer r.Close()
+			cmd := exec.Command(filepath.Join(bin, "stsd"), "serve", "--config", config)
+			cmd.Stdout, cmd.Stderr = w, w
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			w.Close()
+			n := &node{env: env, dir: dir, cmd: cmd, log: &lockedBuffer{}, done: make(chan error, 1)}
+			go func() { n.done <- cmd.Wait() }()
+			defer n.stop(t)
+			defer func() { go io.Copy(io.Discard, r) }() // it can end at once
+			for lines := bufio.NewScanner(r); lines.Scan() && !strings.Contains(lines.Text(), `"msg":"serving"`); {
+			}
+			if gone {
+				r.Close()
+			}
+			before := len(n.audit(t))
+			const requests = 150 // more than a pipe holds
+			for range requests {
+				if res := n.token(t, credentialsGrant(n)); res.status != http.StatusOK {
+					t.Fatalf("status %d: %s", res.status, res.raw)
+				}
+			}
+			if got := len(n.audit(t)) - before; got != requests {
+				t.Errorf("%d records of %d requests", got, requests)
+			}
+			if metrics := getRaw(t, env["STS_HTTP"]+"/metrics"); gone != !strings.Contains(metrics, "\nsts_log_dropped_total 0\n") {
+				t.Error("lines that nobody reads are not counted, or others are")
+			}
+		})
 	}
 }
 

@@ -218,6 +218,12 @@ func (n *node) kill(t *testing.T) {
 // audit returns the token decisions of the audit log.
 func (n *node) audit(t *testing.T) []map[string]any {
 	t.Helper()
+	return n.recorded(t, "token")
+}
+
+// recorded returns the records of one event.
+func (n *node) recorded(t *testing.T, event string) []map[string]any {
+	t.Helper()
 	data, err := os.ReadFile(filepath.Join(n.dir, "audit.jsonl"))
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		t.Fatal(err)
@@ -228,7 +234,7 @@ func (n *node) audit(t *testing.T) []map[string]any {
 		if err := json.Unmarshal(line, &r); err != nil {
 			t.Fatalf("audit record %q: %v", line, err)
 		}
-		if r["event"] == "token" {
+		if r["event"] == event {
 			out = append(out, r)
 		}
 	}

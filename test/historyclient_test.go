@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"net/url"
 	"strings"
@@ -21,15 +20,6 @@ type loadClient struct {
 	rnd     *rand.Rand
 	written int    // the last value that was written to the client's resource
 	own     string // a token that nobody revokes, if it has one
-}
-
-func free(address string) bool {
-	l, err := net.Listen("tcp", address)
-	if err != nil {
-		return false
-	}
-	l.Close()
-	return true
 }
 
 func (c *loadClient) run() {
@@ -256,7 +246,7 @@ func (c *loadClient) ask(s *site, path string, form url.Values, edit func(*http.
 func (c *loadClient) send(s *site, method, path string, body io.Reader, edit func(*http.Request)) (call check.Call, answer map[string]any) {
 	call = check.Call{Node: s.number, Begin: time.Now()}
 	defer func() { call.End = time.Now() }()
-	req, err := http.NewRequestWithContext(c.h.ctx(), method, s.url+path, body)
+	req, err := http.NewRequestWithContext(c.h.t.Context(), method, s.url+path, body)
 	if err != nil {
 		call.Problem = err.Error()
 		return call, nil

@@ -198,7 +198,7 @@ func (q *auditQuery) fits(r *auditRecord) bool {
 		(r.used(q.jti) || revoked(sts.RevokeToken, "jti "+q.jti) || any(q.jti, func(t *sts.RecordToken) bool { return t.JTI == q.jti }, func(p *sts.RecordParty) bool { return p.JTI == q.jti })) &&
 		(revoked(sts.RevokeTxn, q.txn) || any(q.txn, func(t *sts.RecordToken) bool { return t.Txn == q.txn }, func(p *sts.RecordParty) bool { return p.Txn == q.txn })) &&
 		(revoked(sts.RevokeSubject, q.subject) || any(q.subject, func(t *sts.RecordToken) bool { return t.Sub == q.subject }, func(p *sts.RecordParty) bool { return p.Sub == q.subject })) &&
-		(r.Client == q.client || revoked(sts.RevokeClient, q.client) || any(q.client,
+		(r.Client == q.client || r.Registration != nil && r.Registration.Client == q.client || revoked(sts.RevokeClient, q.client) || any(q.client,
 			func(t *sts.RecordToken) bool { return t.ClientID == q.client || slices.Contains(t.Act, q.client) },
 			func(p *sts.RecordParty) bool { return slices.Contains(p.Act, q.client) }))
 }

@@ -16,8 +16,9 @@ import (
 func newClient(c *cli) *cobra.Command {
 	return group("client", "Look after the credentials of clients",
 		`Look after the credentials of clients: how a client authenticates, when each of
-its credentials was used last, and a new secret for one that has secrets.`,
-		newClientStatus(c), newClientRotateSecret(c))
+its credentials was used last, and a new secret for one that has secrets. And
+after the clients that were registered dynamically, which are no resources.`,
+		newClientStatus(c), newClientRotateSecret(c), newClientRegistered(c))
 }
 
 // oneClient takes the name of a client, completed by what the server has.

@@ -52,12 +52,13 @@ type fakeServer struct {
 	key          *ecdsa.PrivateKey
 	kid          string
 
-	mu        sync.Mutex
-	resources map[string]*stsv1.Resource // by kind/name
-	revision  int64
-	keys      []*stsv1.KeySetStatus
-	revoked   []*stsv1.Revocation
-	backups   int // that were asked for
+	mu         sync.Mutex
+	resources  map[string]*stsv1.Resource // by kind/name
+	revision   int64
+	keys       []*stsv1.KeySetStatus
+	revoked    []*stsv1.Revocation
+	registered []*stsv1.RegisteredClient
+	backups    int // that were asked for
 
 	chains []*stsv1.AuditChain // by name
 }
@@ -65,7 +66,7 @@ type fakeServer struct {
 // startFake serves gRPC with the options given and HTTP on loopback, until stop
 // is called.
 func startFake(options ...grpc.ServerOption) (f *fakeServer, stop func(), err error) {
-	f = &fakeServer{resources: map[string]*stsv1.Resource{}, revision: 1, keys: fakeKeys()}
+	f = &fakeServer{resources: map[string]*stsv1.Resource{}, revision: 1, keys: fakeKeys(), registered: fakeRegistered()}
 	if f.key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
 		return nil, nil, err
 	}

@@ -18,13 +18,14 @@ import (
 )
 
 // kindNames are the kinds as people write them, in the order of listings.
-var kindNames = []string{"audience", "client", "issuer", "rule"}
+var kindNames = []string{"audience", "client", "client-template", "issuer", "rule"}
 
-// kindOf reads client, clients or Client.
+// kindOf reads client-template, client-templates or ClientTemplate.
 func kindOf(s string) (string, error) {
-	for _, k := range kindNames {
-		if strings.EqualFold(s, k) || strings.EqualFold(s, k+"s") {
-			return strings.ToUpper(k[:1]) + k[1:], nil
+	bare := strings.ReplaceAll(s, "-", "")
+	for _, k := range sts.Kinds {
+		if strings.EqualFold(bare, string(k)) || strings.EqualFold(bare, string(k)+"s") {
+			return string(k), nil
 		}
 	}
 	return "", usage("%q is not a kind; write one of %s", oneLine(s), strings.Join(kindNames, ", "))
@@ -41,9 +42,10 @@ func newGet(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "get KIND|all [NAME]",
 		Short: "Show resources",
-		Long: `Show the resources of a kind (client, issuer, audience, rule, or all), or one of
-them by name. A list is a table and one resource is YAML, unless -o says
-otherwise. What -o yaml and -o json write, ` + "`stsctl apply -f -`" + ` reads.`,
+		Long: `Show the resources of a kind (client, client-template, issuer, audience, rule,
+or all), or one of them by name. A list is a table and one resource is YAML,
+unless -o says otherwise. What -o yaml and -o json write,
+` + "`stsctl apply -f -`" + ` reads.`,
 		Example: "  stsctl get rules\n  stsctl get rule deploy-from-main\n  stsctl get all -o yaml > backup.yaml",
 		Args: func(_ *cobra.Command, args []string) error {
 			switch len(args) {
@@ -162,18 +164,19 @@ func listAll(ctx context.Context, admin stsv1.AdminServiceClient, req *stsv1.Lis
 
 // headers are the columns of the table of a kind; "" is that of all kinds.
 var headers = map[string][]string{
-	"":         {"KIND", "NAME", "DESCRIPTION"},
-	"Audience": {"NAME", "IDENTIFIERS", "SCOPES", "MAX TTL", "KEY SET", "DESCRIPTION"},
-	"Client":   {"NAME", "STATE", "SECRETS", "AUDIENCES", "LABELS", "DESCRIPTION"},
-	"Issuer":   {"NAME", "ISSUER", "TOKEN TYPES", "SELF-PRESENTED", "DESCRIPTION"},
-	"Rule":     {"NAME", "REQUESTER", "SUBJECT", "AUDIENCES", "SCOPES", "TTL", "DESCRIPTION"},
+	"":               {"KIND", "NAME", "DESCRIPTION"},
+	"Audience":       {"NAME", "IDENTIFIERS", "SCOPES", "MAX TTL", "KEY SET", "DESCRIPTION"},
+	"Client":         {"NAME", "STATE", "SECRETS", "AUDIENCES", "LABELS", "DESCRIPTION"},
+	"ClientTemplate": {"NAME", "METHODS", "MOST", "EXPIRE UNUSED", "LABELS", "DESCRIPTION"},
+	"Issuer":         {"NAME", "ISSUER", "TOKEN TYPES", "SELF-PRESENTED", "DESCRIPTION"},
+	"Rule":           {"NAME", "REQUESTER", "SUBJECT", "AUDIENCES", "SCOPES", "TTL", "DESCRIPTION"},
 }
 
 func resourceTable(c *cli, kind string, list []*stsv1.Resource) error {
 	if len(list) == 0 {
 		what := "resources"
 		if kind != "" {
-			what = strings.ToLower(kind) + "s"
+			what = strings.ReplaceAll(strings.ToLower(kind), "template", "-template") + "s"
 		}
 		_, err := fmt.Fprintf(c.stdout, "no %s; create them with `stsctl apply -f FILE`\n", what)
 		return err
@@ -214,6 +217,16 @@ func cellsOf(r *stsv1.Resource) (cells []string, description string) {
 			state = "disabled"
 		}
 		return []string{state, fmt.Sprint(len(k.Client.GetSecrets())), list(k.Client.GetAudiences()), labels(k.Client.GetLabels())}, k.Client.GetDescription()
+	case *stsv1.Resource_ClientTemplate:
+		t := k.ClientTemplate
+		most, unused := "100", "720h"
+		if n := t.GetMaxClients(); n != 0 {
+			most = fmt.Sprint(n)
+		}
+		if d := t.GetExpireUnused(); d != nil {
+			unused = resource.FormatDuration(d.AsDuration())
+		}
+		return []string{list(t.GetMethods()), most, unused, labels(t.GetLabels())}, t.GetDescription()
 	case *stsv1.Resource_Issuer:
 		types := k.Issuer.GetTokenTypes()
 		if len(types) == 0 {

@@ -30,7 +30,8 @@ cannot know the rest. Read in the audit log what was changed and revoked since
 the backup, and do it again; rotate the signing keys if in doubt.
 
 The store is etcd:https://HOST:PORT[,https://HOST:PORT...][/PREFIX/]; the prefix
-of keys is /sts/ if none is given. Servers that run use it again by themselves.`,
+of keys is /sts/ if none is given. Servers that run end, since what they know is
+from before, and have to be started anew.`,
 		Example: "  stsctl storage confirm --store etcd:https://etcd-0:2379,https://etcd-1:2379/sts/ --etcd-ca-file etcd-ca.pem --accept-rollback",
 		Args:    noArgs("use --store"),
 	}
@@ -59,7 +60,7 @@ of keys is /sts/ if none is given. Servers that run use it again by themselves.`
 			return err
 		}
 		_, err = fmt.Fprintf(c.stdout, `The store was refused: %s.
-It is used again. Tokens of this service issued before %s do not count any more.
+Servers that are started now use it. Tokens of this service issued before %s do not count any more.
 Do again what was changed and revoked since the backup; the audit log has it.
 `, strings.TrimSuffix(why, ": "+storage.ErrRestored.Error()), now.UTC().Format("2006-01-02 15:04:05 UTC"))
 		return err

@@ -45,11 +45,13 @@ func (k configCheck) auditDefaults(c *stsv1.AuditConfig) {
 	c.Rotation, c.Checkpoints = orEmpty(c.Rotation), orEmpty(c.Checkpoints)
 	k.number("audit.rotation.max_size_mib", &c.Rotation.MaxSizeMib, 256, 1<<20)
 	k.duration("audit.rotation.max_age", &c.Rotation.MaxAge, 24*time.Hour, 8784*time.Hour)
+	k.atLeast("audit.rotation.max_age", c.Rotation.MaxAge, time.Minute)
 	if n := c.Rotation.KeepFiles; n < 0 || n > 1_000_000 {
 		k.report("audit.rotation.keep_files", fmt.Sprintf("is %d; it must be between 0, which keeps all, and 1000000", n))
 	}
 	k.number("audit.checkpoints.records", &c.Checkpoints.Records, storage.DefaultCheckpointRecords, 100_000)
 	k.duration("audit.checkpoints.every", &c.Checkpoints.Every, storage.DefaultCheckpointEvery, time.Hour)
+	k.atLeast("audit.checkpoints.every", c.Checkpoints.Every, time.Second)
 	c.Strangers = orEmpty(c.Strangers)
 	k.number("audit.strangers.per_network", &c.Strangers.PerNetwork, 60, 1_000_000)
 	k.number("audit.strangers.total", &c.Strangers.Total, 600, 1_000_000)

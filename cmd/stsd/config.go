@@ -234,8 +234,7 @@ func (k configCheck) limits(c *stsv1.ServerConfig) {
 	k.number("limits.max_watches", &c.Limits.MaxWatches, connections, most)
 	k.number("limits.max_requests", &c.Limits.MaxRequests, 1000, 100_000)
 	for key, r := range map[string]*stsv1.Rate{"total": c.Limits.Total, "source": c.Limits.Source, "client": c.Limits.Client} {
-		rate := server.RateFromProto(r)
-		if err := rate.Check(); err != nil || r != nil && rate.Count == 0 {
+		if err := server.CheckRate(r); err != nil {
 			k.report("limits."+key, fmt.Sprintf("is not a rate: %v; write {count: 100} for 100 a second", err))
 		}
 	}
@@ -247,6 +246,13 @@ func (k configCheck) duration(path string, d **durationpb.Duration, def, most ti
 	}
 	if v := (*d).AsDuration(); v <= 0 || v > most {
 		k.report(path, fmt.Sprintf("is %s; it must be above 0 and at most %s", v, most))
+	}
+}
+
+// atLeast is for what would do nothing else if it came around too often.
+func (k configCheck) atLeast(path string, d *durationpb.Duration, least time.Duration) {
+	if v := d.AsDuration(); v > 0 && v < least {
+		k.report(path, fmt.Sprintf("is %s; it must be at least %s", v, least))
 	}
 }
 

@@ -21,6 +21,8 @@ func run(args []string, stdout, stderr io.Writer) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	context.AfterFunc(ctx, stop)
+	// Who reads our output may go away, and that is an error of a write, not the end.
+	signal.Ignore(syscall.SIGPIPE)
 
 	root := &cobra.Command{
 		Use:           "stsd",

@@ -89,16 +89,18 @@ func (ls listeners) close() (err error) {
 
 // node is a wired service.
 type node struct {
-	ring    *keys.Ring
-	replay  sts.Replay
-	revoked *storage.Revocations
-	store   *storage.Store
-	shared  bool // the store is that of other nodes too
-	keep    int  // revisions of the resources
-	service *sts.Service
-	server  *server.Server
-	log     *slog.Logger
-	closers []func() error // in the order of opening
+	ring       *keys.Ring
+	replay     sts.Replay
+	revoked    *storage.Revocations
+	registered *storage.Registrations // nil: clients cannot be registered
+	store      *storage.Store
+	shared     bool // the store is that of other nodes too
+	keep       int  // revisions of the resources
+	service    *sts.Service
+	server     *server.Server
+	log        *slog.Logger
+	lost       func() int64   // lines of log that nobody took
+	closers    []func() error // in the order of opening
 }
 
 // open wires a service from its configuration.
@@ -106,7 +108,11 @@ func open(ctx context.Context, c *stsv1.ServerConfig, createKeyFile bool, stderr
 	if err := checkClock(); err != nil {
 		return nil, err
 	}
-	n := &node{log: slog.New(slog.NewJSONHandler(stderr, &slog.HandlerOptions{Level: logLevel(c.Log.Level)}))}
+	lines := newLogWriter(stderr)
+	n := &node{
+		log:  slog.New(slog.NewJSONHandler(lines, &slog.HandlerOptions{Level: logLevel(c.Log.Level)})),
+		lost: lines.Dropped, closers: []func() error{lines.Close},
+	}
 	defer func() {
 		if err != nil {
 			n.close()
@@ -154,10 +160,17 @@ func (n *node) wire(ctx context.Context, c *stsv1.ServerConfig, store *storage.S
 	if n.revoked, err = store.Revocations(ctx); err != nil {
 		return err
 	}
+	var registrations sts.Registrations
+	if c.GetRegistration().GetEnabled() {
+		if n.registered, err = store.Registrations(ctx); err != nil {
+			return err
+		}
+		registrations = n.registered
+	}
 	n.service, err = sts.New(ctx, sts.Config{
 		Now:    clock,
 		Issuer: c.Issuer, Store: store, Keys: signingKeys{n.ring}, IssuerKeys: issuerKeys{remote}, ClientKeys: clientKeys{clients},
-		Audit: audit, Replay: n.replay, Transactions: store, Revocations: n.revoked, Usage: store, Snapshots: store.Snapshots(), AuditChains: store, NonceKey: nonceKey,
+		Audit: audit, Replay: n.replay, Transactions: store, Revocations: n.revoked, Registrations: registrations, Usage: store, Snapshots: store.Snapshots(), AuditChains: store, NonceKey: nonceKey,
 		OmitFacts: c.GetAudit().GetOmitFacts(), CertificateMethods: certificateMethods(c.Http),
 		Limits: sts.Limits{
 			Total: server.RateFromProto(c.Limits.Total), Source: server.RateFromProto(c.Limits.Source), Client: server.RateFromProto(c.Limits.Client),
@@ -197,7 +210,7 @@ func (n *node) wire(ctx context.Context, c *stsv1.ServerConfig, store *storage.S
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), n.ring.Collector(), remote.Collector(), audit.Collector())
 	n.server, err = server.New(server.Config{
-		Service: n.service, Logger: n.log, Registry: registry, HTTPTLS: httpTLS, GRPCTLS: grpcTLS,
+		Service: n.service, Logger: n.log, LogDropped: n.lost, Registry: registry, HTTPTLS: httpTLS, GRPCTLS: grpcTLS,
 		GRPCURL: c.Dpop.GrpcUrl, Admin: adminConfig(c.Admin),
 		HTTPClients: httpClients, GRPCClients: grpcClients,
 		RequestTimeout: c.Limits.RequestTimeout.AsDuration(), ShutdownGrace: c.ShutdownGrace.AsDuration(),
@@ -232,6 +245,9 @@ func (n *node) serve(ctx context.Context, ls listeners) error {
 	serving, served := context.WithCancel(context.WithoutCancel(ctx))
 	g.Go(func() error { return n.ring.Run(serving) })
 	g.Go(func() error { return n.revoked.Run(serving) })
+	if n.registered != nil {
+		g.Go(func() error { return n.registered.Run(serving) })
+	}
 	g.Go(func() error { return n.service.Run(serving) })
 	g.Go(func() error {
 		n.store.Collect(serving, n.keep, func(err error) { n.log.Warn("storage", "error", err.Error()) })

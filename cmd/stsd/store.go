@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"time"
 
 	stsv1 "github.com/workload-sts/sts/gen/sts/v1"
 	"github.com/workload-sts/sts/storage"
@@ -51,16 +50,11 @@ func (n *node) openEtcd(ctx context.Context, c *stsv1.EtcdConfig) (*storage.Stor
 	if err != nil {
 		return nil, err
 	}
-	replay := storage.NewReplayKV(kv, storage.ReplayKVOptions{Now: clock, Begins: func() time.Time {
-		if at := kv.Confirmed(); at.After(begins) {
-			return at
-		}
-		return begins
-	}})
+	replay := storage.NewReplayKV(kv, storage.ReplayKVOptions{Now: clock, Begins: begins})
 	n.closers = append(n.closers, replay.Close)
 	n.replay = replay
-	if at := kv.Confirmed(); !at.IsZero() {
-		n.log.Info("the etcd cluster was restored from a backup before: client assertions that were made until then are refused", "confirmed", at)
+	if !begins.IsZero() {
+		n.log.Info("the store was restored from a backup or moved: single-use tokens that were made until then are refused", "at", begins)
 	}
 	return store, nil
 }

@@ -132,10 +132,10 @@ func (p *protos) table(b *bytes.Buffer, m protoreflect.MessageDescriptor) {
 	fmt.Fprintln(b)
 }
 
-// resources describes the four kinds and what they are made of.
+// resources describes the five kinds and what they are made of.
 func (p *protos) resources(b *bytes.Buffer) error {
-	fmt.Fprintf(b, "%s# Resources\n\nFour kinds, the same in a file, through the admin API and in `stsctl get -o yaml`. A file holds any number of documents, each with `kind` beside the fields below. Files are read strictly: an unknown field is an error, and all problems are reported at once. A single value may stand where a list is expected.\n\n", generated)
-	for _, name := range []string{"Client", "ClientSecret", "ClientTls", "ClientSpiffe", "ClientSelfSigned", "Issuer", "Audience", "Rule", "Requester", "Party", "Require", "Limits", "Allow", "ScopesFromClaim", "MayAct", "Deny"} {
+	fmt.Fprintf(b, "%s# Resources\n\nFive kinds, the same in a file, through the admin API and in `stsctl get -o yaml`. A file holds any number of documents, each with `kind` beside the fields below. Files are read strictly: an unknown field is an error, and all problems are reported at once. A single value may stand where a list is expected.\n\n", generated)
+	for _, name := range []string{"Client", "ClientTemplate", "SoftwareStatement", "ClientSecret", "ClientTls", "ClientSpiffe", "ClientSelfSigned", "Issuer", "Audience", "Rule", "Requester", "Party", "Require", "Limits", "Allow", "ScopesFromClaim", "MayAct", "Deny"} {
 		m, err := p.message(name)
 		if err != nil {
 			return err
@@ -149,7 +149,7 @@ func (p *protos) resources(b *bytes.Buffer) error {
 // api describes the services, their methods and messages.
 func (p *protos) api(b *bytes.Buffer) error {
 	fmt.Fprintf(b, "%s# API\n\n"+endpoints, generated)
-	for _, file := range []string{"token", "discovery", "admin"} {
+	for _, file := range []string{"token", "registration", "discovery", "admin"} {
 		d, err := p.files.FindFileByPath("sts/v1/" + file + ".proto")
 		if err != nil {
 			return err
@@ -173,6 +173,8 @@ const endpoints = `gRPC and HTTP meet at the same handlers. The endpoints that a
 | ` + "`/oauth2/token`" + ` | POST | The OAuth token endpoint: a form in, JSON out [RFC 6749 §3.2, RFC 8693 §2]. |
 | ` + "`/oauth2/introspect`" + ` | POST | Introspection: a form in, JSON out, or a JWT if Accept asks for one [RFC 7662, RFC 9701]. |
 | ` + "`/oauth2/revoke`" + ` | POST | Revocation by whom a token was issued to: a form in, nothing out [RFC 7009]. |
+| ` + "`/oauth2/register`" + ` | POST | Dynamic registration of clients, if it is enabled: JSON in, JSON out, 201 [RFC 7591]. |
+| ` + "`/oauth2/register/CLIENT_ID`" + ` | GET, PUT, DELETE | A registered client reads, changes and deletes its registration [RFC 7592]. |
 | ` + "`/.well-known/openid-configuration`" + ` | GET | Provider metadata [OpenID Connect Discovery 1.0 §4]. |
 | ` + "`/.well-known/oauth-authorization-server`" + ` | GET | The same [RFC 8414 §3]. |
 | ` + "`/.well-known/jwks.json`" + ` | GET | The keys that verify tokens, with Cache-Control and ETag [RFC 7517 §5]. |

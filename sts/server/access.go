@@ -38,6 +38,11 @@ var accessTo = map[string]access{
 	stsv1.TokenService_IntrospectToken_FullMethodName: {who: anyone, share: lookupShare, decides: true},
 	stsv1.TokenService_RevokeToken_FullMethodName:     {who: anyone, share: lookupShare, decides: true},
 
+	stsv1.RegistrationService_RegisterClient_FullMethodName:           {who: anyone, share: registrationShare, decides: true},
+	stsv1.RegistrationService_GetClientRegistration_FullMethodName:    {who: anyone, share: registrationShare, decides: true},
+	stsv1.RegistrationService_UpdateClientRegistration_FullMethodName: {who: anyone, share: registrationShare, decides: true},
+	stsv1.RegistrationService_DeleteClientRegistration_FullMethodName: {who: anyone, share: registrationShare, decides: true},
+
 	stsv1.DiscoveryService_GetProviderMetadata_FullMethodName: {who: anyone, share: noShare, quiet: true},
 	stsv1.DiscoveryService_GetJwks_FullMethodName:             {who: anyone, share: noShare, quiet: true},
 
@@ -67,6 +72,9 @@ var accessTo = map[string]access{
 
 	stsv1.AdminService_ListIssuerStatus_FullMethodName: {who: readers},
 	stsv1.AdminService_ListAuditChains_FullMethodName:  {who: readers},
+
+	stsv1.AdminService_ListRegisteredClients_FullMethodName:  {who: readers},
+	stsv1.AdminService_DeleteRegisteredClient_FullMethodName: {who: writers},
 
 	stsv1.AdminService_ExplainDecision_FullMethodName: {who: readers},
 	stsv1.AdminService_SimulateRequest_FullMethodName: {who: readers},
@@ -99,7 +107,7 @@ func (c *chain) authorize(ctx context.Context, k *call) error {
 	case k.caller.access >= needed:
 		return nil
 	case k.caller.access == sts.NoAccess:
-		return &sts.Error{Code: sts.InsufficientScope, Message: "the access token has neither of the scopes " + sts.ScopeAdminRead + " and " + sts.ScopeAdminWrite}
+		return &sts.Error{Code: sts.InsufficientScope, Scope: sts.ScopeAdminWrite, Message: "the access token has neither of the scopes " + sts.ScopeAdminRead + " and " + sts.ScopeAdminWrite}
 	}
-	return &sts.Error{Code: sts.InsufficientScope, Message: "the caller may read and not change anything; this method needs the scope " + sts.ScopeAdminWrite + ", or write access"}
+	return &sts.Error{Code: sts.InsufficientScope, Scope: sts.ScopeAdminWrite, Message: "the caller may read and not change anything; this method needs the scope " + sts.ScopeAdminWrite + ", or write access"}
 }

@@ -152,10 +152,16 @@ func (a *adminService) DeleteResource(ctx context.Context, m *stsv1.DeleteResour
 	return &stsv1.DeleteResourceResponse{Revision: done.Revision}, nil
 }
 
-var kinds = map[sts.Kind]bool{sts.KindAudience: true, sts.KindClient: true, sts.KindIssuer: true, sts.KindRule: true}
+var kinds = func() map[sts.Kind]bool {
+	out := map[sts.Kind]bool{}
+	for _, k := range sts.Kinds {
+		out[k] = true
+	}
+	return out
+}()
 
 func badKind() *refusal {
-	return malformed("kind", "kind must be Client, Issuer, Audience or Rule")
+	return malformed("kind", "kind must be Client, ClientTemplate, Issuer, Audience or Rule")
 }
 
 func refOf(kind, name string) (sts.Ref, *refusal) {

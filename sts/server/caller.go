@@ -92,32 +92,13 @@ func (a *admins) bySocket(s *socketPeer) *caller {
 }
 
 func (a *admins) byToken(ctx context.Context, k *call, from sts.Source, authorization, proofs []string, target sts.ProofTarget) *caller {
-	const how = "send one token as authorization: Bearer TOKEN, once"
-	if len(authorization) > 1 {
-		return unknownCaller("more than one authorization; " + how)
+	use, err := tokenUse(k, from.Peer, authorization, proofs, target)
+	if err != nil {
+		return &caller{err: err}
 	}
-	scheme, token, ok := strings.Cut(authorization[0], " ")
-	use := sts.TokenUse{Token: token, ProofTarget: target, Source: from}
-	switch {
-	case ok && strings.EqualFold(scheme, sts.SchemeBearer):
-		use.Scheme = sts.SchemeBearer
-	case ok && strings.EqualFold(scheme, sts.SchemeDPoP):
-		use.Scheme = sts.SchemeDPoP
-	default:
-		return unknownCaller("the authorization is of another scheme than Bearer and DPoP; " + how)
+	if use.Scheme == sts.SchemeBearer && strings.HasPrefix(use.Token, sts.SecretPrefix) {
+		return a.byTokenFile(from, use.Token)
 	}
-	if use.Scheme == sts.SchemeBearer && strings.HasPrefix(token, sts.SecretPrefix) {
-		return a.byTokenFile(from, token)
-	}
-	switch {
-	case len(token) > maxToken:
-		return unknownCaller(fmt.Sprintf("the access token is longer than %d characters", maxToken))
-	case len(proofs) > 1: // [RFC 9449 §4.3 item 1]
-		return &caller{err: &refusal{sts: &sts.Error{Code: sts.InvalidDPoPProof, Message: "more than one DPoP header; a request has one proof"}, grpc: codes.Unauthenticated, http: 401}}
-	case len(proofs) == 1:
-		use.Proof = proofs[0]
-	}
-	use.Certificates = k.certificates().chain
 	p, access, err := a.service.AuthorizeAdmin(ctx, use)
 	if e, ok := errors.AsType[*sts.Error](err); ok {
 		k.nonce = e.Nonce
@@ -127,6 +108,40 @@ func (a *admins) byToken(ctx context.Context, k *call, from sts.Source, authoriz
 		}
 	}
 	return &caller{principal: p, access: access, err: err}
+}
+
+// tokenUse reads the token that a request is authorized by, if there is one. What is
+// proven besides, and by what, is not looked at.
+func tokenUse(k *call, peer string, authorization, proofs []string, target sts.ProofTarget) (sts.TokenUse, error) {
+	const how = "send one token as authorization: Bearer TOKEN, once"
+	use := sts.TokenUse{ProofTarget: target, Source: sts.Source{RequestID: k.requestID, Peer: peer}}
+	switch len(authorization) {
+	case 0:
+		return use, nil
+	case 1:
+	default:
+		return use, &sts.Error{Code: sts.Unauthenticated, Message: "more than one authorization; " + how}
+	}
+	scheme, token, ok := strings.Cut(authorization[0], " ")
+	switch {
+	case ok && strings.EqualFold(scheme, sts.SchemeBearer):
+		use.Scheme = sts.SchemeBearer
+	case ok && strings.EqualFold(scheme, sts.SchemeDPoP):
+		use.Scheme = sts.SchemeDPoP
+	default:
+		return use, &sts.Error{Code: sts.Unauthenticated, Message: "the authorization is of another scheme than Bearer and DPoP; " + how}
+	}
+	use.Certificates = k.certificates().chain
+	switch {
+	case len(token) > maxToken:
+		return use, &sts.Error{Code: sts.Unauthenticated, Message: fmt.Sprintf("the access token is longer than %d characters", maxToken)}
+	case len(proofs) > 1: // [RFC 9449 §4.3 item 1]
+		return use, &refusal{sts: &sts.Error{Code: sts.InvalidDPoPProof, Message: "more than one DPoP header; a request has one proof"}, grpc: codes.Unauthenticated, http: 401}
+	case len(proofs) == 1:
+		use.Proof = proofs[0]
+	}
+	use.Token = token
+	return use, nil
 }
 
 // byTokenFile compares with the secret of the file.

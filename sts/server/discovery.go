@@ -51,6 +51,8 @@ func (d *discoveryService) GetProviderMetadata(context.Context, *stsv1.GetProvid
 		RevocationEndpoint:                                 m.RevocationEndpoint,
 		RevocationEndpointAuthMethodsSupported:             m.RevocationAuthMethods,
 		RevocationEndpointAuthSigningAlgValuesSupported:    m.AuthAlgorithms,
+
+		RegistrationEndpoint: m.RegistrationEndpoint,
 	}, nil
 }
 
@@ -95,6 +97,7 @@ type metadataDocument struct {
 	Revocation           string   `json:"revocation_endpoint"`
 	RevocationMethods    []string `json:"revocation_endpoint_auth_methods_supported"`
 	RevocationAlgs       []string `json:"revocation_endpoint_auth_signing_alg_values_supported"`
+	Registration         string   `json:"registration_endpoint,omitempty"`
 }
 
 func encodeMetadata(m sts.Metadata) ([]byte, error) {
@@ -113,6 +116,7 @@ func encodeMetadata(m sts.Metadata) ([]byte, error) {
 
 		Introspection: m.IntrospectionEndpoint, IntrospectionMethods: m.AuthMethods, IntrospectionAlgs: m.AuthAlgorithms, IntrospectionSigning: m.Algorithms,
 		Revocation: m.RevocationEndpoint, RevocationMethods: m.RevocationAuthMethods, RevocationAlgs: m.AuthAlgorithms,
+		Registration: m.RegistrationEndpoint,
 	})
 }
 

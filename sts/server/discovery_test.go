@@ -137,7 +137,7 @@ func TestMetadataIsTrue(t *testing.T) {
 	members := []string{
 		"dpop_signing_alg_values_supported", "grant_types_supported", "id_token_signing_alg_values_supported",
 		"introspection_endpoint", "introspection_endpoint_auth_methods_supported", "introspection_endpoint_auth_signing_alg_values_supported",
-		"introspection_signing_alg_values_supported", "issuer", "jwks_uri", "response_types_supported",
+		"introspection_signing_alg_values_supported", "issuer", "jwks_uri", "registration_endpoint", "response_types_supported",
 		"revocation_endpoint", "revocation_endpoint_auth_methods_supported", "revocation_endpoint_auth_signing_alg_values_supported",
 		"subject_types_supported", "tls_client_certificate_bound_access_tokens", "token_endpoint", "token_endpoint_auth_methods_supported",
 		"token_endpoint_auth_signing_alg_values_supported",
@@ -154,7 +154,7 @@ func TestMetadataIsTrue(t *testing.T) {
 		t.Errorf("the two documents differ: %s", other.raw)
 	}
 	// Each endpoint that it names is served.
-	for _, name := range []string{"token_endpoint", "jwks_uri", "introspection_endpoint", "revocation_endpoint"} {
+	for _, name := range []string{"token_endpoint", "jwks_uri", "introspection_endpoint", "revocation_endpoint", "registration_endpoint"} {
 		path, ok := strings.CutPrefix(doc[name].(string), issuer)
 		if !ok {
 			t.Errorf("%s: %v", name, doc[name])

@@ -18,14 +18,18 @@ import (
 type share int
 
 const (
-	adminShare  share = iota // of the admin interface, and of what says nothing else
-	tokenShare               // requests for tokens
-	lookupShare              // introspection and revocation: resource servers depend on them
-	noShare                  // answered from memory: discovery, keys, health
+	adminShare        share = iota // of the admin interface, and of what says nothing else
+	tokenShare                     // requests for tokens
+	lookupShare                    // introspection and revocation: resource servers depend on them
+	registrationShare              // dynamic registration: whoever floods it takes nothing of the others
+	noShare                        // answered from memory: discovery, keys, health
 )
 
-// adminRequests is how many requests of the admin interface are worked on at once.
-const adminRequests = 64
+// How many requests of the admin interface, and of registration, are worked on at once.
+const (
+	adminRequests        = 64
+	registrationRequests = 16
+)
 
 // gates let so many requests of each share in and refuse the others at once:
 // waiting in line would make all of them late and none of them fewer.
@@ -34,9 +38,10 @@ type gates map[share]chan struct{}
 // newGates takes how many token requests are worked on at once.
 func newGates(requests int) gates {
 	return gates{
-		adminShare:  make(chan struct{}, adminRequests),
-		tokenShare:  make(chan struct{}, requests),
-		lookupShare: make(chan struct{}, max(requests/4, 16)),
+		adminShare:        make(chan struct{}, adminRequests),
+		registrationShare: make(chan struct{}, registrationRequests),
+		tokenShare:        make(chan struct{}, requests),
+		lookupShare:       make(chan struct{}, max(requests/4, 16)),
 	}
 }
 

@@ -60,7 +60,7 @@ func TestEveryMethodHasAccess(t *testing.T) {
 		}
 	}
 	// G-06: nothing that describes or debugs the server.
-	if n := len(f.server.grpc.GetServiceInfo()); n != 4 {
+	if n := len(f.server.grpc.GetServiceInfo()); n != 5 {
 		t.Errorf("%d services", n)
 	}
 	err := f.server.face.chain.run(t.Context(), "/sts.v1.New/Method", time.Second, func(context.Context) error { return nil })

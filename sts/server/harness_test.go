@@ -126,23 +126,25 @@ const canary = "cAnArY-7f3b"
 
 // fixture is a server on loopback, with a real Service behind it.
 type fixture struct {
-	service  *sts.Service
-	nonceKey []byte // with one, DPoP proofs need a nonce
-	socket   string // path of the admin socket; empty: none
-	backups  *memSnapshots
-	server   *Server
-	audit    *memAudit
-	revoked  *memRevocations
-	keys     *testKeys
-	log      *syncBuffer
-	registry *prometheus.Registry
-	url      string
-	httpAddr string
-	grpcAddr string
-	conn     *grpc.ClientConn
-	secret   string // of client web
-	admin    string
-	stop     func() error
+	service    *sts.Service
+	nonceKey   []byte // with one, DPoP proofs need a nonce
+	socket     string // path of the admin socket; empty: none
+	backups    *memSnapshots
+	server     *Server
+	audit      *memAudit
+	revoked    *memRevocations
+	registered *ststest.Registrations
+	closed     bool // clients cannot be registered
+	keys       *testKeys
+	log        *syncBuffer
+	registry   *prometheus.Registry
+	url        string
+	httpAddr   string
+	grpcAddr   string
+	conn       *grpc.ClientConn
+	secret     string // of client web
+	admin      string
+	stop       func() error
 }
 
 // secretOf makes a client secret with the canary in it.
@@ -181,9 +183,15 @@ func newService(tb testing.TB, f *fixture) *sts.Service {
 	store := ststest.NewStore(all...)
 	f.backups = &memSnapshots{}
 	f.revoked = &memRevocations{m: map[sts.RevocationName]sts.Revocation{}}
+	f.registered = ststest.NewRegistrations()
+	var registrations sts.Registrations
+	if !f.closed {
+		registrations = f.registered
+	}
 	s, err := sts.New(tb.Context(), sts.Config{
-		Snapshots: f.backups,
-		Issuer:    issuer, Store: store, Keys: f.keys, IssuerKeys: noIssuers{}, ClientKeys: noClientKeys{}, Audit: f.audit, Replay: &memReplay{}, Revocations: f.revoked, NonceKey: f.nonceKey,
+		Registrations: registrations,
+		Snapshots:     f.backups,
+		Issuer:        issuer, Store: store, Keys: f.keys, IssuerKeys: noIssuers{}, ClientKeys: noClientKeys{}, Audit: f.audit, Replay: &memReplay{}, Revocations: f.revoked, NonceKey: f.nonceKey,
 	})
 	if err != nil {
 		tb.Fatal(err)
@@ -200,7 +208,7 @@ func newFixture(tb testing.TB, edit ...func(*Config)) *fixture {
 
 func (f *fixture) start(tb testing.TB, edit ...func(*Config)) *fixture {
 	tb.Helper()
-	*f = fixture{nonceKey: f.nonceKey, socket: f.socket, audit: &memAudit{}, keys: newTestKeys(tb), log: &syncBuffer{}, registry: prometheus.NewRegistry(), secret: secretOf("web")}
+	*f = fixture{closed: f.closed, nonceKey: f.nonceKey, socket: f.socket, audit: &memAudit{}, keys: newTestKeys(tb), log: &syncBuffer{}, registry: prometheus.NewRegistry(), secret: secretOf("web")}
 	f.service = newService(tb, f)
 	c := Config{
 		Service: f.service, Registry: f.registry, ShutdownGrace: 5 * time.Second, Version: "v0.0.0-test",

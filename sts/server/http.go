@@ -32,12 +32,13 @@ const (
 // httpFace routes HTTP requests. Paths are exact: nothing is cleaned and nothing
 // redirected, as a redirect would turn a POST into a GET.
 type httpFace struct {
-	chain    *chain
-	log      *slog.Logger
-	paths    map[string]http.Handler
-	api      http.Handler        // everything under /v1/
-	clients  *ClientCertificates // may be nil
-	inFlight sync.WaitGroup
+	chain        *chain
+	log          *slog.Logger
+	paths        map[string]http.Handler
+	api          http.Handler        // everything under /v1/
+	registration http.Handler        // of clients; nil: there is none
+	clients      *ClientCertificates // may be nil
+	inFlight     sync.WaitGroup
 }
 
 func (f *httpFace) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -66,6 +67,10 @@ func (f *httpFace) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if strings.HasPrefix(path, "/v1/") {
 		f.api.ServeHTTP(w, r)
+		return
+	}
+	if f.registration != nil && (path == registrationPath || strings.HasPrefix(path, registrationPath+"/")) {
+		f.registration.ServeHTTP(w, r)
 		return
 	}
 	refused := notFound()

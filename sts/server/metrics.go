@@ -12,21 +12,25 @@ import (
 // metrics are what the wire counts. Every label value comes from a table of
 // ours, so that no caller can make new series.
 type metrics struct {
-	requests *prometheus.CounterVec
-	duration *prometheus.HistogramVec
-	limited  *prometheus.CounterVec
-	watches  prometheus.Gauge
-	build    *prometheus.GaugeVec
-	service  *sts.Service // nil: only to describe
+	requests   *prometheus.CounterVec
+	duration   *prometheus.HistogramVec
+	limited    *prometheus.CounterVec
+	watches    prometheus.Gauge
+	build      *prometheus.GaugeVec
+	service    *sts.Service // nil: only to describe
+	logDropped func() int64
 
 	introspections *prometheus.CounterVec
 	revocations    prometheus.GaugeFunc
+	registrations  *prometheus.CounterVec
+	registered     prometheus.GaugeFunc
 	suppressed     prometheus.CounterFunc
 }
 
 var (
-	descStaleness = prometheus.NewDesc("sts_storage_staleness_seconds", "Time since the storage confirmed last which resources are in force.", nil, nil)
-	descShadow    = prometheus.NewDesc("sts_shadow_decisions_total", "Decisions made beside those in force by a shadow revision on this node, by result: same, skipped, or what was different.", []string{"result"}, nil)
+	descStaleness  = prometheus.NewDesc("sts_storage_staleness_seconds", "Time since the storage confirmed last which resources are in force.", nil, nil)
+	descLogDropped = prometheus.NewDesc("sts_log_dropped_total", "Lines of the log that were not written, because nobody reads them, or not as fast as they come.", nil, nil)
+	descShadow     = prometheus.NewDesc("sts_shadow_decisions_total", "Decisions made beside those in force by a shadow revision on this node, by result: same, skipped, or what was different.", []string{"result"}, nil)
 )
 
 // newMetrics may get no service, for what the metrics are called.
@@ -66,7 +70,15 @@ func newMetrics(version string, service *sts.Service) *metrics {
 		Name: "sts_audit_suppressed_total",
 		Help: "Refusals of callers of whom it is not known who they are that are in the audit log by their count only.",
 	}, func() float64 { return float64(service.Suppressed()) })
-	m.service = service
+	m.registrations = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "sts_registrations_total",
+		Help: "What registered clients, and those who register, have done, by action: register, read, update, delete.",
+	}, []string{"action"})
+	m.registered = prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "sts_registered_clients",
+		Help: "Clients that were registered dynamically, as this node knows them.",
+	}, func() float64 { return float64(service.RegisteredClientCount()) })
+	m.service, m.logDropped = service, func() int64 { return 0 }
 	m.build.WithLabelValues(version, runtime.Version()).Set(1)
 	return m
 }
@@ -78,6 +90,7 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	}
 	ch <- descStaleness
 	ch <- descShadow
+	ch <- descLogDropped
 }
 
 // Collect implements prometheus.Collector.
@@ -86,13 +99,14 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		c.Collect(ch)
 	}
 	ch <- prometheus.MustNewConstMetric(descStaleness, prometheus.GaugeValue, m.service.Staleness().Seconds())
+	ch <- prometheus.MustNewConstMetric(descLogDropped, prometheus.CounterValue, float64(m.logDropped()))
 	for result, n := range m.service.ShadowDecisions() {
 		ch <- prometheus.MustNewConstMetric(descShadow, prometheus.CounterValue, float64(n), result)
 	}
 }
 
 func (m *metrics) all() []prometheus.Collector {
-	return []prometheus.Collector{m.requests, m.duration, m.limited, m.watches, m.build, m.introspections, m.revocations, m.suppressed}
+	return []prometheus.Collector{m.requests, m.duration, m.limited, m.watches, m.build, m.introspections, m.revocations, m.suppressed, m.registrations, m.registered}
 }
 
 // Metrics describes the metrics that a Server has, for their reference.

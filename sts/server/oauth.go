@@ -218,7 +218,7 @@ func (r *refusal) challenges() []string {
 	case r.sts.Code == sts.Unauthenticated:
 		return []string{`Bearer realm="sts", error="invalid_token"`, `DPoP error="invalid_token", ` + algs}
 	case r.sts.Code == sts.InsufficientScope:
-		return []string{`Bearer realm="sts", error="insufficient_scope", scope="` + sts.ScopeAdminWrite + `"`}
+		return []string{`Bearer realm="sts", error="insufficient_scope", scope="` + r.sts.Scope + `"`}
 	case r.http == http.StatusUnauthorized:
 		return []string{`DPoP error="` + string(r.sts.Code) + `", ` + algs}
 	}

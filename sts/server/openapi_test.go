@@ -49,6 +49,10 @@ func TestOpenAPI(t *testing.T) {
 		}
 		served[verb+" "+path] = true
 	}
+	served["POST "+registrationPath] = true
+	for _, verb := range registrationMethods {
+		served[verb+" "+registrationPath+"/{client_id}"] = true
+	}
 	for _, r := range Routes() {
 		served[r.Verb+" "+strings.ReplaceAll(r.Path, "=**", "")] = true
 	}

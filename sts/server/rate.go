@@ -1,12 +1,28 @@
 package server
 
 import (
+	"cmp"
+	"errors"
+	"strings"
+
 	stsv1 "github.com/workload-sts/sts/gen/sts/v1"
 	"github.com/workload-sts/sts/sts"
 )
 
 // RateFromProto converts a rate whose period is a time.
 func RateFromProto(m *stsv1.Rate) sts.Rate { return (&converter{}).rate("", m) }
+
+// CheckRate says what is wrong with a rate, as it is in a configuration; one that is
+// not there is right.
+func CheckRate(m *stsv1.Rate) error {
+	c := &converter{}
+	r := c.rate("rate", m)
+	if len(c.problems) > 0 {
+		p := c.problems[0]
+		return errors.New(cmp.Or(strings.TrimPrefix(strings.TrimPrefix(p.Field, "rate"), "."), "it") + " " + p.Message)
+	}
+	return r.Check()
+}
 
 func (c *converter) rate(field string, m *stsv1.Rate) sts.Rate {
 	if m == nil {

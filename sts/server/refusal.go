@@ -43,6 +43,10 @@ var wire = map[sts.Code]struct {
 	sts.InsufficientScope:    {codes.PermissionDenied, http.StatusForbidden},
 	sts.PreconditionFailed:   {codes.Aborted, http.StatusPreconditionFailed},
 	sts.TooManyRequests:      {codes.ResourceExhausted, http.StatusTooManyRequests},
+
+	sts.InvalidClientMetadata:       {codes.InvalidArgument, http.StatusBadRequest},
+	sts.InvalidSoftwareStatement:    {codes.InvalidArgument, http.StatusBadRequest},
+	sts.UnapprovedSoftwareStatement: {codes.PermissionDenied, http.StatusBadRequest},
 }
 
 // WireCodes returns the gRPC code and the HTTP status of an error code, for their
@@ -67,10 +71,10 @@ var exceptions = []Exception{
 	{Code: sts.InvalidRequest, HTTP: http.StatusMethodNotAllowed, Meaning: "The path does not take this method. Allow names those that it takes."},
 	{Code: sts.InvalidRequest, HTTP: http.StatusRequestEntityTooLarge, Meaning: "The body is larger than the path takes: 64 KiB, and 8 MiB for `/v1/resources:apply`."},
 	{Code: sts.InvalidRequest, HTTP: http.StatusUnsupportedMediaType, Meaning: "The Content-Type is not the one that the path takes, or the body has a Content-Encoding."},
-	{Code: sts.InvalidDPoPProof, HTTP: http.StatusUnauthorized, Meaning: "The proof that came with an access token of the admin interface."},
-	{Code: sts.InvalidDPoPProof, GRPC: codes.Unauthenticated, Meaning: "The proof that came with an access token of the admin interface."},
-	{Code: sts.UseDPoPNonce, HTTP: http.StatusUnauthorized, Meaning: "The proof that came with an access token of the admin interface."},
-	{Code: sts.UseDPoPNonce, GRPC: codes.Unauthenticated, Meaning: "The proof that came with an access token of the admin interface."},
+	{Code: sts.InvalidDPoPProof, HTTP: http.StatusUnauthorized, Meaning: "The proof that came with an access token for an endpoint of ours."},
+	{Code: sts.InvalidDPoPProof, GRPC: codes.Unauthenticated, Meaning: "The proof that came with an access token for an endpoint of ours."},
+	{Code: sts.UseDPoPNonce, HTTP: http.StatusUnauthorized, Meaning: "The proof that came with an access token for an endpoint of ours."},
+	{Code: sts.UseDPoPNonce, GRPC: codes.Unauthenticated, Meaning: "The proof that came with an access token for an endpoint of ours."},
 	{Code: sts.InvalidRequest, GRPC: codes.ResourceExhausted, Meaning: "The parts of a change are larger than 8 MiB together."},
 	{Code: sts.Unavailable, GRPC: codes.ResourceExhausted, Meaning: "The server works on as many requests as it takes at once, or as many streams watch tokens or health as it allows. Come back after RetryInfo, or use another server."},
 	{Code: sts.Unavailable, GRPC: codes.DeadlineExceeded, Meaning: "The deadline of the call, or the time that the server gives a request, has passed."},

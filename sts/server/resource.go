@@ -27,10 +27,12 @@ func FromProto(r *stsv1.Resource) (sts.Resource, []sts.Problem) {
 		out.Issuer = c.issuer(r.GetIssuer())
 	case r.GetAudience() != nil:
 		out.Audience = c.audience(r.GetAudience())
+	case r.GetClientTemplate() != nil:
+		out.ClientTemplate = c.template(r.GetClientTemplate())
 	case r.GetRule() != nil:
 		out.Rule = c.rule(r.GetRule())
 	default:
-		c.problem("", "a resource is one of client, issuer, audience, rule; this is none of them")
+		c.problem("", "a resource is one of client, client_template, issuer, audience, rule; this is none of them")
 	}
 	for i := range c.problems {
 		c.problems[i].Ref = out.Ref()
@@ -220,6 +222,8 @@ func ToProto(r sts.Resource) *stsv1.Resource {
 
 			Introspectors: r.Audience.Introspectors,
 		}}}
+	case r.ClientTemplate != nil:
+		return &stsv1.Resource{Kind: &stsv1.Resource_ClientTemplate{ClientTemplate: templateToProto(r.ClientTemplate)}}
 	case r.Rule != nil:
 		return &stsv1.Resource{Kind: &stsv1.Resource_Rule{Rule: ruleToProto(r.Rule)}}
 	default:

@@ -37,6 +37,8 @@ type Config struct {
 	Logger   *slog.Logger         // required
 	Registry *prometheus.Registry // required; what /metrics serves
 
+	LogDropped func() int64 // how many lines of Logger were not written; nil: none ever
+
 	// TLS of each listener; nil is plain text, which is for loopback. See
 	// [ReloadingTLS].
 	HTTPTLS, GRPCTLS *tls.Config
@@ -79,6 +81,9 @@ func New(c Config) (*Server, error) {
 	c.MaxWatches = cmp.Or(c.MaxWatches, 10_000)
 	metadata := c.Service.Metadata()
 	m := newMetrics(c.Version, c.Service)
+	if c.LogDropped != nil {
+		m.logDropped = c.LogDropped
+	}
 	if err := c.Registry.Register(m); err != nil {
 		return nil, fmt.Errorf("registering metrics: %w", err)
 	}
@@ -97,7 +102,7 @@ func New(c Config) (*Server, error) {
 	s.grpc = newGRPCServer(ch, c.GRPCClients.ask(hardened(c.GRPCTLS)))
 	s.socket = newGRPCServer(ch, nil)
 	conn := &inProcess{methods: map[string]inProcessMethod{}, intercept: ch.unary}
-	for _, service := range []struct {
+	services := []struct {
 		desc grpc.ServiceDesc
 		impl any
 	}{
@@ -105,7 +110,15 @@ func New(c Config) (*Server, error) {
 		{stsv1.DiscoveryService_ServiceDesc, &discoveryService{service: c.Service}},
 		{stsv1.AdminService_ServiceDesc, &adminService{service: c.Service, timeout: c.RequestTimeout}},
 		{healthpb.Health_ServiceDesc, &healthService{ready: ready, watches: make(chan struct{}, maxHealthWatches)}},
-	} {
+	}
+	if c.Service.Registers() {
+		registrations := &registrationService{service: c.Service, chain: ch, proofs: proofs}
+		services = append(services, struct {
+			desc grpc.ServiceDesc
+			impl any
+		}{stsv1.RegistrationService_ServiceDesc, registrations})
+	}
+	for _, service := range services {
 		s.grpc.RegisterService(receiving(service.desc), service.impl)
 		s.socket.RegisterService(receiving(service.desc), service.impl)
 		conn.RegisterService(&service.desc, service.impl)
@@ -145,7 +158,7 @@ func newHTTPFace(c Config, ch *chain, conn grpc.ClientConnInterface, ready *read
 		return nil, fmt.Errorf("setting up the JSON API: %w", err)
 	}
 	metadata, keySet := documents(ch)
-	return &httpFace{
+	face := &httpFace{
 		chain:   ch,
 		log:     c.Logger,
 		api:     api,
@@ -159,10 +172,14 @@ func newHTTPFace(c Config, ch *chain, conn grpc.ClientConnInterface, ready *read
 			"/.well-known/jwks.json":                  keySet,
 			"/healthz/live":                           http.HandlerFunc(live),
 			"/healthz/ready":                          ready,
-			"/openapi.json":                           openAPI(c.Service.Metadata().Issuer),
+			"/openapi.json":                           openAPI(c.Service.Metadata().Issuer, c.Service.Registers()),
 			"/metrics":                                promhttp.HandlerFor(c.Registry, promhttp.HandlerOpts{DisableCompression: true}),
 		},
-	}, nil
+	}
+	if c.Service.Registers() {
+		face.registration = &registrationEndpoint{conn: conn}
+	}
+	return face, nil
 }
 
 // Serve serves until ctx ends or a listener fails, also on admin sockets, see

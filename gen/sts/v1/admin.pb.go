@@ -11,6 +11,7 @@ import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
+	structpb "google.golang.org/protobuf/types/known/structpb"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
@@ -2641,6 +2642,335 @@ func (x *ListRevocationsResponse) GetNextPageToken() string {
 	return ""
 }
 
+// ListRegisteredClientsRequest asks for a page of registered clients.
+type ListRegisteredClientsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of a ClientTemplate whose clients are asked for. Empty: of all.
+	Template string `protobuf:"bytes,1,opt,name=template,proto3" json:"template,omitempty"`
+	// How many at the most: 1 to 1,000, default 100.
+	PageSize int32 `protobuf:"varint,2,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
+	// `next_page_token` of the page before.
+	PageToken     string `protobuf:"bytes,3,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRegisteredClientsRequest) Reset() {
+	*x = ListRegisteredClientsRequest{}
+	mi := &file_sts_v1_admin_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRegisteredClientsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRegisteredClientsRequest) ProtoMessage() {}
+
+func (x *ListRegisteredClientsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRegisteredClientsRequest.ProtoReflect.Descriptor instead.
+func (*ListRegisteredClientsRequest) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *ListRegisteredClientsRequest) GetTemplate() string {
+	if x != nil {
+		return x.Template
+	}
+	return ""
+}
+
+func (x *ListRegisteredClientsRequest) GetPageSize() int32 {
+	if x != nil {
+		return x.PageSize
+	}
+	return 0
+}
+
+func (x *ListRegisteredClientsRequest) GetPageToken() string {
+	if x != nil {
+		return x.PageToken
+	}
+	return ""
+}
+
+// ListRegisteredClientsResponse is a page.
+type ListRegisteredClientsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The clients, by name.
+	Clients []*RegisteredClient `protobuf:"bytes,1,rep,name=clients,proto3" json:"clients,omitempty"`
+	// Names the next page; empty on the last one.
+	NextPageToken string `protobuf:"bytes,2,opt,name=next_page_token,json=nextPageToken,proto3" json:"next_page_token,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListRegisteredClientsResponse) Reset() {
+	*x = ListRegisteredClientsResponse{}
+	mi := &file_sts_v1_admin_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListRegisteredClientsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListRegisteredClientsResponse) ProtoMessage() {}
+
+func (x *ListRegisteredClientsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListRegisteredClientsResponse.ProtoReflect.Descriptor instead.
+func (*ListRegisteredClientsResponse) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *ListRegisteredClientsResponse) GetClients() []*RegisteredClient {
+	if x != nil {
+		return x.Clients
+	}
+	return nil
+}
+
+func (x *ListRegisteredClientsResponse) GetNextPageToken() string {
+	if x != nil {
+		return x.NextPageToken
+	}
+	return ""
+}
+
+// RegisteredClient is a client that was registered dynamically.
+type RegisteredClient struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its `client_id`.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Its ClientTemplate.
+	Template string `protobuf:"bytes,2,opt,name=template,proto3" json:"template,omitempty"`
+	// What it registered, as RFC 7591 has it, without keys and secrets.
+	Metadata *structpb.Struct `protobuf:"bytes,3,opt,name=metadata,proto3" json:"metadata,omitempty"`
+	// Subject of the initial access token.
+	By string `protobuf:"bytes,4,opt,name=by,proto3" json:"by,omitempty"`
+	// Issuer of the software statement. Empty if none was needed.
+	StatementIssuer string `protobuf:"bytes,5,opt,name=statement_issuer,json=statementIssuer,proto3" json:"statement_issuer,omitempty"`
+	// When it was registered.
+	Created *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=created,proto3" json:"created,omitempty"`
+	// When it was changed last.
+	Changed *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=changed,proto3" json:"changed,omitempty"`
+	// About when it authenticated last.
+	LastUsed *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=last_used,json=lastUsed,proto3" json:"last_used,omitempty"`
+	// When it is deleted, unless it is used.
+	Ends *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=ends,proto3" json:"ends,omitempty"`
+	// Why it is disabled: its template does not allow it any more. Empty: it is not.
+	Disabled      string `protobuf:"bytes,10,opt,name=disabled,proto3" json:"disabled,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RegisteredClient) Reset() {
+	*x = RegisteredClient{}
+	mi := &file_sts_v1_admin_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RegisteredClient) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RegisteredClient) ProtoMessage() {}
+
+func (x *RegisteredClient) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RegisteredClient.ProtoReflect.Descriptor instead.
+func (*RegisteredClient) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *RegisteredClient) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *RegisteredClient) GetTemplate() string {
+	if x != nil {
+		return x.Template
+	}
+	return ""
+}
+
+func (x *RegisteredClient) GetMetadata() *structpb.Struct {
+	if x != nil {
+		return x.Metadata
+	}
+	return nil
+}
+
+func (x *RegisteredClient) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *RegisteredClient) GetStatementIssuer() string {
+	if x != nil {
+		return x.StatementIssuer
+	}
+	return ""
+}
+
+func (x *RegisteredClient) GetCreated() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Created
+	}
+	return nil
+}
+
+func (x *RegisteredClient) GetChanged() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Changed
+	}
+	return nil
+}
+
+func (x *RegisteredClient) GetLastUsed() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastUsed
+	}
+	return nil
+}
+
+func (x *RegisteredClient) GetEnds() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Ends
+	}
+	return nil
+}
+
+func (x *RegisteredClient) GetDisabled() string {
+	if x != nil {
+		return x.Disabled
+	}
+	return ""
+}
+
+// DeleteRegisteredClientRequest names a registered client.
+type DeleteRegisteredClientRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its `client_id`.
+	Name          string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteRegisteredClientRequest) Reset() {
+	*x = DeleteRegisteredClientRequest{}
+	mi := &file_sts_v1_admin_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteRegisteredClientRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteRegisteredClientRequest) ProtoMessage() {}
+
+func (x *DeleteRegisteredClientRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteRegisteredClientRequest.ProtoReflect.Descriptor instead.
+func (*DeleteRegisteredClientRequest) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *DeleteRegisteredClientRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+// DeleteRegisteredClientResponse is empty.
+type DeleteRegisteredClientResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteRegisteredClientResponse) Reset() {
+	*x = DeleteRegisteredClientResponse{}
+	mi := &file_sts_v1_admin_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteRegisteredClientResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteRegisteredClientResponse) ProtoMessage() {}
+
+func (x *DeleteRegisteredClientResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_admin_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteRegisteredClientResponse.ProtoReflect.Descriptor instead.
+func (*DeleteRegisteredClientResponse) Descriptor() ([]byte, []int) {
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{41}
+}
+
 // BackupRequest asks for a copy of the store.
 type BackupRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2650,7 +2980,7 @@ type BackupRequest struct {
 
 func (x *BackupRequest) Reset() {
 	*x = BackupRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[37]
+	mi := &file_sts_v1_admin_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2662,7 +2992,7 @@ func (x *BackupRequest) String() string {
 func (*BackupRequest) ProtoMessage() {}
 
 func (x *BackupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[37]
+	mi := &file_sts_v1_admin_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2675,7 +3005,7 @@ func (x *BackupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupRequest.ProtoReflect.Descriptor instead.
 func (*BackupRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{37}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{42}
 }
 
 // BackupResponse is the next part of a copy, or its end.
@@ -2691,7 +3021,7 @@ type BackupResponse struct {
 
 func (x *BackupResponse) Reset() {
 	*x = BackupResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[38]
+	mi := &file_sts_v1_admin_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2703,7 +3033,7 @@ func (x *BackupResponse) String() string {
 func (*BackupResponse) ProtoMessage() {}
 
 func (x *BackupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[38]
+	mi := &file_sts_v1_admin_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2716,7 +3046,7 @@ func (x *BackupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupResponse.ProtoReflect.Descriptor instead.
 func (*BackupResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{38}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *BackupResponse) GetData() []byte {
@@ -2748,7 +3078,7 @@ type BackupEnd struct {
 
 func (x *BackupEnd) Reset() {
 	*x = BackupEnd{}
-	mi := &file_sts_v1_admin_proto_msgTypes[39]
+	mi := &file_sts_v1_admin_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2760,7 +3090,7 @@ func (x *BackupEnd) String() string {
 func (*BackupEnd) ProtoMessage() {}
 
 func (x *BackupEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[39]
+	mi := &file_sts_v1_admin_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2773,7 +3103,7 @@ func (x *BackupEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BackupEnd.ProtoReflect.Descriptor instead.
 func (*BackupEnd) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{39}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *BackupEnd) GetSize() int64 {
@@ -2833,7 +3163,7 @@ type Revision struct {
 
 func (x *Revision) Reset() {
 	*x = Revision{}
-	mi := &file_sts_v1_admin_proto_msgTypes[40]
+	mi := &file_sts_v1_admin_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2845,7 +3175,7 @@ func (x *Revision) String() string {
 func (*Revision) ProtoMessage() {}
 
 func (x *Revision) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[40]
+	mi := &file_sts_v1_admin_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2858,7 +3188,7 @@ func (x *Revision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revision.ProtoReflect.Descriptor instead.
 func (*Revision) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{40}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Revision) GetRevision() int64 {
@@ -2965,7 +3295,7 @@ type ChangedResources struct {
 
 func (x *ChangedResources) Reset() {
 	*x = ChangedResources{}
-	mi := &file_sts_v1_admin_proto_msgTypes[41]
+	mi := &file_sts_v1_admin_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2977,7 +3307,7 @@ func (x *ChangedResources) String() string {
 func (*ChangedResources) ProtoMessage() {}
 
 func (x *ChangedResources) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[41]
+	mi := &file_sts_v1_admin_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2990,7 +3320,7 @@ func (x *ChangedResources) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangedResources.ProtoReflect.Descriptor instead.
 func (*ChangedResources) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{41}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ChangedResources) GetCount() int64 {
@@ -3020,7 +3350,7 @@ type ListRevisionsRequest struct {
 
 func (x *ListRevisionsRequest) Reset() {
 	*x = ListRevisionsRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[42]
+	mi := &file_sts_v1_admin_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3032,7 +3362,7 @@ func (x *ListRevisionsRequest) String() string {
 func (*ListRevisionsRequest) ProtoMessage() {}
 
 func (x *ListRevisionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[42]
+	mi := &file_sts_v1_admin_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3045,7 +3375,7 @@ func (x *ListRevisionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRevisionsRequest.ProtoReflect.Descriptor instead.
 func (*ListRevisionsRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{42}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ListRevisionsRequest) GetPageSize() int32 {
@@ -3075,7 +3405,7 @@ type ListRevisionsResponse struct {
 
 func (x *ListRevisionsResponse) Reset() {
 	*x = ListRevisionsResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[43]
+	mi := &file_sts_v1_admin_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3087,7 +3417,7 @@ func (x *ListRevisionsResponse) String() string {
 func (*ListRevisionsResponse) ProtoMessage() {}
 
 func (x *ListRevisionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[43]
+	mi := &file_sts_v1_admin_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3100,7 +3430,7 @@ func (x *ListRevisionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRevisionsResponse.ProtoReflect.Descriptor instead.
 func (*ListRevisionsResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{43}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ListRevisionsResponse) GetRevisions() []*Revision {
@@ -3133,7 +3463,7 @@ type GetRevisionRequest struct {
 
 func (x *GetRevisionRequest) Reset() {
 	*x = GetRevisionRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[44]
+	mi := &file_sts_v1_admin_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3145,7 +3475,7 @@ func (x *GetRevisionRequest) String() string {
 func (*GetRevisionRequest) ProtoMessage() {}
 
 func (x *GetRevisionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[44]
+	mi := &file_sts_v1_admin_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3158,7 +3488,7 @@ func (x *GetRevisionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRevisionRequest.ProtoReflect.Descriptor instead.
 func (*GetRevisionRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{44}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *GetRevisionRequest) GetRevision() int64 {
@@ -3200,7 +3530,7 @@ type GetRevisionResponse struct {
 
 func (x *GetRevisionResponse) Reset() {
 	*x = GetRevisionResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[45]
+	mi := &file_sts_v1_admin_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3212,7 +3542,7 @@ func (x *GetRevisionResponse) String() string {
 func (*GetRevisionResponse) ProtoMessage() {}
 
 func (x *GetRevisionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[45]
+	mi := &file_sts_v1_admin_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3225,7 +3555,7 @@ func (x *GetRevisionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRevisionResponse.ProtoReflect.Descriptor instead.
 func (*GetRevisionResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{45}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *GetRevisionResponse) GetRevision() *Revision {
@@ -3271,7 +3601,7 @@ type ResourceDiff struct {
 
 func (x *ResourceDiff) Reset() {
 	*x = ResourceDiff{}
-	mi := &file_sts_v1_admin_proto_msgTypes[46]
+	mi := &file_sts_v1_admin_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3283,7 +3613,7 @@ func (x *ResourceDiff) String() string {
 func (*ResourceDiff) ProtoMessage() {}
 
 func (x *ResourceDiff) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[46]
+	mi := &file_sts_v1_admin_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3296,7 +3626,7 @@ func (x *ResourceDiff) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResourceDiff.ProtoReflect.Descriptor instead.
 func (*ResourceDiff) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{46}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ResourceDiff) GetRef() *ResourceRef {
@@ -3338,7 +3668,7 @@ type RollbackRequest struct {
 
 func (x *RollbackRequest) Reset() {
 	*x = RollbackRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[47]
+	mi := &file_sts_v1_admin_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3350,7 +3680,7 @@ func (x *RollbackRequest) String() string {
 func (*RollbackRequest) ProtoMessage() {}
 
 func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[47]
+	mi := &file_sts_v1_admin_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3363,7 +3693,7 @@ func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackRequest.ProtoReflect.Descriptor instead.
 func (*RollbackRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{47}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *RollbackRequest) GetTo() int64 {
@@ -3403,7 +3733,7 @@ type GetShadowRequest struct {
 
 func (x *GetShadowRequest) Reset() {
 	*x = GetShadowRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[48]
+	mi := &file_sts_v1_admin_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3415,7 +3745,7 @@ func (x *GetShadowRequest) String() string {
 func (*GetShadowRequest) ProtoMessage() {}
 
 func (x *GetShadowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[48]
+	mi := &file_sts_v1_admin_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3428,7 +3758,7 @@ func (x *GetShadowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetShadowRequest.ProtoReflect.Descriptor instead.
 func (*GetShadowRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{48}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{53}
 }
 
 // GetShadowResponse says what the shadow revision has shown on one node.
@@ -3459,7 +3789,7 @@ type GetShadowResponse struct {
 
 func (x *GetShadowResponse) Reset() {
 	*x = GetShadowResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[49]
+	mi := &file_sts_v1_admin_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3471,7 +3801,7 @@ func (x *GetShadowResponse) String() string {
 func (*GetShadowResponse) ProtoMessage() {}
 
 func (x *GetShadowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[49]
+	mi := &file_sts_v1_admin_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3484,7 +3814,7 @@ func (x *GetShadowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetShadowResponse.ProtoReflect.Descriptor instead.
 func (*GetShadowResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{49}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *GetShadowResponse) GetRevision() *Revision {
@@ -3574,7 +3904,7 @@ type DecisionDiff struct {
 
 func (x *DecisionDiff) Reset() {
 	*x = DecisionDiff{}
-	mi := &file_sts_v1_admin_proto_msgTypes[50]
+	mi := &file_sts_v1_admin_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3586,7 +3916,7 @@ func (x *DecisionDiff) String() string {
 func (*DecisionDiff) ProtoMessage() {}
 
 func (x *DecisionDiff) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[50]
+	mi := &file_sts_v1_admin_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3599,7 +3929,7 @@ func (x *DecisionDiff) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DecisionDiff.ProtoReflect.Descriptor instead.
 func (*DecisionDiff) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{50}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *DecisionDiff) GetKinds() []string {
@@ -3700,7 +4030,7 @@ type DecidedBy struct {
 
 func (x *DecidedBy) Reset() {
 	*x = DecidedBy{}
-	mi := &file_sts_v1_admin_proto_msgTypes[51]
+	mi := &file_sts_v1_admin_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3712,7 +4042,7 @@ func (x *DecidedBy) String() string {
 func (*DecidedBy) ProtoMessage() {}
 
 func (x *DecidedBy) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[51]
+	mi := &file_sts_v1_admin_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3725,7 +4055,7 @@ func (x *DecidedBy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DecidedBy.ProtoReflect.Descriptor instead.
 func (*DecidedBy) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{51}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *DecidedBy) GetAllowed() bool {
@@ -3786,7 +4116,7 @@ type PromoteShadowRequest struct {
 
 func (x *PromoteShadowRequest) Reset() {
 	*x = PromoteShadowRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[52]
+	mi := &file_sts_v1_admin_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3798,7 +4128,7 @@ func (x *PromoteShadowRequest) String() string {
 func (*PromoteShadowRequest) ProtoMessage() {}
 
 func (x *PromoteShadowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[52]
+	mi := &file_sts_v1_admin_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3811,7 +4141,7 @@ func (x *PromoteShadowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteShadowRequest.ProtoReflect.Descriptor instead.
 func (*PromoteShadowRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{52}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *PromoteShadowRequest) GetShadowRevision() int64 {
@@ -3849,7 +4179,7 @@ type DiscardShadowRequest struct {
 
 func (x *DiscardShadowRequest) Reset() {
 	*x = DiscardShadowRequest{}
-	mi := &file_sts_v1_admin_proto_msgTypes[53]
+	mi := &file_sts_v1_admin_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3861,7 +4191,7 @@ func (x *DiscardShadowRequest) String() string {
 func (*DiscardShadowRequest) ProtoMessage() {}
 
 func (x *DiscardShadowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[53]
+	mi := &file_sts_v1_admin_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3874,7 +4204,7 @@ func (x *DiscardShadowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscardShadowRequest.ProtoReflect.Descriptor instead.
 func (*DiscardShadowRequest) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{53}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *DiscardShadowRequest) GetShadowRevision() int64 {
@@ -3900,7 +4230,7 @@ type DiscardShadowResponse struct {
 
 func (x *DiscardShadowResponse) Reset() {
 	*x = DiscardShadowResponse{}
-	mi := &file_sts_v1_admin_proto_msgTypes[54]
+	mi := &file_sts_v1_admin_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3912,7 +4242,7 @@ func (x *DiscardShadowResponse) String() string {
 func (*DiscardShadowResponse) ProtoMessage() {}
 
 func (x *DiscardShadowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_admin_proto_msgTypes[54]
+	mi := &file_sts_v1_admin_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3925,14 +4255,14 @@ func (x *DiscardShadowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscardShadowResponse.ProtoReflect.Descriptor instead.
 func (*DiscardShadowResponse) Descriptor() ([]byte, []int) {
-	return file_sts_v1_admin_proto_rawDescGZIP(), []int{54}
+	return file_sts_v1_admin_proto_rawDescGZIP(), []int{59}
 }
 
 var File_sts_v1_admin_proto protoreflect.FileDescriptor
 
 const file_sts_v1_admin_proto_rawDesc = "" +
 	"\n" +
-	"\x12sts/v1/admin.proto\x12\x06sts.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14sts/v1/explain.proto\x1a\x16sts/v1/resources.proto\"\x88\x02\n" +
+	"\x12sts/v1/admin.proto\x12\x06sts.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x14sts/v1/explain.proto\x1a\x16sts/v1/resources.proto\"\x88\x02\n" +
 	"\fApplyRequest\x12.\n" +
 	"\tresources\x18\x01 \x03(\v2\x10.sts.v1.ResourceR\tresources\x12+\n" +
 	"\x06delete\x18\x02 \x03(\v2\x13.sts.v1.ResourceRefR\x06delete\x12\x17\n" +
@@ -4118,7 +4448,30 @@ const file_sts_v1_admin_proto_rawDesc = "" +
 	"page_token\x18\x03 \x01(\tR\tpageToken\"w\n" +
 	"\x17ListRevocationsResponse\x124\n" +
 	"\vrevocations\x18\x01 \x03(\v2\x12.sts.v1.RevocationR\vrevocations\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\x0f\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"v\n" +
+	"\x1cListRegisteredClientsRequest\x12\x1a\n" +
+	"\btemplate\x18\x01 \x01(\tR\btemplate\x12\x1b\n" +
+	"\tpage_size\x18\x02 \x01(\x05R\bpageSize\x12\x1d\n" +
+	"\n" +
+	"page_token\x18\x03 \x01(\tR\tpageToken\"{\n" +
+	"\x1dListRegisteredClientsResponse\x122\n" +
+	"\aclients\x18\x01 \x03(\v2\x18.sts.v1.RegisteredClientR\aclients\x12&\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xa3\x03\n" +
+	"\x10RegisteredClient\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
+	"\btemplate\x18\x02 \x01(\tR\btemplate\x123\n" +
+	"\bmetadata\x18\x03 \x01(\v2\x17.google.protobuf.StructR\bmetadata\x12\x0e\n" +
+	"\x02by\x18\x04 \x01(\tR\x02by\x12)\n" +
+	"\x10statement_issuer\x18\x05 \x01(\tR\x0fstatementIssuer\x124\n" +
+	"\acreated\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x124\n" +
+	"\achanged\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\achanged\x127\n" +
+	"\tlast_used\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\blastUsed\x12.\n" +
+	"\x04ends\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\x04ends\x12\x1a\n" +
+	"\bdisabled\x18\n" +
+	" \x01(\tR\bdisabled\"3\n" +
+	"\x1dDeleteRegisteredClientRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\" \n" +
+	"\x1eDeleteRegisteredClientResponse\"\x0f\n" +
 	"\rBackupRequest\"I\n" +
 	"\x0eBackupResponse\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\x12#\n" +
@@ -4211,7 +4564,7 @@ const file_sts_v1_admin_proto_rawDesc = "" +
 	"\x14DiscardShadowRequest\x12'\n" +
 	"\x0fshadow_revision\x18\x01 \x01(\x03R\x0eshadowRevision\x12\x10\n" +
 	"\x03why\x18\x02 \x01(\tR\x03why\"\x17\n" +
-	"\x15DiscardShadowResponse2\x9b\x13\n" +
+	"\x15DiscardShadowResponse2\xb3\x15\n" +
 	"\fAdminService\x12T\n" +
 	"\x05Apply\x12\x14.sts.v1.ApplyRequest\x1a\x15.sts.v1.ApplyResponse\"\x1e\x82\xd3\xe4\x93\x02\x18:\x01*\"\x13/v1/resources:apply\x12:\n" +
 	"\tApplyMany\x12\x14.sts.v1.ApplyRequest\x1a\x15.sts.v1.ApplyResponse(\x01\x12n\n" +
@@ -4228,7 +4581,9 @@ const file_sts_v1_admin_proto_rawDesc = "" +
 	"\x0fExplainDecision\x12\x1e.sts.v1.ExplainDecisionRequest\x1a\x1f.sts.v1.ExplainDecisionResponse\"\"\x82\xd3\xe4\x93\x02\x1c\x12\x1a/v1/decisions/{id}:explain\x12r\n" +
 	"\x0fSimulateRequest\x12\x1e.sts.v1.SimulateRequestRequest\x1a\x1f.sts.v1.SimulateRequestResponse\"\x1e\x82\xd3\xe4\x93\x02\x18:\x01*\"\x13/v1/policy:simulate\x12S\n" +
 	"\x06Revoke\x12\x15.sts.v1.RevokeRequest\x1a\x16.sts.v1.RevokeResponse\"\x1a\x82\xd3\xe4\x93\x02\x14:\x01*\"\x0f/v1/revocations\x12k\n" +
-	"\x0fListRevocations\x12\x1e.sts.v1.ListRevocationsRequest\x1a\x1f.sts.v1.ListRevocationsResponse\"\x17\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/revocations\x129\n" +
+	"\x0fListRevocations\x12\x1e.sts.v1.ListRevocationsRequest\x1a\x1f.sts.v1.ListRevocationsResponse\"\x17\x82\xd3\xe4\x93\x02\x11\x12\x0f/v1/revocations\x12\x84\x01\n" +
+	"\x15ListRegisteredClients\x12$.sts.v1.ListRegisteredClientsRequest\x1a%.sts.v1.ListRegisteredClientsResponse\"\x1e\x82\xd3\xe4\x93\x02\x18\x12\x16/v1/registered-clients\x12\x8e\x01\n" +
+	"\x16DeleteRegisteredClient\x12%.sts.v1.DeleteRegisteredClientRequest\x1a&.sts.v1.DeleteRegisteredClientResponse\"%\x82\xd3\xe4\x93\x02\x1f*\x1d/v1/registered-clients/{name}\x129\n" +
 	"\x06Backup\x12\x15.sts.v1.BackupRequest\x1a\x16.sts.v1.BackupResponse0\x01\x12l\n" +
 	"\x0fListAuditChains\x12\x1e.sts.v1.ListAuditChainsRequest\x1a\x1f.sts.v1.ListAuditChainsResponse\"\x18\x82\xd3\xe4\x93\x02\x12\x12\x10/v1/audit/chains\x12q\n" +
 	"\x10ListIssuerStatus\x12\x1f.sts.v1.ListIssuerStatusRequest\x1a .sts.v1.ListIssuerStatusResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\x12\x12/v1/issuers:status\x12c\n" +
@@ -4252,190 +4607,206 @@ func file_sts_v1_admin_proto_rawDescGZIP() []byte {
 	return file_sts_v1_admin_proto_rawDescData
 }
 
-var file_sts_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 56)
+var file_sts_v1_admin_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
 var file_sts_v1_admin_proto_goTypes = []any{
-	(*ApplyRequest)(nil),               // 0: sts.v1.ApplyRequest
-	(*ResourceMatch)(nil),              // 1: sts.v1.ResourceMatch
-	(*PutResourceRequest)(nil),         // 2: sts.v1.PutResourceRequest
-	(*PutResourceResponse)(nil),        // 3: sts.v1.PutResourceResponse
-	(*ResourceRef)(nil),                // 4: sts.v1.ResourceRef
-	(*ApplyResponse)(nil),              // 5: sts.v1.ApplyResponse
-	(*GetResourceRequest)(nil),         // 6: sts.v1.GetResourceRequest
-	(*GetResourceResponse)(nil),        // 7: sts.v1.GetResourceResponse
-	(*ListResourcesRequest)(nil),       // 8: sts.v1.ListResourcesRequest
-	(*ListResourcesResponse)(nil),      // 9: sts.v1.ListResourcesResponse
-	(*DeleteResourceRequest)(nil),      // 10: sts.v1.DeleteResourceRequest
-	(*DeleteResourceResponse)(nil),     // 11: sts.v1.DeleteResourceResponse
-	(*RotateClientSecretRequest)(nil),  // 12: sts.v1.RotateClientSecretRequest
-	(*RotateClientSecretResponse)(nil), // 13: sts.v1.RotateClientSecretResponse
-	(*GetClientStatusRequest)(nil),     // 14: sts.v1.GetClientStatusRequest
-	(*GetClientStatusResponse)(nil),    // 15: sts.v1.GetClientStatusResponse
-	(*CredentialStatus)(nil),           // 16: sts.v1.CredentialStatus
-	(*ListKeysRequest)(nil),            // 17: sts.v1.ListKeysRequest
-	(*ListKeysResponse)(nil),           // 18: sts.v1.ListKeysResponse
-	(*KeySetStatus)(nil),               // 19: sts.v1.KeySetStatus
-	(*KeyStatus)(nil),                  // 20: sts.v1.KeyStatus
-	(*RotateKeyRequest)(nil),           // 21: sts.v1.RotateKeyRequest
-	(*RotateKeyResponse)(nil),          // 22: sts.v1.RotateKeyResponse
-	(*RevokeKeyRequest)(nil),           // 23: sts.v1.RevokeKeyRequest
-	(*RevokeKeyResponse)(nil),          // 24: sts.v1.RevokeKeyResponse
-	(*ListIssuerStatusRequest)(nil),    // 25: sts.v1.ListIssuerStatusRequest
-	(*ListAuditChainsRequest)(nil),     // 26: sts.v1.ListAuditChainsRequest
-	(*ListAuditChainsResponse)(nil),    // 27: sts.v1.ListAuditChainsResponse
-	(*AuditChain)(nil),                 // 28: sts.v1.AuditChain
-	(*ListIssuerStatusResponse)(nil),   // 29: sts.v1.ListIssuerStatusResponse
-	(*IssuerStatus)(nil),               // 30: sts.v1.IssuerStatus
-	(*IssuerKey)(nil),                  // 31: sts.v1.IssuerKey
-	(*RevokeRequest)(nil),              // 32: sts.v1.RevokeRequest
-	(*RevokeResponse)(nil),             // 33: sts.v1.RevokeResponse
-	(*Revocation)(nil),                 // 34: sts.v1.Revocation
-	(*ListRevocationsRequest)(nil),     // 35: sts.v1.ListRevocationsRequest
-	(*ListRevocationsResponse)(nil),    // 36: sts.v1.ListRevocationsResponse
-	(*BackupRequest)(nil),              // 37: sts.v1.BackupRequest
-	(*BackupResponse)(nil),             // 38: sts.v1.BackupResponse
-	(*BackupEnd)(nil),                  // 39: sts.v1.BackupEnd
-	(*Revision)(nil),                   // 40: sts.v1.Revision
-	(*ChangedResources)(nil),           // 41: sts.v1.ChangedResources
-	(*ListRevisionsRequest)(nil),       // 42: sts.v1.ListRevisionsRequest
-	(*ListRevisionsResponse)(nil),      // 43: sts.v1.ListRevisionsResponse
-	(*GetRevisionRequest)(nil),         // 44: sts.v1.GetRevisionRequest
-	(*GetRevisionResponse)(nil),        // 45: sts.v1.GetRevisionResponse
-	(*ResourceDiff)(nil),               // 46: sts.v1.ResourceDiff
-	(*RollbackRequest)(nil),            // 47: sts.v1.RollbackRequest
-	(*GetShadowRequest)(nil),           // 48: sts.v1.GetShadowRequest
-	(*GetShadowResponse)(nil),          // 49: sts.v1.GetShadowResponse
-	(*DecisionDiff)(nil),               // 50: sts.v1.DecisionDiff
-	(*DecidedBy)(nil),                  // 51: sts.v1.DecidedBy
-	(*PromoteShadowRequest)(nil),       // 52: sts.v1.PromoteShadowRequest
-	(*DiscardShadowRequest)(nil),       // 53: sts.v1.DiscardShadowRequest
-	(*DiscardShadowResponse)(nil),      // 54: sts.v1.DiscardShadowResponse
-	nil,                                // 55: sts.v1.GetShadowResponse.CountsEntry
-	(*Resource)(nil),                   // 56: sts.v1.Resource
-	(*durationpb.Duration)(nil),        // 57: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil),      // 58: google.protobuf.Timestamp
-	(*ExplainDecisionRequest)(nil),     // 59: sts.v1.ExplainDecisionRequest
-	(*SimulateRequestRequest)(nil),     // 60: sts.v1.SimulateRequestRequest
-	(*ExplainDecisionResponse)(nil),    // 61: sts.v1.ExplainDecisionResponse
-	(*SimulateRequestResponse)(nil),    // 62: sts.v1.SimulateRequestResponse
+	(*ApplyRequest)(nil),                   // 0: sts.v1.ApplyRequest
+	(*ResourceMatch)(nil),                  // 1: sts.v1.ResourceMatch
+	(*PutResourceRequest)(nil),             // 2: sts.v1.PutResourceRequest
+	(*PutResourceResponse)(nil),            // 3: sts.v1.PutResourceResponse
+	(*ResourceRef)(nil),                    // 4: sts.v1.ResourceRef
+	(*ApplyResponse)(nil),                  // 5: sts.v1.ApplyResponse
+	(*GetResourceRequest)(nil),             // 6: sts.v1.GetResourceRequest
+	(*GetResourceResponse)(nil),            // 7: sts.v1.GetResourceResponse
+	(*ListResourcesRequest)(nil),           // 8: sts.v1.ListResourcesRequest
+	(*ListResourcesResponse)(nil),          // 9: sts.v1.ListResourcesResponse
+	(*DeleteResourceRequest)(nil),          // 10: sts.v1.DeleteResourceRequest
+	(*DeleteResourceResponse)(nil),         // 11: sts.v1.DeleteResourceResponse
+	(*RotateClientSecretRequest)(nil),      // 12: sts.v1.RotateClientSecretRequest
+	(*RotateClientSecretResponse)(nil),     // 13: sts.v1.RotateClientSecretResponse
+	(*GetClientStatusRequest)(nil),         // 14: sts.v1.GetClientStatusRequest
+	(*GetClientStatusResponse)(nil),        // 15: sts.v1.GetClientStatusResponse
+	(*CredentialStatus)(nil),               // 16: sts.v1.CredentialStatus
+	(*ListKeysRequest)(nil),                // 17: sts.v1.ListKeysRequest
+	(*ListKeysResponse)(nil),               // 18: sts.v1.ListKeysResponse
+	(*KeySetStatus)(nil),                   // 19: sts.v1.KeySetStatus
+	(*KeyStatus)(nil),                      // 20: sts.v1.KeyStatus
+	(*RotateKeyRequest)(nil),               // 21: sts.v1.RotateKeyRequest
+	(*RotateKeyResponse)(nil),              // 22: sts.v1.RotateKeyResponse
+	(*RevokeKeyRequest)(nil),               // 23: sts.v1.RevokeKeyRequest
+	(*RevokeKeyResponse)(nil),              // 24: sts.v1.RevokeKeyResponse
+	(*ListIssuerStatusRequest)(nil),        // 25: sts.v1.ListIssuerStatusRequest
+	(*ListAuditChainsRequest)(nil),         // 26: sts.v1.ListAuditChainsRequest
+	(*ListAuditChainsResponse)(nil),        // 27: sts.v1.ListAuditChainsResponse
+	(*AuditChain)(nil),                     // 28: sts.v1.AuditChain
+	(*ListIssuerStatusResponse)(nil),       // 29: sts.v1.ListIssuerStatusResponse
+	(*IssuerStatus)(nil),                   // 30: sts.v1.IssuerStatus
+	(*IssuerKey)(nil),                      // 31: sts.v1.IssuerKey
+	(*RevokeRequest)(nil),                  // 32: sts.v1.RevokeRequest
+	(*RevokeResponse)(nil),                 // 33: sts.v1.RevokeResponse
+	(*Revocation)(nil),                     // 34: sts.v1.Revocation
+	(*ListRevocationsRequest)(nil),         // 35: sts.v1.ListRevocationsRequest
+	(*ListRevocationsResponse)(nil),        // 36: sts.v1.ListRevocationsResponse
+	(*ListRegisteredClientsRequest)(nil),   // 37: sts.v1.ListRegisteredClientsRequest
+	(*ListRegisteredClientsResponse)(nil),  // 38: sts.v1.ListRegisteredClientsResponse
+	(*RegisteredClient)(nil),               // 39: sts.v1.RegisteredClient
+	(*DeleteRegisteredClientRequest)(nil),  // 40: sts.v1.DeleteRegisteredClientRequest
+	(*DeleteRegisteredClientResponse)(nil), // 41: sts.v1.DeleteRegisteredClientResponse
+	(*BackupRequest)(nil),                  // 42: sts.v1.BackupRequest
+	(*BackupResponse)(nil),                 // 43: sts.v1.BackupResponse
+	(*BackupEnd)(nil),                      // 44: sts.v1.BackupEnd
+	(*Revision)(nil),                       // 45: sts.v1.Revision
+	(*ChangedResources)(nil),               // 46: sts.v1.ChangedResources
+	(*ListRevisionsRequest)(nil),           // 47: sts.v1.ListRevisionsRequest
+	(*ListRevisionsResponse)(nil),          // 48: sts.v1.ListRevisionsResponse
+	(*GetRevisionRequest)(nil),             // 49: sts.v1.GetRevisionRequest
+	(*GetRevisionResponse)(nil),            // 50: sts.v1.GetRevisionResponse
+	(*ResourceDiff)(nil),                   // 51: sts.v1.ResourceDiff
+	(*RollbackRequest)(nil),                // 52: sts.v1.RollbackRequest
+	(*GetShadowRequest)(nil),               // 53: sts.v1.GetShadowRequest
+	(*GetShadowResponse)(nil),              // 54: sts.v1.GetShadowResponse
+	(*DecisionDiff)(nil),                   // 55: sts.v1.DecisionDiff
+	(*DecidedBy)(nil),                      // 56: sts.v1.DecidedBy
+	(*PromoteShadowRequest)(nil),           // 57: sts.v1.PromoteShadowRequest
+	(*DiscardShadowRequest)(nil),           // 58: sts.v1.DiscardShadowRequest
+	(*DiscardShadowResponse)(nil),          // 59: sts.v1.DiscardShadowResponse
+	nil,                                    // 60: sts.v1.GetShadowResponse.CountsEntry
+	(*Resource)(nil),                       // 61: sts.v1.Resource
+	(*durationpb.Duration)(nil),            // 62: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil),          // 63: google.protobuf.Timestamp
+	(*structpb.Struct)(nil),                // 64: google.protobuf.Struct
+	(*ExplainDecisionRequest)(nil),         // 65: sts.v1.ExplainDecisionRequest
+	(*SimulateRequestRequest)(nil),         // 66: sts.v1.SimulateRequestRequest
+	(*ExplainDecisionResponse)(nil),        // 67: sts.v1.ExplainDecisionResponse
+	(*SimulateRequestResponse)(nil),        // 68: sts.v1.SimulateRequestResponse
 }
 var file_sts_v1_admin_proto_depIdxs = []int32{
-	56, // 0: sts.v1.ApplyRequest.resources:type_name -> sts.v1.Resource
+	61, // 0: sts.v1.ApplyRequest.resources:type_name -> sts.v1.Resource
 	4,  // 1: sts.v1.ApplyRequest.delete:type_name -> sts.v1.ResourceRef
 	1,  // 2: sts.v1.ApplyRequest.match:type_name -> sts.v1.ResourceMatch
-	56, // 3: sts.v1.PutResourceRequest.resource:type_name -> sts.v1.Resource
-	56, // 4: sts.v1.PutResourceResponse.resource:type_name -> sts.v1.Resource
+	61, // 3: sts.v1.PutResourceRequest.resource:type_name -> sts.v1.Resource
+	61, // 4: sts.v1.PutResourceResponse.resource:type_name -> sts.v1.Resource
 	4,  // 5: sts.v1.ApplyResponse.created:type_name -> sts.v1.ResourceRef
 	4,  // 6: sts.v1.ApplyResponse.updated:type_name -> sts.v1.ResourceRef
 	4,  // 7: sts.v1.ApplyResponse.deleted:type_name -> sts.v1.ResourceRef
-	56, // 8: sts.v1.GetResourceResponse.resource:type_name -> sts.v1.Resource
-	56, // 9: sts.v1.ListResourcesResponse.resources:type_name -> sts.v1.Resource
-	57, // 10: sts.v1.RotateClientSecretRequest.overlap:type_name -> google.protobuf.Duration
-	58, // 11: sts.v1.RotateClientSecretResponse.previous_not_after:type_name -> google.protobuf.Timestamp
+	61, // 8: sts.v1.GetResourceResponse.resource:type_name -> sts.v1.Resource
+	61, // 9: sts.v1.ListResourcesResponse.resources:type_name -> sts.v1.Resource
+	62, // 10: sts.v1.RotateClientSecretRequest.overlap:type_name -> google.protobuf.Duration
+	63, // 11: sts.v1.RotateClientSecretResponse.previous_not_after:type_name -> google.protobuf.Timestamp
 	16, // 12: sts.v1.GetClientStatusResponse.credentials:type_name -> sts.v1.CredentialStatus
-	58, // 13: sts.v1.CredentialStatus.not_after:type_name -> google.protobuf.Timestamp
-	58, // 14: sts.v1.CredentialStatus.last_used:type_name -> google.protobuf.Timestamp
+	63, // 13: sts.v1.CredentialStatus.not_after:type_name -> google.protobuf.Timestamp
+	63, // 14: sts.v1.CredentialStatus.last_used:type_name -> google.protobuf.Timestamp
 	19, // 15: sts.v1.ListKeysResponse.key_sets:type_name -> sts.v1.KeySetStatus
 	20, // 16: sts.v1.KeySetStatus.keys:type_name -> sts.v1.KeyStatus
-	58, // 17: sts.v1.KeySetStatus.rotation_due:type_name -> google.protobuf.Timestamp
-	58, // 18: sts.v1.KeyStatus.published:type_name -> google.protobuf.Timestamp
-	58, // 19: sts.v1.KeyStatus.signs:type_name -> google.protobuf.Timestamp
-	58, // 20: sts.v1.KeyStatus.ends:type_name -> google.protobuf.Timestamp
-	58, // 21: sts.v1.KeyStatus.revoked:type_name -> google.protobuf.Timestamp
-	58, // 22: sts.v1.KeyStatus.last_fetch:type_name -> google.protobuf.Timestamp
+	63, // 17: sts.v1.KeySetStatus.rotation_due:type_name -> google.protobuf.Timestamp
+	63, // 18: sts.v1.KeyStatus.published:type_name -> google.protobuf.Timestamp
+	63, // 19: sts.v1.KeyStatus.signs:type_name -> google.protobuf.Timestamp
+	63, // 20: sts.v1.KeyStatus.ends:type_name -> google.protobuf.Timestamp
+	63, // 21: sts.v1.KeyStatus.revoked:type_name -> google.protobuf.Timestamp
+	63, // 22: sts.v1.KeyStatus.last_fetch:type_name -> google.protobuf.Timestamp
 	20, // 23: sts.v1.RotateKeyResponse.key:type_name -> sts.v1.KeyStatus
 	20, // 24: sts.v1.RevokeKeyResponse.revoked:type_name -> sts.v1.KeyStatus
 	20, // 25: sts.v1.RevokeKeyResponse.successor:type_name -> sts.v1.KeyStatus
-	58, // 26: sts.v1.RevokeKeyResponse.accepted_until:type_name -> google.protobuf.Timestamp
+	63, // 26: sts.v1.RevokeKeyResponse.accepted_until:type_name -> google.protobuf.Timestamp
 	28, // 27: sts.v1.ListAuditChainsResponse.chains:type_name -> sts.v1.AuditChain
-	58, // 28: sts.v1.AuditChain.begun:type_name -> google.protobuf.Timestamp
-	58, // 29: sts.v1.AuditChain.time:type_name -> google.protobuf.Timestamp
+	63, // 28: sts.v1.AuditChain.begun:type_name -> google.protobuf.Timestamp
+	63, // 29: sts.v1.AuditChain.time:type_name -> google.protobuf.Timestamp
 	30, // 30: sts.v1.ListIssuerStatusResponse.issuers:type_name -> sts.v1.IssuerStatus
 	31, // 31: sts.v1.IssuerStatus.keys:type_name -> sts.v1.IssuerKey
-	58, // 32: sts.v1.IssuerStatus.fetched:type_name -> google.protobuf.Timestamp
-	58, // 33: sts.v1.IssuerStatus.asked:type_name -> google.protobuf.Timestamp
-	58, // 34: sts.v1.IssuerStatus.refresh:type_name -> google.protobuf.Timestamp
-	58, // 35: sts.v1.IssuerStatus.stale:type_name -> google.protobuf.Timestamp
-	58, // 36: sts.v1.RevokeRequest.before:type_name -> google.protobuf.Timestamp
-	58, // 37: sts.v1.RevokeRequest.until:type_name -> google.protobuf.Timestamp
+	63, // 32: sts.v1.IssuerStatus.fetched:type_name -> google.protobuf.Timestamp
+	63, // 33: sts.v1.IssuerStatus.asked:type_name -> google.protobuf.Timestamp
+	63, // 34: sts.v1.IssuerStatus.refresh:type_name -> google.protobuf.Timestamp
+	63, // 35: sts.v1.IssuerStatus.stale:type_name -> google.protobuf.Timestamp
+	63, // 36: sts.v1.RevokeRequest.before:type_name -> google.protobuf.Timestamp
+	63, // 37: sts.v1.RevokeRequest.until:type_name -> google.protobuf.Timestamp
 	34, // 38: sts.v1.RevokeResponse.revocation:type_name -> sts.v1.Revocation
-	58, // 39: sts.v1.Revocation.before:type_name -> google.protobuf.Timestamp
-	58, // 40: sts.v1.Revocation.expires:type_name -> google.protobuf.Timestamp
-	58, // 41: sts.v1.Revocation.created:type_name -> google.protobuf.Timestamp
+	63, // 39: sts.v1.Revocation.before:type_name -> google.protobuf.Timestamp
+	63, // 40: sts.v1.Revocation.expires:type_name -> google.protobuf.Timestamp
+	63, // 41: sts.v1.Revocation.created:type_name -> google.protobuf.Timestamp
 	34, // 42: sts.v1.ListRevocationsResponse.revocations:type_name -> sts.v1.Revocation
-	39, // 43: sts.v1.BackupResponse.end:type_name -> sts.v1.BackupEnd
-	58, // 44: sts.v1.Revision.time:type_name -> google.protobuf.Timestamp
-	41, // 45: sts.v1.Revision.created:type_name -> sts.v1.ChangedResources
-	41, // 46: sts.v1.Revision.updated:type_name -> sts.v1.ChangedResources
-	41, // 47: sts.v1.Revision.deleted:type_name -> sts.v1.ChangedResources
-	4,  // 48: sts.v1.ChangedResources.first:type_name -> sts.v1.ResourceRef
-	40, // 49: sts.v1.ListRevisionsResponse.revisions:type_name -> sts.v1.Revision
-	40, // 50: sts.v1.GetRevisionResponse.revision:type_name -> sts.v1.Revision
-	46, // 51: sts.v1.GetRevisionResponse.differences:type_name -> sts.v1.ResourceDiff
-	4,  // 52: sts.v1.ResourceDiff.ref:type_name -> sts.v1.ResourceRef
-	56, // 53: sts.v1.ResourceDiff.before:type_name -> sts.v1.Resource
-	56, // 54: sts.v1.ResourceDiff.after:type_name -> sts.v1.Resource
-	40, // 55: sts.v1.GetShadowResponse.revision:type_name -> sts.v1.Revision
-	58, // 56: sts.v1.GetShadowResponse.since:type_name -> google.protobuf.Timestamp
-	55, // 57: sts.v1.GetShadowResponse.counts:type_name -> sts.v1.GetShadowResponse.CountsEntry
-	50, // 58: sts.v1.GetShadowResponse.differences:type_name -> sts.v1.DecisionDiff
-	51, // 59: sts.v1.DecisionDiff.live:type_name -> sts.v1.DecidedBy
-	51, // 60: sts.v1.DecisionDiff.shadow:type_name -> sts.v1.DecidedBy
-	58, // 61: sts.v1.DecisionDiff.first:type_name -> google.protobuf.Timestamp
-	58, // 62: sts.v1.DecisionDiff.last:type_name -> google.protobuf.Timestamp
-	57, // 63: sts.v1.DecidedBy.lifetime:type_name -> google.protobuf.Duration
-	0,  // 64: sts.v1.AdminService.Apply:input_type -> sts.v1.ApplyRequest
-	0,  // 65: sts.v1.AdminService.ApplyMany:input_type -> sts.v1.ApplyRequest
-	6,  // 66: sts.v1.AdminService.GetResource:input_type -> sts.v1.GetResourceRequest
-	8,  // 67: sts.v1.AdminService.ListResources:input_type -> sts.v1.ListResourcesRequest
-	2,  // 68: sts.v1.AdminService.PutResource:input_type -> sts.v1.PutResourceRequest
-	10, // 69: sts.v1.AdminService.DeleteResource:input_type -> sts.v1.DeleteResourceRequest
-	12, // 70: sts.v1.AdminService.RotateClientSecret:input_type -> sts.v1.RotateClientSecretRequest
-	14, // 71: sts.v1.AdminService.GetClientStatus:input_type -> sts.v1.GetClientStatusRequest
-	17, // 72: sts.v1.AdminService.ListKeys:input_type -> sts.v1.ListKeysRequest
-	21, // 73: sts.v1.AdminService.RotateKey:input_type -> sts.v1.RotateKeyRequest
-	23, // 74: sts.v1.AdminService.RevokeKey:input_type -> sts.v1.RevokeKeyRequest
-	59, // 75: sts.v1.AdminService.ExplainDecision:input_type -> sts.v1.ExplainDecisionRequest
-	60, // 76: sts.v1.AdminService.SimulateRequest:input_type -> sts.v1.SimulateRequestRequest
-	32, // 77: sts.v1.AdminService.Revoke:input_type -> sts.v1.RevokeRequest
-	35, // 78: sts.v1.AdminService.ListRevocations:input_type -> sts.v1.ListRevocationsRequest
-	37, // 79: sts.v1.AdminService.Backup:input_type -> sts.v1.BackupRequest
-	26, // 80: sts.v1.AdminService.ListAuditChains:input_type -> sts.v1.ListAuditChainsRequest
-	25, // 81: sts.v1.AdminService.ListIssuerStatus:input_type -> sts.v1.ListIssuerStatusRequest
-	42, // 82: sts.v1.AdminService.ListRevisions:input_type -> sts.v1.ListRevisionsRequest
-	44, // 83: sts.v1.AdminService.GetRevision:input_type -> sts.v1.GetRevisionRequest
-	47, // 84: sts.v1.AdminService.Rollback:input_type -> sts.v1.RollbackRequest
-	48, // 85: sts.v1.AdminService.GetShadow:input_type -> sts.v1.GetShadowRequest
-	52, // 86: sts.v1.AdminService.PromoteShadow:input_type -> sts.v1.PromoteShadowRequest
-	53, // 87: sts.v1.AdminService.DiscardShadow:input_type -> sts.v1.DiscardShadowRequest
-	5,  // 88: sts.v1.AdminService.Apply:output_type -> sts.v1.ApplyResponse
-	5,  // 89: sts.v1.AdminService.ApplyMany:output_type -> sts.v1.ApplyResponse
-	7,  // 90: sts.v1.AdminService.GetResource:output_type -> sts.v1.GetResourceResponse
-	9,  // 91: sts.v1.AdminService.ListResources:output_type -> sts.v1.ListResourcesResponse
-	3,  // 92: sts.v1.AdminService.PutResource:output_type -> sts.v1.PutResourceResponse
-	11, // 93: sts.v1.AdminService.DeleteResource:output_type -> sts.v1.DeleteResourceResponse
-	13, // 94: sts.v1.AdminService.RotateClientSecret:output_type -> sts.v1.RotateClientSecretResponse
-	15, // 95: sts.v1.AdminService.GetClientStatus:output_type -> sts.v1.GetClientStatusResponse
-	18, // 96: sts.v1.AdminService.ListKeys:output_type -> sts.v1.ListKeysResponse
-	22, // 97: sts.v1.AdminService.RotateKey:output_type -> sts.v1.RotateKeyResponse
-	24, // 98: sts.v1.AdminService.RevokeKey:output_type -> sts.v1.RevokeKeyResponse
-	61, // 99: sts.v1.AdminService.ExplainDecision:output_type -> sts.v1.ExplainDecisionResponse
-	62, // 100: sts.v1.AdminService.SimulateRequest:output_type -> sts.v1.SimulateRequestResponse
-	33, // 101: sts.v1.AdminService.Revoke:output_type -> sts.v1.RevokeResponse
-	36, // 102: sts.v1.AdminService.ListRevocations:output_type -> sts.v1.ListRevocationsResponse
-	38, // 103: sts.v1.AdminService.Backup:output_type -> sts.v1.BackupResponse
-	27, // 104: sts.v1.AdminService.ListAuditChains:output_type -> sts.v1.ListAuditChainsResponse
-	29, // 105: sts.v1.AdminService.ListIssuerStatus:output_type -> sts.v1.ListIssuerStatusResponse
-	43, // 106: sts.v1.AdminService.ListRevisions:output_type -> sts.v1.ListRevisionsResponse
-	45, // 107: sts.v1.AdminService.GetRevision:output_type -> sts.v1.GetRevisionResponse
-	5,  // 108: sts.v1.AdminService.Rollback:output_type -> sts.v1.ApplyResponse
-	49, // 109: sts.v1.AdminService.GetShadow:output_type -> sts.v1.GetShadowResponse
-	5,  // 110: sts.v1.AdminService.PromoteShadow:output_type -> sts.v1.ApplyResponse
-	54, // 111: sts.v1.AdminService.DiscardShadow:output_type -> sts.v1.DiscardShadowResponse
-	88, // [88:112] is the sub-list for method output_type
-	64, // [64:88] is the sub-list for method input_type
-	64, // [64:64] is the sub-list for extension type_name
-	64, // [64:64] is the sub-list for extension extendee
-	0,  // [0:64] is the sub-list for field type_name
+	39, // 43: sts.v1.ListRegisteredClientsResponse.clients:type_name -> sts.v1.RegisteredClient
+	64, // 44: sts.v1.RegisteredClient.metadata:type_name -> google.protobuf.Struct
+	63, // 45: sts.v1.RegisteredClient.created:type_name -> google.protobuf.Timestamp
+	63, // 46: sts.v1.RegisteredClient.changed:type_name -> google.protobuf.Timestamp
+	63, // 47: sts.v1.RegisteredClient.last_used:type_name -> google.protobuf.Timestamp
+	63, // 48: sts.v1.RegisteredClient.ends:type_name -> google.protobuf.Timestamp
+	44, // 49: sts.v1.BackupResponse.end:type_name -> sts.v1.BackupEnd
+	63, // 50: sts.v1.Revision.time:type_name -> google.protobuf.Timestamp
+	46, // 51: sts.v1.Revision.created:type_name -> sts.v1.ChangedResources
+	46, // 52: sts.v1.Revision.updated:type_name -> sts.v1.ChangedResources
+	46, // 53: sts.v1.Revision.deleted:type_name -> sts.v1.ChangedResources
+	4,  // 54: sts.v1.ChangedResources.first:type_name -> sts.v1.ResourceRef
+	45, // 55: sts.v1.ListRevisionsResponse.revisions:type_name -> sts.v1.Revision
+	45, // 56: sts.v1.GetRevisionResponse.revision:type_name -> sts.v1.Revision
+	51, // 57: sts.v1.GetRevisionResponse.differences:type_name -> sts.v1.ResourceDiff
+	4,  // 58: sts.v1.ResourceDiff.ref:type_name -> sts.v1.ResourceRef
+	61, // 59: sts.v1.ResourceDiff.before:type_name -> sts.v1.Resource
+	61, // 60: sts.v1.ResourceDiff.after:type_name -> sts.v1.Resource
+	45, // 61: sts.v1.GetShadowResponse.revision:type_name -> sts.v1.Revision
+	63, // 62: sts.v1.GetShadowResponse.since:type_name -> google.protobuf.Timestamp
+	60, // 63: sts.v1.GetShadowResponse.counts:type_name -> sts.v1.GetShadowResponse.CountsEntry
+	55, // 64: sts.v1.GetShadowResponse.differences:type_name -> sts.v1.DecisionDiff
+	56, // 65: sts.v1.DecisionDiff.live:type_name -> sts.v1.DecidedBy
+	56, // 66: sts.v1.DecisionDiff.shadow:type_name -> sts.v1.DecidedBy
+	63, // 67: sts.v1.DecisionDiff.first:type_name -> google.protobuf.Timestamp
+	63, // 68: sts.v1.DecisionDiff.last:type_name -> google.protobuf.Timestamp
+	62, // 69: sts.v1.DecidedBy.lifetime:type_name -> google.protobuf.Duration
+	0,  // 70: sts.v1.AdminService.Apply:input_type -> sts.v1.ApplyRequest
+	0,  // 71: sts.v1.AdminService.ApplyMany:input_type -> sts.v1.ApplyRequest
+	6,  // 72: sts.v1.AdminService.GetResource:input_type -> sts.v1.GetResourceRequest
+	8,  // 73: sts.v1.AdminService.ListResources:input_type -> sts.v1.ListResourcesRequest
+	2,  // 74: sts.v1.AdminService.PutResource:input_type -> sts.v1.PutResourceRequest
+	10, // 75: sts.v1.AdminService.DeleteResource:input_type -> sts.v1.DeleteResourceRequest
+	12, // 76: sts.v1.AdminService.RotateClientSecret:input_type -> sts.v1.RotateClientSecretRequest
+	14, // 77: sts.v1.AdminService.GetClientStatus:input_type -> sts.v1.GetClientStatusRequest
+	17, // 78: sts.v1.AdminService.ListKeys:input_type -> sts.v1.ListKeysRequest
+	21, // 79: sts.v1.AdminService.RotateKey:input_type -> sts.v1.RotateKeyRequest
+	23, // 80: sts.v1.AdminService.RevokeKey:input_type -> sts.v1.RevokeKeyRequest
+	65, // 81: sts.v1.AdminService.ExplainDecision:input_type -> sts.v1.ExplainDecisionRequest
+	66, // 82: sts.v1.AdminService.SimulateRequest:input_type -> sts.v1.SimulateRequestRequest
+	32, // 83: sts.v1.AdminService.Revoke:input_type -> sts.v1.RevokeRequest
+	35, // 84: sts.v1.AdminService.ListRevocations:input_type -> sts.v1.ListRevocationsRequest
+	37, // 85: sts.v1.AdminService.ListRegisteredClients:input_type -> sts.v1.ListRegisteredClientsRequest
+	40, // 86: sts.v1.AdminService.DeleteRegisteredClient:input_type -> sts.v1.DeleteRegisteredClientRequest
+	42, // 87: sts.v1.AdminService.Backup:input_type -> sts.v1.BackupRequest
+	26, // 88: sts.v1.AdminService.ListAuditChains:input_type -> sts.v1.ListAuditChainsRequest
+	25, // 89: sts.v1.AdminService.ListIssuerStatus:input_type -> sts.v1.ListIssuerStatusRequest
+	47, // 90: sts.v1.AdminService.ListRevisions:input_type -> sts.v1.ListRevisionsRequest
+	49, // 91: sts.v1.AdminService.GetRevision:input_type -> sts.v1.GetRevisionRequest
+	52, // 92: sts.v1.AdminService.Rollback:input_type -> sts.v1.RollbackRequest
+	53, // 93: sts.v1.AdminService.GetShadow:input_type -> sts.v1.GetShadowRequest
+	57, // 94: sts.v1.AdminService.PromoteShadow:input_type -> sts.v1.PromoteShadowRequest
+	58, // 95: sts.v1.AdminService.DiscardShadow:input_type -> sts.v1.DiscardShadowRequest
+	5,  // 96: sts.v1.AdminService.Apply:output_type -> sts.v1.ApplyResponse
+	5,  // 97: sts.v1.AdminService.ApplyMany:output_type -> sts.v1.ApplyResponse
+	7,  // 98: sts.v1.AdminService.GetResource:output_type -> sts.v1.GetResourceResponse
+	9,  // 99: sts.v1.AdminService.ListResources:output_type -> sts.v1.ListResourcesResponse
+	3,  // 100: sts.v1.AdminService.PutResource:output_type -> sts.v1.PutResourceResponse
+	11, // 101: sts.v1.AdminService.DeleteResource:output_type -> sts.v1.DeleteResourceResponse
+	13, // 102: sts.v1.AdminService.RotateClientSecret:output_type -> sts.v1.RotateClientSecretResponse
+	15, // 103: sts.v1.AdminService.GetClientStatus:output_type -> sts.v1.GetClientStatusResponse
+	18, // 104: sts.v1.AdminService.ListKeys:output_type -> sts.v1.ListKeysResponse
+	22, // 105: sts.v1.AdminService.RotateKey:output_type -> sts.v1.RotateKeyResponse
+	24, // 106: sts.v1.AdminService.RevokeKey:output_type -> sts.v1.RevokeKeyResponse
+	67, // 107: sts.v1.AdminService.ExplainDecision:output_type -> sts.v1.ExplainDecisionResponse
+	68, // 108: sts.v1.AdminService.SimulateRequest:output_type -> sts.v1.SimulateRequestResponse
+	33, // 109: sts.v1.AdminService.Revoke:output_type -> sts.v1.RevokeResponse
+	36, // 110: sts.v1.AdminService.ListRevocations:output_type -> sts.v1.ListRevocationsResponse
+	38, // 111: sts.v1.AdminService.ListRegisteredClients:output_type -> sts.v1.ListRegisteredClientsResponse
+	41, // 112: sts.v1.AdminService.DeleteRegisteredClient:output_type -> sts.v1.DeleteRegisteredClientResponse
+	43, // 113: sts.v1.AdminService.Backup:output_type -> sts.v1.BackupResponse
+	27, // 114: sts.v1.AdminService.ListAuditChains:output_type -> sts.v1.ListAuditChainsResponse
+	29, // 115: sts.v1.AdminService.ListIssuerStatus:output_type -> sts.v1.ListIssuerStatusResponse
+	48, // 116: sts.v1.AdminService.ListRevisions:output_type -> sts.v1.ListRevisionsResponse
+	50, // 117: sts.v1.AdminService.GetRevision:output_type -> sts.v1.GetRevisionResponse
+	5,  // 118: sts.v1.AdminService.Rollback:output_type -> sts.v1.ApplyResponse
+	54, // 119: sts.v1.AdminService.GetShadow:output_type -> sts.v1.GetShadowResponse
+	5,  // 120: sts.v1.AdminService.PromoteShadow:output_type -> sts.v1.ApplyResponse
+	59, // 121: sts.v1.AdminService.DiscardShadow:output_type -> sts.v1.DiscardShadowResponse
+	96, // [96:122] is the sub-list for method output_type
+	70, // [70:96] is the sub-list for method input_type
+	70, // [70:70] is the sub-list for extension type_name
+	70, // [70:70] is the sub-list for extension extendee
+	0,  // [0:70] is the sub-list for field type_name
 }
 
 func init() { file_sts_v1_admin_proto_init() }
@@ -4451,7 +4822,7 @@ func file_sts_v1_admin_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sts_v1_admin_proto_rawDesc), len(file_sts_v1_admin_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   56,
+			NumMessages:   61,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

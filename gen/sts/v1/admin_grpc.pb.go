@@ -19,30 +19,32 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	AdminService_Apply_FullMethodName              = "/sts.v1.AdminService/Apply"
-	AdminService_ApplyMany_FullMethodName          = "/sts.v1.AdminService/ApplyMany"
-	AdminService_GetResource_FullMethodName        = "/sts.v1.AdminService/GetResource"
-	AdminService_ListResources_FullMethodName      = "/sts.v1.AdminService/ListResources"
-	AdminService_PutResource_FullMethodName        = "/sts.v1.AdminService/PutResource"
-	AdminService_DeleteResource_FullMethodName     = "/sts.v1.AdminService/DeleteResource"
-	AdminService_RotateClientSecret_FullMethodName = "/sts.v1.AdminService/RotateClientSecret"
-	AdminService_GetClientStatus_FullMethodName    = "/sts.v1.AdminService/GetClientStatus"
-	AdminService_ListKeys_FullMethodName           = "/sts.v1.AdminService/ListKeys"
-	AdminService_RotateKey_FullMethodName          = "/sts.v1.AdminService/RotateKey"
-	AdminService_RevokeKey_FullMethodName          = "/sts.v1.AdminService/RevokeKey"
-	AdminService_ExplainDecision_FullMethodName    = "/sts.v1.AdminService/ExplainDecision"
-	AdminService_SimulateRequest_FullMethodName    = "/sts.v1.AdminService/SimulateRequest"
-	AdminService_Revoke_FullMethodName             = "/sts.v1.AdminService/Revoke"
-	AdminService_ListRevocations_FullMethodName    = "/sts.v1.AdminService/ListRevocations"
-	AdminService_Backup_FullMethodName             = "/sts.v1.AdminService/Backup"
-	AdminService_ListAuditChains_FullMethodName    = "/sts.v1.AdminService/ListAuditChains"
-	AdminService_ListIssuerStatus_FullMethodName   = "/sts.v1.AdminService/ListIssuerStatus"
-	AdminService_ListRevisions_FullMethodName      = "/sts.v1.AdminService/ListRevisions"
-	AdminService_GetRevision_FullMethodName        = "/sts.v1.AdminService/GetRevision"
-	AdminService_Rollback_FullMethodName           = "/sts.v1.AdminService/Rollback"
-	AdminService_GetShadow_FullMethodName          = "/sts.v1.AdminService/GetShadow"
-	AdminService_PromoteShadow_FullMethodName      = "/sts.v1.AdminService/PromoteShadow"
-	AdminService_DiscardShadow_FullMethodName      = "/sts.v1.AdminService/DiscardShadow"
+	AdminService_Apply_FullMethodName                  = "/sts.v1.AdminService/Apply"
+	AdminService_ApplyMany_FullMethodName              = "/sts.v1.AdminService/ApplyMany"
+	AdminService_GetResource_FullMethodName            = "/sts.v1.AdminService/GetResource"
+	AdminService_ListResources_FullMethodName          = "/sts.v1.AdminService/ListResources"
+	AdminService_PutResource_FullMethodName            = "/sts.v1.AdminService/PutResource"
+	AdminService_DeleteResource_FullMethodName         = "/sts.v1.AdminService/DeleteResource"
+	AdminService_RotateClientSecret_FullMethodName     = "/sts.v1.AdminService/RotateClientSecret"
+	AdminService_GetClientStatus_FullMethodName        = "/sts.v1.AdminService/GetClientStatus"
+	AdminService_ListKeys_FullMethodName               = "/sts.v1.AdminService/ListKeys"
+	AdminService_RotateKey_FullMethodName              = "/sts.v1.AdminService/RotateKey"
+	AdminService_RevokeKey_FullMethodName              = "/sts.v1.AdminService/RevokeKey"
+	AdminService_ExplainDecision_FullMethodName        = "/sts.v1.AdminService/ExplainDecision"
+	AdminService_SimulateRequest_FullMethodName        = "/sts.v1.AdminService/SimulateRequest"
+	AdminService_Revoke_FullMethodName                 = "/sts.v1.AdminService/Revoke"
+	AdminService_ListRevocations_FullMethodName        = "/sts.v1.AdminService/ListRevocations"
+	AdminService_ListRegisteredClients_FullMethodName  = "/sts.v1.AdminService/ListRegisteredClients"
+	AdminService_DeleteRegisteredClient_FullMethodName = "/sts.v1.AdminService/DeleteRegisteredClient"
+	AdminService_Backup_FullMethodName                 = "/sts.v1.AdminService/Backup"
+	AdminService_ListAuditChains_FullMethodName        = "/sts.v1.AdminService/ListAuditChains"
+	AdminService_ListIssuerStatus_FullMethodName       = "/sts.v1.AdminService/ListIssuerStatus"
+	AdminService_ListRevisions_FullMethodName          = "/sts.v1.AdminService/ListRevisions"
+	AdminService_GetRevision_FullMethodName            = "/sts.v1.AdminService/GetRevision"
+	AdminService_Rollback_FullMethodName               = "/sts.v1.AdminService/Rollback"
+	AdminService_GetShadow_FullMethodName              = "/sts.v1.AdminService/GetShadow"
+	AdminService_PromoteShadow_FullMethodName          = "/sts.v1.AdminService/PromoteShadow"
+	AdminService_DiscardShadow_FullMethodName          = "/sts.v1.AdminService/DiscardShadow"
 )
 
 // AdminServiceClient is the client API for AdminService service.
@@ -134,6 +136,14 @@ type AdminServiceClient interface {
 	// ListRevocations returns the revocations whose tokens may still be alive, by
 	// kind and in no order that means something.
 	ListRevocations(ctx context.Context, in *ListRevocationsRequest, opts ...grpc.CallOption) (*ListRevocationsResponse, error)
+	// ListRegisteredClients returns the clients that were registered dynamically and
+	// have not expired, by name. They are no resources: nobody applies them, and they
+	// are in no revision.
+	ListRegisteredClients(ctx context.Context, in *ListRegisteredClientsRequest, opts ...grpc.CallOption) (*ListRegisteredClientsResponse, error)
+	// DeleteRegisteredClient deletes one: it cannot authenticate any more, and its
+	// tokens do not count. It holds at this node when it has answered, and at others
+	// within a second. After UNAVAILABLE it may or may not be deleted.
+	DeleteRegisteredClient(ctx context.Context, in *DeleteRegisteredClientRequest, opts ...grpc.CallOption) (*DeleteRegisteredClientResponse, error)
 	// Backup streams a copy of the store as it was at one moment, for stores in a
 	// file (`storage.bolt_file`): the bytes of the file in order, and at the end how
 	// many there were and their SHA-256. What has no end is no backup. `stsctl storage
@@ -340,6 +350,26 @@ func (c *adminServiceClient) ListRevocations(ctx context.Context, in *ListRevoca
 	return out, nil
 }
 
+func (c *adminServiceClient) ListRegisteredClients(ctx context.Context, in *ListRegisteredClientsRequest, opts ...grpc.CallOption) (*ListRegisteredClientsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(ListRegisteredClientsResponse)
+	err := c.cc.Invoke(ctx, AdminService_ListRegisteredClients_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *adminServiceClient) DeleteRegisteredClient(ctx context.Context, in *DeleteRegisteredClientRequest, opts ...grpc.CallOption) (*DeleteRegisteredClientResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DeleteRegisteredClientResponse)
+	err := c.cc.Invoke(ctx, AdminService_DeleteRegisteredClient_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 func (c *adminServiceClient) Backup(ctx context.Context, in *BackupRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[BackupResponse], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
 	stream, err := c.cc.NewStream(ctx, &AdminService_ServiceDesc.Streams[1], AdminService_Backup_FullMethodName, cOpts...)
@@ -528,6 +558,14 @@ type AdminServiceServer interface {
 	// ListRevocations returns the revocations whose tokens may still be alive, by
 	// kind and in no order that means something.
 	ListRevocations(context.Context, *ListRevocationsRequest) (*ListRevocationsResponse, error)
+	// ListRegisteredClients returns the clients that were registered dynamically and
+	// have not expired, by name. They are no resources: nobody applies them, and they
+	// are in no revision.
+	ListRegisteredClients(context.Context, *ListRegisteredClientsRequest) (*ListRegisteredClientsResponse, error)
+	// DeleteRegisteredClient deletes one: it cannot authenticate any more, and its
+	// tokens do not count. It holds at this node when it has answered, and at others
+	// within a second. After UNAVAILABLE it may or may not be deleted.
+	DeleteRegisteredClient(context.Context, *DeleteRegisteredClientRequest) (*DeleteRegisteredClientResponse, error)
 	// Backup streams a copy of the store as it was at one moment, for stores in a
 	// file (`storage.bolt_file`): the bytes of the file in order, and at the end how
 	// many there were and their SHA-256. What has no end is no backup. `stsctl storage
@@ -625,6 +663,12 @@ func (UnimplementedAdminServiceServer) Revoke(context.Context, *RevokeRequest) (
 }
 func (UnimplementedAdminServiceServer) ListRevocations(context.Context, *ListRevocationsRequest) (*ListRevocationsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListRevocations not implemented")
+}
+func (UnimplementedAdminServiceServer) ListRegisteredClients(context.Context, *ListRegisteredClientsRequest) (*ListRegisteredClientsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method ListRegisteredClients not implemented")
+}
+func (UnimplementedAdminServiceServer) DeleteRegisteredClient(context.Context, *DeleteRegisteredClientRequest) (*DeleteRegisteredClientResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method DeleteRegisteredClient not implemented")
 }
 func (UnimplementedAdminServiceServer) Backup(*BackupRequest, grpc.ServerStreamingServer[BackupResponse]) error {
 	return status.Error(codes.Unimplemented, "method Backup not implemented")
@@ -933,6 +977,42 @@ func _AdminService_ListRevocations_Handler(srv interface{}, ctx context.Context,
 	return interceptor(ctx, in, info, handler)
 }
 
+func _AdminService_ListRegisteredClients_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(ListRegisteredClientsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).ListRegisteredClients(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_ListRegisteredClients_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).ListRegisteredClients(ctx, req.(*ListRegisteredClientsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _AdminService_DeleteRegisteredClient_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DeleteRegisteredClientRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(AdminServiceServer).DeleteRegisteredClient(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: AdminService_DeleteRegisteredClient_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(AdminServiceServer).DeleteRegisteredClient(ctx, req.(*DeleteRegisteredClientRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 func _AdminService_Backup_Handler(srv interface{}, stream grpc.ServerStream) error {
 	m := new(BackupRequest)
 	if err := stream.RecvMsg(m); err != nil {
@@ -1150,6 +1230,14 @@ var AdminService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListRevocations",
 			Handler:    _AdminService_ListRevocations_Handler,
+		},
+		{
+			MethodName: "ListRegisteredClients",
+			Handler:    _AdminService_ListRegisteredClients_Handler,
+		},
+		{
+			MethodName: "DeleteRegisteredClient",
+			Handler:    _AdminService_DeleteRegisteredClient_Handler,
 		},
 		{
 			MethodName: "ListAuditChains",

@@ -55,7 +55,9 @@ type ServerConfig struct {
 	// Proof of possession by DPoP [RFC 9449].
 	Dpop *DpopConfig `protobuf:"bytes,20,opt,name=dpop,proto3" json:"dpop,omitempty"`
 	// Who may use the admin interface, besides bearers of tokens of this service.
-	Admin         *AdminConfig `protobuf:"bytes,21,opt,name=admin,proto3" json:"admin,omitempty"`
+	Admin *AdminConfig `protobuf:"bytes,21,opt,name=admin,proto3" json:"admin,omitempty"`
+	// Dynamic registration of clients [RFC 7591, RFC 7592].
+	Registration  *RegistrationConfig `protobuf:"bytes,22,opt,name=registration,proto3" json:"registration,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -174,6 +176,62 @@ func (x *ServerConfig) GetAdmin() *AdminConfig {
 	return nil
 }
 
+func (x *ServerConfig) GetRegistration() *RegistrationConfig {
+	if x != nil {
+		return x.Registration
+	}
+	return nil
+}
+
+// RegistrationConfig says whether clients can be registered dynamically. What may be
+// registered, by whom, is said by ClientTemplates and Rules.
+type RegistrationConfig struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Serve the registration endpoint, `ISSUER/oauth2/register`, and accept the
+	// clients that were registered there. Without it they do not count, and are kept
+	// as long as they would be. Default: no.
+	Enabled       bool `protobuf:"varint,1,opt,name=enabled,proto3" json:"enabled,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RegistrationConfig) Reset() {
+	*x = RegistrationConfig{}
+	mi := &file_sts_v1_config_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RegistrationConfig) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RegistrationConfig) ProtoMessage() {}
+
+func (x *RegistrationConfig) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_config_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RegistrationConfig.ProtoReflect.Descriptor instead.
+func (*RegistrationConfig) Descriptor() ([]byte, []int) {
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *RegistrationConfig) GetEnabled() bool {
+	if x != nil {
+		return x.Enabled
+	}
+	return false
+}
+
 // AdminConfig says who may use the admin interface. Whoever rules give a token for
 // it may in any case: with `ISSUER/v1` as its only audience and the scope
 // `sts.admin.read` or `sts.admin.write`.
@@ -196,7 +254,7 @@ type AdminConfig struct {
 
 func (x *AdminConfig) Reset() {
 	*x = AdminConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[1]
+	mi := &file_sts_v1_config_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -208,7 +266,7 @@ func (x *AdminConfig) String() string {
 func (*AdminConfig) ProtoMessage() {}
 
 func (x *AdminConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[1]
+	mi := &file_sts_v1_config_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -221,7 +279,7 @@ func (x *AdminConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdminConfig.ProtoReflect.Descriptor instead.
 func (*AdminConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{1}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *AdminConfig) GetSocket() *AdminSocketConfig {
@@ -265,7 +323,7 @@ type AdminSocketConfig struct {
 
 func (x *AdminSocketConfig) Reset() {
 	*x = AdminSocketConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[2]
+	mi := &file_sts_v1_config_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -277,7 +335,7 @@ func (x *AdminSocketConfig) String() string {
 func (*AdminSocketConfig) ProtoMessage() {}
 
 func (x *AdminSocketConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[2]
+	mi := &file_sts_v1_config_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -290,7 +348,7 @@ func (x *AdminSocketConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdminSocketConfig.ProtoReflect.Descriptor instead.
 func (*AdminSocketConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{2}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *AdminSocketConfig) GetPath() string {
@@ -342,7 +400,7 @@ type AdminClientConfig struct {
 
 func (x *AdminClientConfig) Reset() {
 	*x = AdminClientConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[3]
+	mi := &file_sts_v1_config_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -354,7 +412,7 @@ func (x *AdminClientConfig) String() string {
 func (*AdminClientConfig) ProtoMessage() {}
 
 func (x *AdminClientConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[3]
+	mi := &file_sts_v1_config_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -367,7 +425,7 @@ func (x *AdminClientConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdminClientConfig.ProtoReflect.Descriptor instead.
 func (*AdminClientConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{3}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *AdminClientConfig) GetName() isAdminClientConfig_Name {
@@ -440,7 +498,7 @@ type DpopConfig struct {
 
 func (x *DpopConfig) Reset() {
 	*x = DpopConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[4]
+	mi := &file_sts_v1_config_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -452,7 +510,7 @@ func (x *DpopConfig) String() string {
 func (*DpopConfig) ProtoMessage() {}
 
 func (x *DpopConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[4]
+	mi := &file_sts_v1_config_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -465,7 +523,7 @@ func (x *DpopConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DpopConfig.ProtoReflect.Descriptor instead.
 func (*DpopConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{4}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *DpopConfig) GetRequireNonce() bool {
@@ -501,7 +559,7 @@ type Listener struct {
 
 func (x *Listener) Reset() {
 	*x = Listener{}
-	mi := &file_sts_v1_config_proto_msgTypes[5]
+	mi := &file_sts_v1_config_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -513,7 +571,7 @@ func (x *Listener) String() string {
 func (*Listener) ProtoMessage() {}
 
 func (x *Listener) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[5]
+	mi := &file_sts_v1_config_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -526,7 +584,7 @@ func (x *Listener) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Listener.ProtoReflect.Descriptor instead.
 func (*Listener) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{5}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Listener) GetListen() string {
@@ -579,7 +637,7 @@ type TrustedProxyConfig struct {
 
 func (x *TrustedProxyConfig) Reset() {
 	*x = TrustedProxyConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[6]
+	mi := &file_sts_v1_config_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -591,7 +649,7 @@ func (x *TrustedProxyConfig) String() string {
 func (*TrustedProxyConfig) ProtoMessage() {}
 
 func (x *TrustedProxyConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[6]
+	mi := &file_sts_v1_config_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -604,7 +662,7 @@ func (x *TrustedProxyConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrustedProxyConfig.ProtoReflect.Descriptor instead.
 func (*TrustedProxyConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{6}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *TrustedProxyConfig) GetName() isTrustedProxyConfig_Name {
@@ -683,7 +741,7 @@ type TlsConfig struct {
 
 func (x *TlsConfig) Reset() {
 	*x = TlsConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[7]
+	mi := &file_sts_v1_config_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -695,7 +753,7 @@ func (x *TlsConfig) String() string {
 func (*TlsConfig) ProtoMessage() {}
 
 func (x *TlsConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[7]
+	mi := &file_sts_v1_config_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -708,7 +766,7 @@ func (x *TlsConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TlsConfig.ProtoReflect.Descriptor instead.
 func (*TlsConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{7}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *TlsConfig) GetCertFile() string {
@@ -754,7 +812,7 @@ type ClientCertificatesConfig struct {
 
 func (x *ClientCertificatesConfig) Reset() {
 	*x = ClientCertificatesConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[8]
+	mi := &file_sts_v1_config_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -766,7 +824,7 @@ func (x *ClientCertificatesConfig) String() string {
 func (*ClientCertificatesConfig) ProtoMessage() {}
 
 func (x *ClientCertificatesConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[8]
+	mi := &file_sts_v1_config_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -779,7 +837,7 @@ func (x *ClientCertificatesConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientCertificatesConfig.ProtoReflect.Descriptor instead.
 func (*ClientCertificatesConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{8}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ClientCertificatesConfig) GetCaFile() string {
@@ -816,7 +874,7 @@ type SpiffeBundleConfig struct {
 
 func (x *SpiffeBundleConfig) Reset() {
 	*x = SpiffeBundleConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[9]
+	mi := &file_sts_v1_config_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -828,7 +886,7 @@ func (x *SpiffeBundleConfig) String() string {
 func (*SpiffeBundleConfig) ProtoMessage() {}
 
 func (x *SpiffeBundleConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[9]
+	mi := &file_sts_v1_config_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -841,7 +899,7 @@ func (x *SpiffeBundleConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SpiffeBundleConfig.ProtoReflect.Descriptor instead.
 func (*SpiffeBundleConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{9}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *SpiffeBundleConfig) GetTrustDomain() string {
@@ -885,7 +943,7 @@ type StorageConfig struct {
 
 func (x *StorageConfig) Reset() {
 	*x = StorageConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[10]
+	mi := &file_sts_v1_config_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -897,7 +955,7 @@ func (x *StorageConfig) String() string {
 func (*StorageConfig) ProtoMessage() {}
 
 func (x *StorageConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[10]
+	mi := &file_sts_v1_config_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -910,7 +968,7 @@ func (x *StorageConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StorageConfig.ProtoReflect.Descriptor instead.
 func (*StorageConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{10}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *StorageConfig) GetBoltFile() string {
@@ -982,7 +1040,7 @@ type EtcdConfig struct {
 
 func (x *EtcdConfig) Reset() {
 	*x = EtcdConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[11]
+	mi := &file_sts_v1_config_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -994,7 +1052,7 @@ func (x *EtcdConfig) String() string {
 func (*EtcdConfig) ProtoMessage() {}
 
 func (x *EtcdConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[11]
+	mi := &file_sts_v1_config_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1007,7 +1065,7 @@ func (x *EtcdConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EtcdConfig.ProtoReflect.Descriptor instead.
 func (*EtcdConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{11}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *EtcdConfig) GetEndpoints() []string {
@@ -1087,7 +1145,7 @@ type KeysConfig struct {
 
 func (x *KeysConfig) Reset() {
 	*x = KeysConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[12]
+	mi := &file_sts_v1_config_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1099,7 +1157,7 @@ func (x *KeysConfig) String() string {
 func (*KeysConfig) ProtoMessage() {}
 
 func (x *KeysConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[12]
+	mi := &file_sts_v1_config_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1112,7 +1170,7 @@ func (x *KeysConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeysConfig.ProtoReflect.Descriptor instead.
 func (*KeysConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{12}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *KeysConfig) GetSets() []*KeySetConfig {
@@ -1153,7 +1211,7 @@ type KeySetConfig struct {
 
 func (x *KeySetConfig) Reset() {
 	*x = KeySetConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[13]
+	mi := &file_sts_v1_config_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1165,7 +1223,7 @@ func (x *KeySetConfig) String() string {
 func (*KeySetConfig) ProtoMessage() {}
 
 func (x *KeySetConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[13]
+	mi := &file_sts_v1_config_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1178,7 +1236,7 @@ func (x *KeySetConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KeySetConfig.ProtoReflect.Descriptor instead.
 func (*KeySetConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{13}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *KeySetConfig) GetName() string {
@@ -1274,7 +1332,7 @@ type VaultKeyConfig struct {
 
 func (x *VaultKeyConfig) Reset() {
 	*x = VaultKeyConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[14]
+	mi := &file_sts_v1_config_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1286,7 +1344,7 @@ func (x *VaultKeyConfig) String() string {
 func (*VaultKeyConfig) ProtoMessage() {}
 
 func (x *VaultKeyConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[14]
+	mi := &file_sts_v1_config_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1299,7 +1357,7 @@ func (x *VaultKeyConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VaultKeyConfig.ProtoReflect.Descriptor instead.
 func (*VaultKeyConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{14}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *VaultKeyConfig) GetKey() string {
@@ -1330,7 +1388,7 @@ type LocalKeyConfig struct {
 
 func (x *LocalKeyConfig) Reset() {
 	*x = LocalKeyConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[15]
+	mi := &file_sts_v1_config_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1342,7 +1400,7 @@ func (x *LocalKeyConfig) String() string {
 func (*LocalKeyConfig) ProtoMessage() {}
 
 func (x *LocalKeyConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[15]
+	mi := &file_sts_v1_config_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1355,7 +1413,7 @@ func (x *LocalKeyConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LocalKeyConfig.ProtoReflect.Descriptor instead.
 func (*LocalKeyConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{15}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *LocalKeyConfig) GetKeyFile() string {
@@ -1401,7 +1459,7 @@ type VaultConfig struct {
 
 func (x *VaultConfig) Reset() {
 	*x = VaultConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[16]
+	mi := &file_sts_v1_config_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1413,7 +1471,7 @@ func (x *VaultConfig) String() string {
 func (*VaultConfig) ProtoMessage() {}
 
 func (x *VaultConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[16]
+	mi := &file_sts_v1_config_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1426,7 +1484,7 @@ func (x *VaultConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VaultConfig.ProtoReflect.Descriptor instead.
 func (*VaultConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{16}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *VaultConfig) GetAddresses() []string {
@@ -1518,7 +1576,7 @@ type VaultLoginConfig struct {
 
 func (x *VaultLoginConfig) Reset() {
 	*x = VaultLoginConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[17]
+	mi := &file_sts_v1_config_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1530,7 +1588,7 @@ func (x *VaultLoginConfig) String() string {
 func (*VaultLoginConfig) ProtoMessage() {}
 
 func (x *VaultLoginConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[17]
+	mi := &file_sts_v1_config_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1543,7 +1601,7 @@ func (x *VaultLoginConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VaultLoginConfig.ProtoReflect.Descriptor instead.
 func (*VaultLoginConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{17}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *VaultLoginConfig) GetMethod() isVaultLoginConfig_Method {
@@ -1637,7 +1695,7 @@ type VaultAppRoleConfig struct {
 
 func (x *VaultAppRoleConfig) Reset() {
 	*x = VaultAppRoleConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[18]
+	mi := &file_sts_v1_config_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1649,7 +1707,7 @@ func (x *VaultAppRoleConfig) String() string {
 func (*VaultAppRoleConfig) ProtoMessage() {}
 
 func (x *VaultAppRoleConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[18]
+	mi := &file_sts_v1_config_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1662,7 +1720,7 @@ func (x *VaultAppRoleConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VaultAppRoleConfig.ProtoReflect.Descriptor instead.
 func (*VaultAppRoleConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{18}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *VaultAppRoleConfig) GetRoleId() string {
@@ -1702,7 +1760,7 @@ type VaultKubernetesConfig struct {
 
 func (x *VaultKubernetesConfig) Reset() {
 	*x = VaultKubernetesConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[19]
+	mi := &file_sts_v1_config_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1714,7 +1772,7 @@ func (x *VaultKubernetesConfig) String() string {
 func (*VaultKubernetesConfig) ProtoMessage() {}
 
 func (x *VaultKubernetesConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[19]
+	mi := &file_sts_v1_config_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1727,7 +1785,7 @@ func (x *VaultKubernetesConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VaultKubernetesConfig.ProtoReflect.Descriptor instead.
 func (*VaultKubernetesConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{19}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *VaultKubernetesConfig) GetRole() string {
@@ -1764,7 +1822,7 @@ type VaultCertificateConfig struct {
 
 func (x *VaultCertificateConfig) Reset() {
 	*x = VaultCertificateConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[20]
+	mi := &file_sts_v1_config_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1776,7 +1834,7 @@ func (x *VaultCertificateConfig) String() string {
 func (*VaultCertificateConfig) ProtoMessage() {}
 
 func (x *VaultCertificateConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[20]
+	mi := &file_sts_v1_config_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1789,7 +1847,7 @@ func (x *VaultCertificateConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VaultCertificateConfig.ProtoReflect.Descriptor instead.
 func (*VaultCertificateConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{20}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *VaultCertificateConfig) GetRole() string {
@@ -1826,7 +1884,7 @@ type VaultBatchConfig struct {
 
 func (x *VaultBatchConfig) Reset() {
 	*x = VaultBatchConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[21]
+	mi := &file_sts_v1_config_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1838,7 +1896,7 @@ func (x *VaultBatchConfig) String() string {
 func (*VaultBatchConfig) ProtoMessage() {}
 
 func (x *VaultBatchConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[21]
+	mi := &file_sts_v1_config_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1851,7 +1909,7 @@ func (x *VaultBatchConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VaultBatchConfig.ProtoReflect.Descriptor instead.
 func (*VaultBatchConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{21}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *VaultBatchConfig) GetSize() int32 {
@@ -1908,7 +1966,7 @@ type RotationConfig struct {
 
 func (x *RotationConfig) Reset() {
 	*x = RotationConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[22]
+	mi := &file_sts_v1_config_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1920,7 +1978,7 @@ func (x *RotationConfig) String() string {
 func (*RotationConfig) ProtoMessage() {}
 
 func (x *RotationConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[22]
+	mi := &file_sts_v1_config_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1933,7 +1991,7 @@ func (x *RotationConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RotationConfig.ProtoReflect.Descriptor instead.
 func (*RotationConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{22}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RotationConfig) GetPeriod() *durationpb.Duration {
@@ -2005,7 +2063,7 @@ type AuditConfig struct {
 
 func (x *AuditConfig) Reset() {
 	*x = AuditConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[23]
+	mi := &file_sts_v1_config_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2017,7 +2075,7 @@ func (x *AuditConfig) String() string {
 func (*AuditConfig) ProtoMessage() {}
 
 func (x *AuditConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[23]
+	mi := &file_sts_v1_config_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2030,7 +2088,7 @@ func (x *AuditConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditConfig.ProtoReflect.Descriptor instead.
 func (*AuditConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{23}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *AuditConfig) GetFile() string {
@@ -2098,7 +2156,7 @@ type AuditStrangersConfig struct {
 
 func (x *AuditStrangersConfig) Reset() {
 	*x = AuditStrangersConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[24]
+	mi := &file_sts_v1_config_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2110,7 +2168,7 @@ func (x *AuditStrangersConfig) String() string {
 func (*AuditStrangersConfig) ProtoMessage() {}
 
 func (x *AuditStrangersConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[24]
+	mi := &file_sts_v1_config_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2123,7 +2181,7 @@ func (x *AuditStrangersConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditStrangersConfig.ProtoReflect.Descriptor instead.
 func (*AuditStrangersConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{24}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *AuditStrangersConfig) GetPerNetwork() int32 {
@@ -2147,7 +2205,7 @@ type AuditRotationConfig struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// How large a file becomes, in MiB. Default 256, at most 1048576.
 	MaxSizeMib int32 `protobuf:"varint,1,opt,name=max_size_mib,json=maxSizeMib,proto3" json:"max_size_mib,omitempty"`
-	// How old it becomes. Default 24h, at most 8784h.
+	// How old it becomes. Default 24h, at least 1m, at most 8784h.
 	MaxAge *durationpb.Duration `protobuf:"bytes,2,opt,name=max_age,json=maxAge,proto3" json:"max_age,omitempty"`
 	// How many files are kept beside the one in use; the oldest is removed. Default 0:
 	// all of them.
@@ -2158,7 +2216,7 @@ type AuditRotationConfig struct {
 
 func (x *AuditRotationConfig) Reset() {
 	*x = AuditRotationConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[25]
+	mi := &file_sts_v1_config_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2170,7 +2228,7 @@ func (x *AuditRotationConfig) String() string {
 func (*AuditRotationConfig) ProtoMessage() {}
 
 func (x *AuditRotationConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[25]
+	mi := &file_sts_v1_config_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2183,7 +2241,7 @@ func (x *AuditRotationConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRotationConfig.ProtoReflect.Descriptor instead.
 func (*AuditRotationConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{25}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *AuditRotationConfig) GetMaxSizeMib() int32 {
@@ -2213,7 +2271,8 @@ type AuditCheckpointConfig struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// After how many records. Default 1000, at most 100000.
 	Records int32 `protobuf:"varint,1,opt,name=records,proto3" json:"records,omitempty"`
-	// How long after the first record that none covers. Default 60s, at most 1h.
+	// How long after the first record that none covers. Default 60s, at
+	// least 1s, at most 1h.
 	Every *durationpb.Duration `protobuf:"bytes,2,opt,name=every,proto3" json:"every,omitempty"`
 	// Key set that signs them. Default default.
 	KeySet        string `protobuf:"bytes,3,opt,name=key_set,json=keySet,proto3" json:"key_set,omitempty"`
@@ -2223,7 +2282,7 @@ type AuditCheckpointConfig struct {
 
 func (x *AuditCheckpointConfig) Reset() {
 	*x = AuditCheckpointConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[26]
+	mi := &file_sts_v1_config_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2235,7 +2294,7 @@ func (x *AuditCheckpointConfig) String() string {
 func (*AuditCheckpointConfig) ProtoMessage() {}
 
 func (x *AuditCheckpointConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[26]
+	mi := &file_sts_v1_config_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2248,7 +2307,7 @@ func (x *AuditCheckpointConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditCheckpointConfig.ProtoReflect.Descriptor instead.
 func (*AuditCheckpointConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{26}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *AuditCheckpointConfig) GetRecords() int32 {
@@ -2290,7 +2349,7 @@ type AuditSinkConfig struct {
 
 func (x *AuditSinkConfig) Reset() {
 	*x = AuditSinkConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[27]
+	mi := &file_sts_v1_config_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2302,7 +2361,7 @@ func (x *AuditSinkConfig) String() string {
 func (*AuditSinkConfig) ProtoMessage() {}
 
 func (x *AuditSinkConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[27]
+	mi := &file_sts_v1_config_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2315,7 +2374,7 @@ func (x *AuditSinkConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditSinkConfig.ProtoReflect.Descriptor instead.
 func (*AuditSinkConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{27}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *AuditSinkConfig) GetName() string {
@@ -2393,7 +2452,7 @@ type AuditStdoutConfig struct {
 
 func (x *AuditStdoutConfig) Reset() {
 	*x = AuditStdoutConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[28]
+	mi := &file_sts_v1_config_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2405,7 +2464,7 @@ func (x *AuditStdoutConfig) String() string {
 func (*AuditStdoutConfig) ProtoMessage() {}
 
 func (x *AuditStdoutConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[28]
+	mi := &file_sts_v1_config_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2418,7 +2477,7 @@ func (x *AuditStdoutConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditStdoutConfig.ProtoReflect.Descriptor instead.
 func (*AuditStdoutConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{28}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{29}
 }
 
 // AuditSyslogConfig is a syslog server.
@@ -2443,7 +2502,7 @@ type AuditSyslogConfig struct {
 
 func (x *AuditSyslogConfig) Reset() {
 	*x = AuditSyslogConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[29]
+	mi := &file_sts_v1_config_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2455,7 +2514,7 @@ func (x *AuditSyslogConfig) String() string {
 func (*AuditSyslogConfig) ProtoMessage() {}
 
 func (x *AuditSyslogConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[29]
+	mi := &file_sts_v1_config_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2468,7 +2527,7 @@ func (x *AuditSyslogConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditSyslogConfig.ProtoReflect.Descriptor instead.
 func (*AuditSyslogConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{29}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *AuditSyslogConfig) GetAddress() string {
@@ -2526,7 +2585,7 @@ type AuditOtlpConfig struct {
 
 func (x *AuditOtlpConfig) Reset() {
 	*x = AuditOtlpConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[30]
+	mi := &file_sts_v1_config_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2538,7 +2597,7 @@ func (x *AuditOtlpConfig) String() string {
 func (*AuditOtlpConfig) ProtoMessage() {}
 
 func (x *AuditOtlpConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[30]
+	mi := &file_sts_v1_config_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2551,7 +2610,7 @@ func (x *AuditOtlpConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditOtlpConfig.ProtoReflect.Descriptor instead.
 func (*AuditOtlpConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{30}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *AuditOtlpConfig) GetEndpoint() string {
@@ -2600,7 +2659,7 @@ type LogConfig struct {
 
 func (x *LogConfig) Reset() {
 	*x = LogConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[31]
+	mi := &file_sts_v1_config_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2612,7 +2671,7 @@ func (x *LogConfig) String() string {
 func (*LogConfig) ProtoMessage() {}
 
 func (x *LogConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[31]
+	mi := &file_sts_v1_config_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2625,7 +2684,7 @@ func (x *LogConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogConfig.ProtoReflect.Descriptor instead.
 func (*LogConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{31}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *LogConfig) GetLevel() string {
@@ -2664,7 +2723,7 @@ type LimitsConfig struct {
 
 func (x *LimitsConfig) Reset() {
 	*x = LimitsConfig{}
-	mi := &file_sts_v1_config_proto_msgTypes[32]
+	mi := &file_sts_v1_config_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2676,7 +2735,7 @@ func (x *LimitsConfig) String() string {
 func (*LimitsConfig) ProtoMessage() {}
 
 func (x *LimitsConfig) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_config_proto_msgTypes[32]
+	mi := &file_sts_v1_config_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2689,7 +2748,7 @@ func (x *LimitsConfig) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LimitsConfig.ProtoReflect.Descriptor instead.
 func (*LimitsConfig) Descriptor() ([]byte, []int) {
-	return file_sts_v1_config_proto_rawDescGZIP(), []int{32}
+	return file_sts_v1_config_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *LimitsConfig) GetRequestTimeout() *durationpb.Duration {
@@ -2745,7 +2804,7 @@ var File_sts_v1_config_proto protoreflect.FileDescriptor
 
 const file_sts_v1_config_proto_rawDesc = "" +
 	"\n" +
-	"\x13sts/v1/config.proto\x12\x06sts.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x16sts/v1/resources.proto\"\x92\x04\n" +
+	"\x13sts/v1/config.proto\x12\x06sts.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x16sts/v1/resources.proto\"\xd2\x04\n" +
 	"\fServerConfig\x12\x16\n" +
 	"\x06issuer\x18\x01 \x01(\tR\x06issuer\x12$\n" +
 	"\x04http\x18\x02 \x01(\v2\x10.sts.v1.ListenerR\x04http\x12$\n" +
@@ -2759,7 +2818,10 @@ const file_sts_v1_config_proto_rawDesc = "" +
 	"\x06limits\x18\b \x01(\v2\x14.sts.v1.LimitsConfigR\x06limits\x12@\n" +
 	"\x0eshutdown_grace\x18\t \x01(\v2\x19.google.protobuf.DurationR\rshutdownGrace\x12&\n" +
 	"\x04dpop\x18\x14 \x01(\v2\x12.sts.v1.DpopConfigR\x04dpop\x12)\n" +
-	"\x05admin\x18\x15 \x01(\v2\x13.sts.v1.AdminConfigR\x05admin\"\x94\x01\n" +
+	"\x05admin\x18\x15 \x01(\v2\x13.sts.v1.AdminConfigR\x05admin\x12>\n" +
+	"\fregistration\x18\x16 \x01(\v2\x1a.sts.v1.RegistrationConfigR\fregistration\".\n" +
+	"\x12RegistrationConfig\x12\x18\n" +
+	"\aenabled\x18\x01 \x01(\bR\aenabled\"\x94\x01\n" +
 	"\vAdminConfig\x121\n" +
 	"\x06socket\x18\x01 \x01(\v2\x19.sts.v1.AdminSocketConfigR\x06socket\x123\n" +
 	"\aclients\x18\x02 \x03(\v2\x19.sts.v1.AdminClientConfigR\aclients\x12\x1d\n" +
@@ -2953,100 +3015,102 @@ func file_sts_v1_config_proto_rawDescGZIP() []byte {
 	return file_sts_v1_config_proto_rawDescData
 }
 
-var file_sts_v1_config_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_sts_v1_config_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_sts_v1_config_proto_goTypes = []any{
 	(*ServerConfig)(nil),             // 0: sts.v1.ServerConfig
-	(*AdminConfig)(nil),              // 1: sts.v1.AdminConfig
-	(*AdminSocketConfig)(nil),        // 2: sts.v1.AdminSocketConfig
-	(*AdminClientConfig)(nil),        // 3: sts.v1.AdminClientConfig
-	(*DpopConfig)(nil),               // 4: sts.v1.DpopConfig
-	(*Listener)(nil),                 // 5: sts.v1.Listener
-	(*TrustedProxyConfig)(nil),       // 6: sts.v1.TrustedProxyConfig
-	(*TlsConfig)(nil),                // 7: sts.v1.TlsConfig
-	(*ClientCertificatesConfig)(nil), // 8: sts.v1.ClientCertificatesConfig
-	(*SpiffeBundleConfig)(nil),       // 9: sts.v1.SpiffeBundleConfig
-	(*StorageConfig)(nil),            // 10: sts.v1.StorageConfig
-	(*EtcdConfig)(nil),               // 11: sts.v1.EtcdConfig
-	(*KeysConfig)(nil),               // 12: sts.v1.KeysConfig
-	(*KeySetConfig)(nil),             // 13: sts.v1.KeySetConfig
-	(*VaultKeyConfig)(nil),           // 14: sts.v1.VaultKeyConfig
-	(*LocalKeyConfig)(nil),           // 15: sts.v1.LocalKeyConfig
-	(*VaultConfig)(nil),              // 16: sts.v1.VaultConfig
-	(*VaultLoginConfig)(nil),         // 17: sts.v1.VaultLoginConfig
-	(*VaultAppRoleConfig)(nil),       // 18: sts.v1.VaultAppRoleConfig
-	(*VaultKubernetesConfig)(nil),    // 19: sts.v1.VaultKubernetesConfig
-	(*VaultCertificateConfig)(nil),   // 20: sts.v1.VaultCertificateConfig
-	(*VaultBatchConfig)(nil),         // 21: sts.v1.VaultBatchConfig
-	(*RotationConfig)(nil),           // 22: sts.v1.RotationConfig
-	(*AuditConfig)(nil),              // 23: sts.v1.AuditConfig
-	(*AuditStrangersConfig)(nil),     // 24: sts.v1.AuditStrangersConfig
-	(*AuditRotationConfig)(nil),      // 25: sts.v1.AuditRotationConfig
-	(*AuditCheckpointConfig)(nil),    // 26: sts.v1.AuditCheckpointConfig
-	(*AuditSinkConfig)(nil),          // 27: sts.v1.AuditSinkConfig
-	(*AuditStdoutConfig)(nil),        // 28: sts.v1.AuditStdoutConfig
-	(*AuditSyslogConfig)(nil),        // 29: sts.v1.AuditSyslogConfig
-	(*AuditOtlpConfig)(nil),          // 30: sts.v1.AuditOtlpConfig
-	(*LogConfig)(nil),                // 31: sts.v1.LogConfig
-	(*LimitsConfig)(nil),             // 32: sts.v1.LimitsConfig
-	(*durationpb.Duration)(nil),      // 33: google.protobuf.Duration
-	(*Rate)(nil),                     // 34: sts.v1.Rate
+	(*RegistrationConfig)(nil),       // 1: sts.v1.RegistrationConfig
+	(*AdminConfig)(nil),              // 2: sts.v1.AdminConfig
+	(*AdminSocketConfig)(nil),        // 3: sts.v1.AdminSocketConfig
+	(*AdminClientConfig)(nil),        // 4: sts.v1.AdminClientConfig
+	(*DpopConfig)(nil),               // 5: sts.v1.DpopConfig
+	(*Listener)(nil),                 // 6: sts.v1.Listener
+	(*TrustedProxyConfig)(nil),       // 7: sts.v1.TrustedProxyConfig
+	(*TlsConfig)(nil),                // 8: sts.v1.TlsConfig
+	(*ClientCertificatesConfig)(nil), // 9: sts.v1.ClientCertificatesConfig
+	(*SpiffeBundleConfig)(nil),       // 10: sts.v1.SpiffeBundleConfig
+	(*StorageConfig)(nil),            // 11: sts.v1.StorageConfig
+	(*EtcdConfig)(nil),               // 12: sts.v1.EtcdConfig
+	(*KeysConfig)(nil),               // 13: sts.v1.KeysConfig
+	(*KeySetConfig)(nil),             // 14: sts.v1.KeySetConfig
+	(*VaultKeyConfig)(nil),           // 15: sts.v1.VaultKeyConfig
+	(*LocalKeyConfig)(nil),           // 16: sts.v1.LocalKeyConfig
+	(*VaultConfig)(nil),              // 17: sts.v1.VaultConfig
+	(*VaultLoginConfig)(nil),         // 18: sts.v1.VaultLoginConfig
+	(*VaultAppRoleConfig)(nil),       // 19: sts.v1.VaultAppRoleConfig
+	(*VaultKubernetesConfig)(nil),    // 20: sts.v1.VaultKubernetesConfig
+	(*VaultCertificateConfig)(nil),   // 21: sts.v1.VaultCertificateConfig
+	(*VaultBatchConfig)(nil),         // 22: sts.v1.VaultBatchConfig
+	(*RotationConfig)(nil),           // 23: sts.v1.RotationConfig
+	(*AuditConfig)(nil),              // 24: sts.v1.AuditConfig
+	(*AuditStrangersConfig)(nil),     // 25: sts.v1.AuditStrangersConfig
+	(*AuditRotationConfig)(nil),      // 26: sts.v1.AuditRotationConfig
+	(*AuditCheckpointConfig)(nil),    // 27: sts.v1.AuditCheckpointConfig
+	(*AuditSinkConfig)(nil),          // 28: sts.v1.AuditSinkConfig
+	(*AuditStdoutConfig)(nil),        // 29: sts.v1.AuditStdoutConfig
+	(*AuditSyslogConfig)(nil),        // 30: sts.v1.AuditSyslogConfig
+	(*AuditOtlpConfig)(nil),          // 31: sts.v1.AuditOtlpConfig
+	(*LogConfig)(nil),                // 32: sts.v1.LogConfig
+	(*LimitsConfig)(nil),             // 33: sts.v1.LimitsConfig
+	(*durationpb.Duration)(nil),      // 34: google.protobuf.Duration
+	(*Rate)(nil),                     // 35: sts.v1.Rate
 }
 var file_sts_v1_config_proto_depIdxs = []int32{
-	5,  // 0: sts.v1.ServerConfig.http:type_name -> sts.v1.Listener
-	5,  // 1: sts.v1.ServerConfig.grpc:type_name -> sts.v1.Listener
-	10, // 2: sts.v1.ServerConfig.storage:type_name -> sts.v1.StorageConfig
-	12, // 3: sts.v1.ServerConfig.keys:type_name -> sts.v1.KeysConfig
-	22, // 4: sts.v1.ServerConfig.rotation:type_name -> sts.v1.RotationConfig
-	23, // 5: sts.v1.ServerConfig.audit:type_name -> sts.v1.AuditConfig
-	31, // 6: sts.v1.ServerConfig.log:type_name -> sts.v1.LogConfig
-	32, // 7: sts.v1.ServerConfig.limits:type_name -> sts.v1.LimitsConfig
-	33, // 8: sts.v1.ServerConfig.shutdown_grace:type_name -> google.protobuf.Duration
-	4,  // 9: sts.v1.ServerConfig.dpop:type_name -> sts.v1.DpopConfig
-	1,  // 10: sts.v1.ServerConfig.admin:type_name -> sts.v1.AdminConfig
-	2,  // 11: sts.v1.AdminConfig.socket:type_name -> sts.v1.AdminSocketConfig
-	3,  // 12: sts.v1.AdminConfig.clients:type_name -> sts.v1.AdminClientConfig
-	7,  // 13: sts.v1.Listener.tls:type_name -> sts.v1.TlsConfig
-	6,  // 14: sts.v1.Listener.trusted_proxies:type_name -> sts.v1.TrustedProxyConfig
-	8,  // 15: sts.v1.TlsConfig.client_certificates:type_name -> sts.v1.ClientCertificatesConfig
-	9,  // 16: sts.v1.ClientCertificatesConfig.spiffe_bundles:type_name -> sts.v1.SpiffeBundleConfig
-	11, // 17: sts.v1.StorageConfig.etcd:type_name -> sts.v1.EtcdConfig
-	33, // 18: sts.v1.StorageConfig.max_staleness:type_name -> google.protobuf.Duration
-	33, // 19: sts.v1.EtcdConfig.request_timeout:type_name -> google.protobuf.Duration
-	13, // 20: sts.v1.KeysConfig.sets:type_name -> sts.v1.KeySetConfig
-	16, // 21: sts.v1.KeysConfig.vault:type_name -> sts.v1.VaultConfig
-	14, // 22: sts.v1.KeySetConfig.vault:type_name -> sts.v1.VaultKeyConfig
-	15, // 23: sts.v1.KeySetConfig.local:type_name -> sts.v1.LocalKeyConfig
-	14, // 24: sts.v1.KeySetConfig.vault_wrapped:type_name -> sts.v1.VaultKeyConfig
-	33, // 25: sts.v1.VaultConfig.timeout:type_name -> google.protobuf.Duration
-	17, // 26: sts.v1.VaultConfig.login:type_name -> sts.v1.VaultLoginConfig
-	21, // 27: sts.v1.VaultConfig.batch:type_name -> sts.v1.VaultBatchConfig
-	18, // 28: sts.v1.VaultLoginConfig.app_role:type_name -> sts.v1.VaultAppRoleConfig
-	19, // 29: sts.v1.VaultLoginConfig.kubernetes:type_name -> sts.v1.VaultKubernetesConfig
-	20, // 30: sts.v1.VaultLoginConfig.certificate:type_name -> sts.v1.VaultCertificateConfig
-	33, // 31: sts.v1.VaultBatchConfig.delay:type_name -> google.protobuf.Duration
-	33, // 32: sts.v1.RotationConfig.period:type_name -> google.protobuf.Duration
-	33, // 33: sts.v1.RotationConfig.publish_ahead:type_name -> google.protobuf.Duration
-	33, // 34: sts.v1.RotationConfig.retain:type_name -> google.protobuf.Duration
-	33, // 35: sts.v1.RotationConfig.jwks_max_age:type_name -> google.protobuf.Duration
-	33, // 36: sts.v1.RotationConfig.clock_skew:type_name -> google.protobuf.Duration
-	25, // 37: sts.v1.AuditConfig.rotation:type_name -> sts.v1.AuditRotationConfig
-	26, // 38: sts.v1.AuditConfig.checkpoints:type_name -> sts.v1.AuditCheckpointConfig
-	27, // 39: sts.v1.AuditConfig.sinks:type_name -> sts.v1.AuditSinkConfig
-	24, // 40: sts.v1.AuditConfig.strangers:type_name -> sts.v1.AuditStrangersConfig
-	33, // 41: sts.v1.AuditRotationConfig.max_age:type_name -> google.protobuf.Duration
-	33, // 42: sts.v1.AuditCheckpointConfig.every:type_name -> google.protobuf.Duration
-	28, // 43: sts.v1.AuditSinkConfig.stdout:type_name -> sts.v1.AuditStdoutConfig
-	29, // 44: sts.v1.AuditSinkConfig.syslog:type_name -> sts.v1.AuditSyslogConfig
-	30, // 45: sts.v1.AuditSinkConfig.otlp:type_name -> sts.v1.AuditOtlpConfig
-	33, // 46: sts.v1.LimitsConfig.request_timeout:type_name -> google.protobuf.Duration
-	34, // 47: sts.v1.LimitsConfig.total:type_name -> sts.v1.Rate
-	34, // 48: sts.v1.LimitsConfig.source:type_name -> sts.v1.Rate
-	34, // 49: sts.v1.LimitsConfig.client:type_name -> sts.v1.Rate
-	50, // [50:50] is the sub-list for method output_type
-	50, // [50:50] is the sub-list for method input_type
-	50, // [50:50] is the sub-list for extension type_name
-	50, // [50:50] is the sub-list for extension extendee
-	0,  // [0:50] is the sub-list for field type_name
+	6,  // 0: sts.v1.ServerConfig.http:type_name -> sts.v1.Listener
+	6,  // 1: sts.v1.ServerConfig.grpc:type_name -> sts.v1.Listener
+	11, // 2: sts.v1.ServerConfig.storage:type_name -> sts.v1.StorageConfig
+	13, // 3: sts.v1.ServerConfig.keys:type_name -> sts.v1.KeysConfig
+	23, // 4: sts.v1.ServerConfig.rotation:type_name -> sts.v1.RotationConfig
+	24, // 5: sts.v1.ServerConfig.audit:type_name -> sts.v1.AuditConfig
+	32, // 6: sts.v1.ServerConfig.log:type_name -> sts.v1.LogConfig
+	33, // 7: sts.v1.ServerConfig.limits:type_name -> sts.v1.LimitsConfig
+	34, // 8: sts.v1.ServerConfig.shutdown_grace:type_name -> google.protobuf.Duration
+	5,  // 9: sts.v1.ServerConfig.dpop:type_name -> sts.v1.DpopConfig
+	2,  // 10: sts.v1.ServerConfig.admin:type_name -> sts.v1.AdminConfig
+	1,  // 11: sts.v1.ServerConfig.registration:type_name -> sts.v1.RegistrationConfig
+	3,  // 12: sts.v1.AdminConfig.socket:type_name -> sts.v1.AdminSocketConfig
+	4,  // 13: sts.v1.AdminConfig.clients:type_name -> sts.v1.AdminClientConfig
+	8,  // 14: sts.v1.Listener.tls:type_name -> sts.v1.TlsConfig
+	7,  // 15: sts.v1.Listener.trusted_proxies:type_name -> sts.v1.TrustedProxyConfig
+	9,  // 16: sts.v1.TlsConfig.client_certificates:type_name -> sts.v1.ClientCertificatesConfig
+	10, // 17: sts.v1.ClientCertificatesConfig.spiffe_bundles:type_name -> sts.v1.SpiffeBundleConfig
+	12, // 18: sts.v1.StorageConfig.etcd:type_name -> sts.v1.EtcdConfig
+	34, // 19: sts.v1.StorageConfig.max_staleness:type_name -> google.protobuf.Duration
+	34, // 20: sts.v1.EtcdConfig.request_timeout:type_name -> google.protobuf.Duration
+	14, // 21: sts.v1.KeysConfig.sets:type_name -> sts.v1.KeySetConfig
+	17, // 22: sts.v1.KeysConfig.vault:type_name -> sts.v1.VaultConfig
+	15, // 23: sts.v1.KeySetConfig.vault:type_name -> sts.v1.VaultKeyConfig
+	16, // 24: sts.v1.KeySetConfig.local:type_name -> sts.v1.LocalKeyConfig
+	15, // 25: sts.v1.KeySetConfig.vault_wrapped:type_name -> sts.v1.VaultKeyConfig
+	34, // 26: sts.v1.VaultConfig.timeout:type_name -> google.protobuf.Duration
+	18, // 27: sts.v1.VaultConfig.login:type_name -> sts.v1.VaultLoginConfig
+	22, // 28: sts.v1.VaultConfig.batch:type_name -> sts.v1.VaultBatchConfig
+	19, // 29: sts.v1.VaultLoginConfig.app_role:type_name -> sts.v1.VaultAppRoleConfig
+	20, // 30: sts.v1.VaultLoginConfig.kubernetes:type_name -> sts.v1.VaultKubernetesConfig
+	21, // 31: sts.v1.VaultLoginConfig.certificate:type_name -> sts.v1.VaultCertificateConfig
+	34, // 32: sts.v1.VaultBatchConfig.delay:type_name -> google.protobuf.Duration
+	34, // 33: sts.v1.RotationConfig.period:type_name -> google.protobuf.Duration
+	34, // 34: sts.v1.RotationConfig.publish_ahead:type_name -> google.protobuf.Duration
+	34, // 35: sts.v1.RotationConfig.retain:type_name -> google.protobuf.Duration
+	34, // 36: sts.v1.RotationConfig.jwks_max_age:type_name -> google.protobuf.Duration
+	34, // 37: sts.v1.RotationConfig.clock_skew:type_name -> google.protobuf.Duration
+	26, // 38: sts.v1.AuditConfig.rotation:type_name -> sts.v1.AuditRotationConfig
+	27, // 39: sts.v1.AuditConfig.checkpoints:type_name -> sts.v1.AuditCheckpointConfig
+	28, // 40: sts.v1.AuditConfig.sinks:type_name -> sts.v1.AuditSinkConfig
+	25, // 41: sts.v1.AuditConfig.strangers:type_name -> sts.v1.AuditStrangersConfig
+	34, // 42: sts.v1.AuditRotationConfig.max_age:type_name -> google.protobuf.Duration
+	34, // 43: sts.v1.AuditCheckpointConfig.every:type_name -> google.protobuf.Duration
+	29, // 44: sts.v1.AuditSinkConfig.stdout:type_name -> sts.v1.AuditStdoutConfig
+	30, // 45: sts.v1.AuditSinkConfig.syslog:type_name -> sts.v1.AuditSyslogConfig
+	31, // 46: sts.v1.AuditSinkConfig.otlp:type_name -> sts.v1.AuditOtlpConfig
+	34, // 47: sts.v1.LimitsConfig.request_timeout:type_name -> google.protobuf.Duration
+	35, // 48: sts.v1.LimitsConfig.total:type_name -> sts.v1.Rate
+	35, // 49: sts.v1.LimitsConfig.source:type_name -> sts.v1.Rate
+	35, // 50: sts.v1.LimitsConfig.client:type_name -> sts.v1.Rate
+	51, // [51:51] is the sub-list for method output_type
+	51, // [51:51] is the sub-list for method input_type
+	51, // [51:51] is the sub-list for extension type_name
+	51, // [51:51] is the sub-list for extension extendee
+	0,  // [0:51] is the sub-list for field type_name
 }
 
 func init() { file_sts_v1_config_proto_init() }
@@ -3055,26 +3119,26 @@ func file_sts_v1_config_proto_init() {
 		return
 	}
 	file_sts_v1_resources_proto_init()
-	file_sts_v1_config_proto_msgTypes[3].OneofWrappers = []any{
+	file_sts_v1_config_proto_msgTypes[4].OneofWrappers = []any{
 		(*AdminClientConfig_SanDns)(nil),
 		(*AdminClientConfig_SanUri)(nil),
 	}
-	file_sts_v1_config_proto_msgTypes[6].OneofWrappers = []any{
+	file_sts_v1_config_proto_msgTypes[7].OneofWrappers = []any{
 		(*TrustedProxyConfig_SanDns)(nil),
 		(*TrustedProxyConfig_SanUri)(nil),
 	}
-	file_sts_v1_config_proto_msgTypes[13].OneofWrappers = []any{
+	file_sts_v1_config_proto_msgTypes[14].OneofWrappers = []any{
 		(*KeySetConfig_Vault)(nil),
 		(*KeySetConfig_Local)(nil),
 		(*KeySetConfig_VaultWrapped)(nil),
 	}
-	file_sts_v1_config_proto_msgTypes[17].OneofWrappers = []any{
+	file_sts_v1_config_proto_msgTypes[18].OneofWrappers = []any{
 		(*VaultLoginConfig_TokenFile)(nil),
 		(*VaultLoginConfig_AppRole)(nil),
 		(*VaultLoginConfig_Kubernetes)(nil),
 		(*VaultLoginConfig_Certificate)(nil),
 	}
-	file_sts_v1_config_proto_msgTypes[27].OneofWrappers = []any{
+	file_sts_v1_config_proto_msgTypes[28].OneofWrappers = []any{
 		(*AuditSinkConfig_Stdout)(nil),
 		(*AuditSinkConfig_Syslog)(nil),
 		(*AuditSinkConfig_Otlp)(nil),
@@ -3085,7 +3149,7 @@ func file_sts_v1_config_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sts_v1_config_proto_rawDesc), len(file_sts_v1_config_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   33,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -100,8 +100,10 @@ type GetProviderMetadataResponse struct {
 	RevocationEndpointAuthMethodsSupported []string `protobuf:"bytes,28,rep,name=revocation_endpoint_auth_methods_supported,json=revocationEndpointAuthMethodsSupported,proto3" json:"revocation_endpoint_auth_methods_supported,omitempty"`
 	// Signature algorithms of client assertions there.
 	RevocationEndpointAuthSigningAlgValuesSupported []string `protobuf:"bytes,29,rep,name=revocation_endpoint_auth_signing_alg_values_supported,json=revocationEndpointAuthSigningAlgValuesSupported,proto3" json:"revocation_endpoint_auth_signing_alg_values_supported,omitempty"`
-	unknownFields                                   protoimpl.UnknownFields
-	sizeCache                                       protoimpl.SizeCache
+	// URL of the registration endpoint [RFC 7591]. Empty if there is none.
+	RegistrationEndpoint string `protobuf:"bytes,30,opt,name=registration_endpoint,json=registrationEndpoint,proto3" json:"registration_endpoint,omitempty"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
 }
 
 func (x *GetProviderMetadataResponse) Reset() {
@@ -258,6 +260,13 @@ func (x *GetProviderMetadataResponse) GetRevocationEndpointAuthSigningAlgValuesS
 		return x.RevocationEndpointAuthSigningAlgValuesSupported
 	}
 	return nil
+}
+
+func (x *GetProviderMetadataResponse) GetRegistrationEndpoint() string {
+	if x != nil {
+		return x.RegistrationEndpoint
+	}
+	return ""
 }
 
 // GetJwksRequest has no parameters.
@@ -475,7 +484,7 @@ var File_sts_v1_discovery_proto protoreflect.FileDescriptor
 const file_sts_v1_discovery_proto_rawDesc = "" +
 	"\n" +
 	"\x16sts/v1/discovery.proto\x12\x06sts.v1\"\x1c\n" +
-	"\x1aGetProviderMetadataRequest\"\xb3\n" +
+	"\x1aGetProviderMetadataRequest\"\xe8\n" +
 	"\n" +
 	"\x1bGetProviderMetadataResponse\x12\x16\n" +
 	"\x06issuer\x18\x01 \x01(\tR\x06issuer\x12%\n" +
@@ -495,7 +504,8 @@ const file_sts_v1_discovery_proto_rawDesc = "" +
 	"*introspection_signing_alg_values_supported\x18\x1a \x03(\tR&introspectionSigningAlgValuesSupported\x12/\n" +
 	"\x13revocation_endpoint\x18\x1b \x01(\tR\x12revocationEndpoint\x12Z\n" +
 	"*revocation_endpoint_auth_methods_supported\x18\x1c \x03(\tR&revocationEndpointAuthMethodsSupported\x12n\n" +
-	"5revocation_endpoint_auth_signing_alg_values_supported\x18\x1d \x03(\tR/revocationEndpointAuthSigningAlgValuesSupported\"\x10\n" +
+	"5revocation_endpoint_auth_signing_alg_values_supported\x18\x1d \x03(\tR/revocationEndpointAuthSigningAlgValuesSupported\x123\n" +
+	"\x15registration_endpoint\x18\x1e \x01(\tR\x14registrationEndpoint\"\x10\n" +
 	"\x0eGetJwksRequest\"Z\n" +
 	"\x0fGetJwksResponse\x12\x1f\n" +
 	"\x04keys\x18\x01 \x03(\v2\v.sts.v1.JwkR\x04keys\x12&\n" +

@@ -24,8 +24,9 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Resource is one of the four kinds. In YAML it is the member of the oneof,
-// flat, with `kind: Client` (or Issuer, Audience, Rule) beside its fields.
+// Resource is one of the five kinds. In YAML it is the member of the oneof,
+// flat, with `kind: Client` (or ClientTemplate, Issuer, Audience, Rule) beside its
+// fields.
 type Resource struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The resource, by its kind.
@@ -36,6 +37,7 @@ type Resource struct {
 	//	*Resource_Issuer
 	//	*Resource_Audience
 	//	*Resource_Rule
+	//	*Resource_ClientTemplate
 	Kind          isResource_Kind `protobuf_oneof:"kind"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -114,6 +116,15 @@ func (x *Resource) GetRule() *Rule {
 	return nil
 }
 
+func (x *Resource) GetClientTemplate() *ClientTemplate {
+	if x != nil {
+		if x, ok := x.Kind.(*Resource_ClientTemplate); ok {
+			return x.ClientTemplate
+		}
+	}
+	return nil
+}
+
 type isResource_Kind interface {
 	isResource_Kind()
 }
@@ -138,6 +149,11 @@ type Resource_Rule struct {
 	Rule *Rule `protobuf:"bytes,4,opt,name=rule,proto3,oneof"`
 }
 
+type Resource_ClientTemplate struct {
+	// What may be registered dynamically as a client.
+	ClientTemplate *ClientTemplate `protobuf:"bytes,5,opt,name=client_template,json=clientTemplate,proto3,oneof"`
+}
+
 func (*Resource_Client) isResource_Kind() {}
 
 func (*Resource_Issuer) isResource_Kind() {}
@@ -145,6 +161,8 @@ func (*Resource_Issuer) isResource_Kind() {}
 func (*Resource_Audience) isResource_Kind() {}
 
 func (*Resource_Rule) isResource_Kind() {}
+
+func (*Resource_ClientTemplate) isResource_Kind() {}
 
 // Client is a workload that authenticates with a credential of its own, in one
 // way: `secrets`, `private_key_jwt` or `federated`. What it may ask for is said by
@@ -305,6 +323,233 @@ func (x *Client) GetDisclosure() string {
 	return ""
 }
 
+// ClientTemplate bounds which clients may be registered dynamically [RFC 7591], by
+// bearers of an initial access token with the scope `sts.register.NAME`. It counts
+// as it is now for all of its clients: one that it would not register any more is
+// disabled as long as that is so, and so are all when it is deleted. Only fewer
+// `max_clients` leave those that are there.
+type ClientTemplate struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Unique name: 1 to 32 small letters, digits and `-`. Its clients are named
+	// `NAME~` and 26 random characters.
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// For people. At most 1,024 characters.
+	Description string `protobuf:"bytes,2,opt,name=description,proto3" json:"description,omitempty"`
+	// By which methods the clients may authenticate: `client_secret_basic`,
+	// `client_secret_post`, `private_key_jwt`, `tls_client_auth`,
+	// `self_signed_tls_client_auth`. Required.
+	Methods []string `protobuf:"bytes,3,rep,name=methods,proto3" json:"methods,omitempty"`
+	// Which grants they may use: `client_credentials`,
+	// `urn:ietf:params:oauth:grant-type:token-exchange`. Default: both. What they
+	// get by them is said by Rules.
+	GrantTypes []string `protobuf:"bytes,4,rep,name=grant_types,json=grantTypes,proto3" json:"grant_types,omitempty"`
+	// Hosts that a `jwks_uri` may have, such as `keys.example.com`, or
+	// `*.example.com` for all that are one label below it. Keys are fetched as those
+	// of a Client are, and never from a private network. Default: none, so keys are
+	// registered themselves.
+	JwksHosts []string `protobuf:"bytes,5,rep,name=jwks_hosts,json=jwksHosts,proto3" json:"jwks_hosts,omitempty"`
+	// Labels of the clients, which Rules match. Nobody who registers chooses labels.
+	Labels map[string]string `protobuf:"bytes,6,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// The clients get tokens that are bound by DPoP only.
+	DpopBoundAccessTokens bool `protobuf:"varint,7,opt,name=dpop_bound_access_tokens,json=dpopBoundAccessTokens,proto3" json:"dpop_bound_access_tokens,omitempty"`
+	// How many clients there may be at a time. Default 100, at most 10,000.
+	MaxClients int32 `protobuf:"varint,8,opt,name=max_clients,json=maxClients,proto3" json:"max_clients,omitempty"`
+	// How many registrations and changes a minute a node lets through. Default 60, at
+	// most 6,000.
+	MaxPerMinute int32 `protobuf:"varint,9,opt,name=max_per_minute,json=maxPerMinute,proto3" json:"max_per_minute,omitempty"`
+	// After how long without a use a client is deleted, at least. Default 30 days
+	// (`720h`), at least an hour, at most 366 days.
+	ExpireUnused *durationpb.Duration `protobuf:"bytes,10,opt,name=expire_unused,json=expireUnused,proto3" json:"expire_unused,omitempty"`
+	// After how long a client is deleted, used or not. Default: never.
+	MaxLifetime *durationpb.Duration `protobuf:"bytes,11,opt,name=max_lifetime,json=maxLifetime,proto3" json:"max_lifetime,omitempty"`
+	// An initial access token registers one client. Default: as many as it can.
+	SingleUse bool `protobuf:"varint,12,opt,name=single_use,json=singleUse,proto3" json:"single_use,omitempty"`
+	// A software statement [RFC 7591 section 2.3] is needed, and must be this.
+	// Default: none is accepted.
+	SoftwareStatement *SoftwareStatement `protobuf:"bytes,13,opt,name=software_statement,json=softwareStatement,proto3" json:"software_statement,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *ClientTemplate) Reset() {
+	*x = ClientTemplate{}
+	mi := &file_sts_v1_resources_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClientTemplate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClientTemplate) ProtoMessage() {}
+
+func (x *ClientTemplate) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_resources_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClientTemplate.ProtoReflect.Descriptor instead.
+func (*ClientTemplate) Descriptor() ([]byte, []int) {
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *ClientTemplate) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ClientTemplate) GetDescription() string {
+	if x != nil {
+		return x.Description
+	}
+	return ""
+}
+
+func (x *ClientTemplate) GetMethods() []string {
+	if x != nil {
+		return x.Methods
+	}
+	return nil
+}
+
+func (x *ClientTemplate) GetGrantTypes() []string {
+	if x != nil {
+		return x.GrantTypes
+	}
+	return nil
+}
+
+func (x *ClientTemplate) GetJwksHosts() []string {
+	if x != nil {
+		return x.JwksHosts
+	}
+	return nil
+}
+
+func (x *ClientTemplate) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
+}
+
+func (x *ClientTemplate) GetDpopBoundAccessTokens() bool {
+	if x != nil {
+		return x.DpopBoundAccessTokens
+	}
+	return false
+}
+
+func (x *ClientTemplate) GetMaxClients() int32 {
+	if x != nil {
+		return x.MaxClients
+	}
+	return 0
+}
+
+func (x *ClientTemplate) GetMaxPerMinute() int32 {
+	if x != nil {
+		return x.MaxPerMinute
+	}
+	return 0
+}
+
+func (x *ClientTemplate) GetExpireUnused() *durationpb.Duration {
+	if x != nil {
+		return x.ExpireUnused
+	}
+	return nil
+}
+
+func (x *ClientTemplate) GetMaxLifetime() *durationpb.Duration {
+	if x != nil {
+		return x.MaxLifetime
+	}
+	return nil
+}
+
+func (x *ClientTemplate) GetSingleUse() bool {
+	if x != nil {
+		return x.SingleUse
+	}
+	return false
+}
+
+func (x *ClientTemplate) GetSoftwareStatement() *SoftwareStatement {
+	if x != nil {
+		return x.SoftwareStatement
+	}
+	return nil
+}
+
+// SoftwareStatement says which tokens of an Issuer are software statements. They are
+// verified as subject tokens are: `aud` must be what the Issuer expects, and they
+// must not have expired.
+type SoftwareStatement struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Name of the Issuer.
+	Issuer string `protobuf:"bytes,1,opt,name=issuer,proto3" json:"issuer,omitempty"`
+	// Claims that it must have, each by its exact value: a string, a number or a
+	// boolean. Default: any statement of the Issuer will do.
+	Claims        map[string]*structpb.Value `protobuf:"bytes,2,rep,name=claims,proto3" json:"claims,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SoftwareStatement) Reset() {
+	*x = SoftwareStatement{}
+	mi := &file_sts_v1_resources_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SoftwareStatement) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SoftwareStatement) ProtoMessage() {}
+
+func (x *SoftwareStatement) ProtoReflect() protoreflect.Message {
+	mi := &file_sts_v1_resources_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SoftwareStatement.ProtoReflect.Descriptor instead.
+func (*SoftwareStatement) Descriptor() ([]byte, []int) {
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *SoftwareStatement) GetIssuer() string {
+	if x != nil {
+		return x.Issuer
+	}
+	return ""
+}
+
+func (x *SoftwareStatement) GetClaims() map[string]*structpb.Value {
+	if x != nil {
+		return x.Claims
+	}
+	return nil
+}
+
 // Rate is how often something may happen on one node. A node does not know what the
 // others have let through: n nodes let n times as much through.
 type Rate struct {
@@ -321,7 +566,7 @@ type Rate struct {
 
 func (x *Rate) Reset() {
 	*x = Rate{}
-	mi := &file_sts_v1_resources_proto_msgTypes[2]
+	mi := &file_sts_v1_resources_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -333,7 +578,7 @@ func (x *Rate) String() string {
 func (*Rate) ProtoMessage() {}
 
 func (x *Rate) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[2]
+	mi := &file_sts_v1_resources_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -346,7 +591,7 @@ func (x *Rate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rate.ProtoReflect.Descriptor instead.
 func (*Rate) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{2}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *Rate) GetCount() int32 {
@@ -410,7 +655,7 @@ type PrivateKeyJwt struct {
 
 func (x *PrivateKeyJwt) Reset() {
 	*x = PrivateKeyJwt{}
-	mi := &file_sts_v1_resources_proto_msgTypes[3]
+	mi := &file_sts_v1_resources_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -422,7 +667,7 @@ func (x *PrivateKeyJwt) String() string {
 func (*PrivateKeyJwt) ProtoMessage() {}
 
 func (x *PrivateKeyJwt) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[3]
+	mi := &file_sts_v1_resources_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -435,7 +680,7 @@ func (x *PrivateKeyJwt) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrivateKeyJwt.ProtoReflect.Descriptor instead.
 func (*PrivateKeyJwt) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{3}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *PrivateKeyJwt) GetJwks() string {
@@ -518,7 +763,7 @@ type FederatedIdentity struct {
 
 func (x *FederatedIdentity) Reset() {
 	*x = FederatedIdentity{}
-	mi := &file_sts_v1_resources_proto_msgTypes[4]
+	mi := &file_sts_v1_resources_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -530,7 +775,7 @@ func (x *FederatedIdentity) String() string {
 func (*FederatedIdentity) ProtoMessage() {}
 
 func (x *FederatedIdentity) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[4]
+	mi := &file_sts_v1_resources_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -543,7 +788,7 @@ func (x *FederatedIdentity) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FederatedIdentity.ProtoReflect.Descriptor instead.
 func (*FederatedIdentity) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{4}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *FederatedIdentity) GetIssuer() string {
@@ -597,7 +842,7 @@ type ClientTls struct {
 
 func (x *ClientTls) Reset() {
 	*x = ClientTls{}
-	mi := &file_sts_v1_resources_proto_msgTypes[5]
+	mi := &file_sts_v1_resources_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -609,7 +854,7 @@ func (x *ClientTls) String() string {
 func (*ClientTls) ProtoMessage() {}
 
 func (x *ClientTls) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[5]
+	mi := &file_sts_v1_resources_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -622,7 +867,7 @@ func (x *ClientTls) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientTls.ProtoReflect.Descriptor instead.
 func (*ClientTls) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{5}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ClientTls) GetMatch() isClientTls_Match {
@@ -768,7 +1013,7 @@ type ClientSpiffe struct {
 
 func (x *ClientSpiffe) Reset() {
 	*x = ClientSpiffe{}
-	mi := &file_sts_v1_resources_proto_msgTypes[6]
+	mi := &file_sts_v1_resources_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -780,7 +1025,7 @@ func (x *ClientSpiffe) String() string {
 func (*ClientSpiffe) ProtoMessage() {}
 
 func (x *ClientSpiffe) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[6]
+	mi := &file_sts_v1_resources_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -793,7 +1038,7 @@ func (x *ClientSpiffe) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientSpiffe.ProtoReflect.Descriptor instead.
 func (*ClientSpiffe) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{6}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ClientSpiffe) GetId() string {
@@ -830,7 +1075,7 @@ type ClientSelfSigned struct {
 
 func (x *ClientSelfSigned) Reset() {
 	*x = ClientSelfSigned{}
-	mi := &file_sts_v1_resources_proto_msgTypes[7]
+	mi := &file_sts_v1_resources_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -842,7 +1087,7 @@ func (x *ClientSelfSigned) String() string {
 func (*ClientSelfSigned) ProtoMessage() {}
 
 func (x *ClientSelfSigned) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[7]
+	mi := &file_sts_v1_resources_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -855,7 +1100,7 @@ func (x *ClientSelfSigned) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientSelfSigned.ProtoReflect.Descriptor instead.
 func (*ClientSelfSigned) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{7}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ClientSelfSigned) GetJwks() string {
@@ -880,7 +1125,7 @@ type ClientSecret struct {
 
 func (x *ClientSecret) Reset() {
 	*x = ClientSecret{}
-	mi := &file_sts_v1_resources_proto_msgTypes[8]
+	mi := &file_sts_v1_resources_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -892,7 +1137,7 @@ func (x *ClientSecret) String() string {
 func (*ClientSecret) ProtoMessage() {}
 
 func (x *ClientSecret) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[8]
+	mi := &file_sts_v1_resources_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -905,7 +1150,7 @@ func (x *ClientSecret) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClientSecret.ProtoReflect.Descriptor instead.
 func (*ClientSecret) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{8}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ClientSecret) GetHash() string {
@@ -1015,7 +1260,7 @@ type Issuer struct {
 
 func (x *Issuer) Reset() {
 	*x = Issuer{}
-	mi := &file_sts_v1_resources_proto_msgTypes[9]
+	mi := &file_sts_v1_resources_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1027,7 +1272,7 @@ func (x *Issuer) String() string {
 func (*Issuer) ProtoMessage() {}
 
 func (x *Issuer) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[9]
+	mi := &file_sts_v1_resources_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1040,7 +1285,7 @@ func (x *Issuer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Issuer.ProtoReflect.Descriptor instead.
 func (*Issuer) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{9}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Issuer) GetName() string {
@@ -1245,7 +1490,7 @@ type SpiffeBundle struct {
 
 func (x *SpiffeBundle) Reset() {
 	*x = SpiffeBundle{}
-	mi := &file_sts_v1_resources_proto_msgTypes[10]
+	mi := &file_sts_v1_resources_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1257,7 +1502,7 @@ func (x *SpiffeBundle) String() string {
 func (*SpiffeBundle) ProtoMessage() {}
 
 func (x *SpiffeBundle) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[10]
+	mi := &file_sts_v1_resources_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1270,7 +1515,7 @@ func (x *SpiffeBundle) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SpiffeBundle.ProtoReflect.Descriptor instead.
 func (*SpiffeBundle) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{10}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *SpiffeBundle) GetTrustDomain() string {
@@ -1315,7 +1560,7 @@ type TokenReview struct {
 
 func (x *TokenReview) Reset() {
 	*x = TokenReview{}
-	mi := &file_sts_v1_resources_proto_msgTypes[11]
+	mi := &file_sts_v1_resources_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1327,7 +1572,7 @@ func (x *TokenReview) String() string {
 func (*TokenReview) ProtoMessage() {}
 
 func (x *TokenReview) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[11]
+	mi := &file_sts_v1_resources_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1340,7 +1585,7 @@ func (x *TokenReview) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokenReview.ProtoReflect.Descriptor instead.
 func (*TokenReview) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{11}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *TokenReview) GetApiServer() string {
@@ -1402,7 +1647,7 @@ type Audience struct {
 
 func (x *Audience) Reset() {
 	*x = Audience{}
-	mi := &file_sts_v1_resources_proto_msgTypes[12]
+	mi := &file_sts_v1_resources_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1414,7 +1659,7 @@ func (x *Audience) String() string {
 func (*Audience) ProtoMessage() {}
 
 func (x *Audience) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[12]
+	mi := &file_sts_v1_resources_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1427,7 +1672,7 @@ func (x *Audience) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Audience.ProtoReflect.Descriptor instead.
 func (*Audience) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{12}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Audience) GetName() string {
@@ -1537,7 +1782,7 @@ type Rule struct {
 
 func (x *Rule) Reset() {
 	*x = Rule{}
-	mi := &file_sts_v1_resources_proto_msgTypes[13]
+	mi := &file_sts_v1_resources_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1549,7 +1794,7 @@ func (x *Rule) String() string {
 func (*Rule) ProtoMessage() {}
 
 func (x *Rule) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[13]
+	mi := &file_sts_v1_resources_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1562,7 +1807,7 @@ func (x *Rule) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rule.ProtoReflect.Descriptor instead.
 func (*Rule) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{13}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Rule) GetName() string {
@@ -1657,7 +1902,7 @@ type Deny struct {
 
 func (x *Deny) Reset() {
 	*x = Deny{}
-	mi := &file_sts_v1_resources_proto_msgTypes[14]
+	mi := &file_sts_v1_resources_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1669,7 +1914,7 @@ func (x *Deny) String() string {
 func (*Deny) ProtoMessage() {}
 
 func (x *Deny) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[14]
+	mi := &file_sts_v1_resources_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1682,7 +1927,7 @@ func (x *Deny) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Deny.ProtoReflect.Descriptor instead.
 func (*Deny) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{14}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Deny) GetAudiences() []string {
@@ -1719,7 +1964,7 @@ type Require struct {
 
 func (x *Require) Reset() {
 	*x = Require{}
-	mi := &file_sts_v1_resources_proto_msgTypes[15]
+	mi := &file_sts_v1_resources_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1731,7 +1976,7 @@ func (x *Require) String() string {
 func (*Require) ProtoMessage() {}
 
 func (x *Require) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[15]
+	mi := &file_sts_v1_resources_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1744,7 +1989,7 @@ func (x *Require) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Require.ProtoReflect.Descriptor instead.
 func (*Require) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{15}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Require) GetBinding() string {
@@ -1789,7 +2034,7 @@ type Limits struct {
 
 func (x *Limits) Reset() {
 	*x = Limits{}
-	mi := &file_sts_v1_resources_proto_msgTypes[16]
+	mi := &file_sts_v1_resources_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1801,7 +2046,7 @@ func (x *Limits) String() string {
 func (*Limits) ProtoMessage() {}
 
 func (x *Limits) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[16]
+	mi := &file_sts_v1_resources_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1814,7 +2059,7 @@ func (x *Limits) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Limits.ProtoReflect.Descriptor instead.
 func (*Limits) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{16}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Limits) GetActors() int32 {
@@ -1854,7 +2099,7 @@ type Requester struct {
 
 func (x *Requester) Reset() {
 	*x = Requester{}
-	mi := &file_sts_v1_resources_proto_msgTypes[17]
+	mi := &file_sts_v1_resources_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1866,7 +2111,7 @@ func (x *Requester) String() string {
 func (*Requester) ProtoMessage() {}
 
 func (x *Requester) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[17]
+	mi := &file_sts_v1_resources_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1879,7 +2124,7 @@ func (x *Requester) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Requester.ProtoReflect.Descriptor instead.
 func (*Requester) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{17}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Requester) GetClients() []string {
@@ -1926,7 +2171,7 @@ type Party struct {
 
 func (x *Party) Reset() {
 	*x = Party{}
-	mi := &file_sts_v1_resources_proto_msgTypes[18]
+	mi := &file_sts_v1_resources_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1938,7 +2183,7 @@ func (x *Party) String() string {
 func (*Party) ProtoMessage() {}
 
 func (x *Party) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[18]
+	mi := &file_sts_v1_resources_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1951,7 +2196,7 @@ func (x *Party) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Party.ProtoReflect.Descriptor instead.
 func (*Party) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{18}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Party) GetIssuer() string {
@@ -2029,7 +2274,7 @@ type Allow struct {
 
 func (x *Allow) Reset() {
 	*x = Allow{}
-	mi := &file_sts_v1_resources_proto_msgTypes[19]
+	mi := &file_sts_v1_resources_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2041,7 +2286,7 @@ func (x *Allow) String() string {
 func (*Allow) ProtoMessage() {}
 
 func (x *Allow) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[19]
+	mi := &file_sts_v1_resources_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2054,7 +2299,7 @@ func (x *Allow) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Allow.ProtoReflect.Descriptor instead.
 func (*Allow) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{19}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Allow) GetAudiences() []string {
@@ -2151,7 +2396,7 @@ type ScopesFromClaim struct {
 
 func (x *ScopesFromClaim) Reset() {
 	*x = ScopesFromClaim{}
-	mi := &file_sts_v1_resources_proto_msgTypes[20]
+	mi := &file_sts_v1_resources_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2163,7 +2408,7 @@ func (x *ScopesFromClaim) String() string {
 func (*ScopesFromClaim) ProtoMessage() {}
 
 func (x *ScopesFromClaim) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[20]
+	mi := &file_sts_v1_resources_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2176,7 +2421,7 @@ func (x *ScopesFromClaim) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ScopesFromClaim.ProtoReflect.Descriptor instead.
 func (*ScopesFromClaim) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{20}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *ScopesFromClaim) GetClaim() string {
@@ -2216,7 +2461,7 @@ type MayAct struct {
 
 func (x *MayAct) Reset() {
 	*x = MayAct{}
-	mi := &file_sts_v1_resources_proto_msgTypes[21]
+	mi := &file_sts_v1_resources_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2228,7 +2473,7 @@ func (x *MayAct) String() string {
 func (*MayAct) ProtoMessage() {}
 
 func (x *MayAct) ProtoReflect() protoreflect.Message {
-	mi := &file_sts_v1_resources_proto_msgTypes[21]
+	mi := &file_sts_v1_resources_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2241,7 +2486,7 @@ func (x *MayAct) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MayAct.ProtoReflect.Descriptor instead.
 func (*MayAct) Descriptor() ([]byte, []int) {
-	return file_sts_v1_resources_proto_rawDescGZIP(), []int{21}
+	return file_sts_v1_resources_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *MayAct) GetClient() string {
@@ -2269,12 +2514,13 @@ var File_sts_v1_resources_proto protoreflect.FileDescriptor
 
 const file_sts_v1_resources_proto_rawDesc = "" +
 	"\n" +
-	"\x16sts/v1/resources.proto\x12\x06sts.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xba\x01\n" +
+	"\x16sts/v1/resources.proto\x12\x06sts.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xfd\x01\n" +
 	"\bResource\x12(\n" +
 	"\x06client\x18\x01 \x01(\v2\x0e.sts.v1.ClientH\x00R\x06client\x12(\n" +
 	"\x06issuer\x18\x02 \x01(\v2\x0e.sts.v1.IssuerH\x00R\x06issuer\x12.\n" +
 	"\baudience\x18\x03 \x01(\v2\x10.sts.v1.AudienceH\x00R\baudience\x12\"\n" +
-	"\x04rule\x18\x04 \x01(\v2\f.sts.v1.RuleH\x00R\x04ruleB\x06\n" +
+	"\x04rule\x18\x04 \x01(\v2\f.sts.v1.RuleH\x00R\x04rule\x12A\n" +
+	"\x0fclient_template\x18\x05 \x01(\v2\x16.sts.v1.ClientTemplateH\x00R\x0eclientTemplateB\x06\n" +
 	"\x04kind\"\xaf\x04\n" +
 	"\x06Client\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
@@ -2294,7 +2540,35 @@ const file_sts_v1_resources_proto_rawDesc = "" +
 	"disclosure\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"e\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xfe\x04\n" +
+	"\x0eClientTemplate\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
+	"\vdescription\x18\x02 \x01(\tR\vdescription\x12\x18\n" +
+	"\amethods\x18\x03 \x03(\tR\amethods\x12\x1f\n" +
+	"\vgrant_types\x18\x04 \x03(\tR\n" +
+	"grantTypes\x12\x1d\n" +
+	"\n" +
+	"jwks_hosts\x18\x05 \x03(\tR\tjwksHosts\x12:\n" +
+	"\x06labels\x18\x06 \x03(\v2\".sts.v1.ClientTemplate.LabelsEntryR\x06labels\x127\n" +
+	"\x18dpop_bound_access_tokens\x18\a \x01(\bR\x15dpopBoundAccessTokens\x12\x1f\n" +
+	"\vmax_clients\x18\b \x01(\x05R\n" +
+	"maxClients\x12$\n" +
+	"\x0emax_per_minute\x18\t \x01(\x05R\fmaxPerMinute\x12>\n" +
+	"\rexpire_unused\x18\n" +
+	" \x01(\v2\x19.google.protobuf.DurationR\fexpireUnused\x12<\n" +
+	"\fmax_lifetime\x18\v \x01(\v2\x19.google.protobuf.DurationR\vmaxLifetime\x12\x1d\n" +
+	"\n" +
+	"single_use\x18\f \x01(\bR\tsingleUse\x12H\n" +
+	"\x12software_statement\x18\r \x01(\v2\x19.sts.v1.SoftwareStatementR\x11softwareStatement\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xbd\x01\n" +
+	"\x11SoftwareStatement\x12\x16\n" +
+	"\x06issuer\x18\x01 \x01(\tR\x06issuer\x12=\n" +
+	"\x06claims\x18\x02 \x03(\v2%.sts.v1.SoftwareStatement.ClaimsEntryR\x06claims\x1aQ\n" +
+	"\vClaimsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12,\n" +
+	"\x05value\x18\x02 \x01(\v2\x16.google.protobuf.ValueR\x05value:\x028\x01\"e\n" +
 	"\x04Rate\x12\x14\n" +
 	"\x05count\x18\x01 \x01(\x05R\x05count\x121\n" +
 	"\x06period\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x06period\x12\x14\n" +
@@ -2477,85 +2751,96 @@ func file_sts_v1_resources_proto_rawDescGZIP() []byte {
 	return file_sts_v1_resources_proto_rawDescData
 }
 
-var file_sts_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 28)
+var file_sts_v1_resources_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_sts_v1_resources_proto_goTypes = []any{
 	(*Resource)(nil),              // 0: sts.v1.Resource
 	(*Client)(nil),                // 1: sts.v1.Client
-	(*Rate)(nil),                  // 2: sts.v1.Rate
-	(*PrivateKeyJwt)(nil),         // 3: sts.v1.PrivateKeyJwt
-	(*FederatedIdentity)(nil),     // 4: sts.v1.FederatedIdentity
-	(*ClientTls)(nil),             // 5: sts.v1.ClientTls
-	(*ClientSpiffe)(nil),          // 6: sts.v1.ClientSpiffe
-	(*ClientSelfSigned)(nil),      // 7: sts.v1.ClientSelfSigned
-	(*ClientSecret)(nil),          // 8: sts.v1.ClientSecret
-	(*Issuer)(nil),                // 9: sts.v1.Issuer
-	(*SpiffeBundle)(nil),          // 10: sts.v1.SpiffeBundle
-	(*TokenReview)(nil),           // 11: sts.v1.TokenReview
-	(*Audience)(nil),              // 12: sts.v1.Audience
-	(*Rule)(nil),                  // 13: sts.v1.Rule
-	(*Deny)(nil),                  // 14: sts.v1.Deny
-	(*Require)(nil),               // 15: sts.v1.Require
-	(*Limits)(nil),                // 16: sts.v1.Limits
-	(*Requester)(nil),             // 17: sts.v1.Requester
-	(*Party)(nil),                 // 18: sts.v1.Party
-	(*Allow)(nil),                 // 19: sts.v1.Allow
-	(*ScopesFromClaim)(nil),       // 20: sts.v1.ScopesFromClaim
-	(*MayAct)(nil),                // 21: sts.v1.MayAct
-	nil,                           // 22: sts.v1.Client.LabelsEntry
-	nil,                           // 23: sts.v1.FederatedIdentity.ClaimsEntry
-	nil,                           // 24: sts.v1.Requester.LabelsEntry
-	nil,                           // 25: sts.v1.Party.ClaimsEntry
-	nil,                           // 26: sts.v1.Party.ClaimGlobsEntry
-	nil,                           // 27: sts.v1.Allow.ClaimsEntry
-	(*durationpb.Duration)(nil),   // 28: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 29: google.protobuf.Timestamp
-	(*structpb.Value)(nil),        // 30: google.protobuf.Value
+	(*ClientTemplate)(nil),        // 2: sts.v1.ClientTemplate
+	(*SoftwareStatement)(nil),     // 3: sts.v1.SoftwareStatement
+	(*Rate)(nil),                  // 4: sts.v1.Rate
+	(*PrivateKeyJwt)(nil),         // 5: sts.v1.PrivateKeyJwt
+	(*FederatedIdentity)(nil),     // 6: sts.v1.FederatedIdentity
+	(*ClientTls)(nil),             // 7: sts.v1.ClientTls
+	(*ClientSpiffe)(nil),          // 8: sts.v1.ClientSpiffe
+	(*ClientSelfSigned)(nil),      // 9: sts.v1.ClientSelfSigned
+	(*ClientSecret)(nil),          // 10: sts.v1.ClientSecret
+	(*Issuer)(nil),                // 11: sts.v1.Issuer
+	(*SpiffeBundle)(nil),          // 12: sts.v1.SpiffeBundle
+	(*TokenReview)(nil),           // 13: sts.v1.TokenReview
+	(*Audience)(nil),              // 14: sts.v1.Audience
+	(*Rule)(nil),                  // 15: sts.v1.Rule
+	(*Deny)(nil),                  // 16: sts.v1.Deny
+	(*Require)(nil),               // 17: sts.v1.Require
+	(*Limits)(nil),                // 18: sts.v1.Limits
+	(*Requester)(nil),             // 19: sts.v1.Requester
+	(*Party)(nil),                 // 20: sts.v1.Party
+	(*Allow)(nil),                 // 21: sts.v1.Allow
+	(*ScopesFromClaim)(nil),       // 22: sts.v1.ScopesFromClaim
+	(*MayAct)(nil),                // 23: sts.v1.MayAct
+	nil,                           // 24: sts.v1.Client.LabelsEntry
+	nil,                           // 25: sts.v1.ClientTemplate.LabelsEntry
+	nil,                           // 26: sts.v1.SoftwareStatement.ClaimsEntry
+	nil,                           // 27: sts.v1.FederatedIdentity.ClaimsEntry
+	nil,                           // 28: sts.v1.Requester.LabelsEntry
+	nil,                           // 29: sts.v1.Party.ClaimsEntry
+	nil,                           // 30: sts.v1.Party.ClaimGlobsEntry
+	nil,                           // 31: sts.v1.Allow.ClaimsEntry
+	(*durationpb.Duration)(nil),   // 32: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 33: google.protobuf.Timestamp
+	(*structpb.Value)(nil),        // 34: google.protobuf.Value
 }
 var file_sts_v1_resources_proto_depIdxs = []int32{
 	1,  // 0: sts.v1.Resource.client:type_name -> sts.v1.Client
-	9,  // 1: sts.v1.Resource.issuer:type_name -> sts.v1.Issuer
-	12, // 2: sts.v1.Resource.audience:type_name -> sts.v1.Audience
-	13, // 3: sts.v1.Resource.rule:type_name -> sts.v1.Rule
-	22, // 4: sts.v1.Client.labels:type_name -> sts.v1.Client.LabelsEntry
-	8,  // 5: sts.v1.Client.secrets:type_name -> sts.v1.ClientSecret
-	5,  // 6: sts.v1.Client.tls:type_name -> sts.v1.ClientTls
-	3,  // 7: sts.v1.Client.private_key_jwt:type_name -> sts.v1.PrivateKeyJwt
-	4,  // 8: sts.v1.Client.federated:type_name -> sts.v1.FederatedIdentity
-	2,  // 9: sts.v1.Client.rate:type_name -> sts.v1.Rate
-	28, // 10: sts.v1.Rate.period:type_name -> google.protobuf.Duration
-	23, // 11: sts.v1.FederatedIdentity.claims:type_name -> sts.v1.FederatedIdentity.ClaimsEntry
-	6,  // 12: sts.v1.ClientTls.spiffe:type_name -> sts.v1.ClientSpiffe
-	7,  // 13: sts.v1.ClientTls.self_signed:type_name -> sts.v1.ClientSelfSigned
-	29, // 14: sts.v1.ClientSecret.not_after:type_name -> google.protobuf.Timestamp
-	28, // 15: sts.v1.Issuer.max_token_lifetime:type_name -> google.protobuf.Duration
-	10, // 16: sts.v1.Issuer.spiffe_bundle:type_name -> sts.v1.SpiffeBundle
-	11, // 17: sts.v1.Issuer.token_review:type_name -> sts.v1.TokenReview
-	28, // 18: sts.v1.Audience.max_ttl:type_name -> google.protobuf.Duration
-	2,  // 19: sts.v1.Audience.quota:type_name -> sts.v1.Rate
-	17, // 20: sts.v1.Rule.requester:type_name -> sts.v1.Requester
-	18, // 21: sts.v1.Rule.subject:type_name -> sts.v1.Party
-	18, // 22: sts.v1.Rule.actor:type_name -> sts.v1.Party
-	19, // 23: sts.v1.Rule.allow:type_name -> sts.v1.Allow
-	15, // 24: sts.v1.Rule.require:type_name -> sts.v1.Require
-	14, // 25: sts.v1.Rule.deny:type_name -> sts.v1.Deny
-	16, // 26: sts.v1.Rule.limits:type_name -> sts.v1.Limits
-	28, // 27: sts.v1.Require.max_token_age:type_name -> google.protobuf.Duration
-	28, // 28: sts.v1.Require.max_auth_age:type_name -> google.protobuf.Duration
-	24, // 29: sts.v1.Requester.labels:type_name -> sts.v1.Requester.LabelsEntry
-	25, // 30: sts.v1.Party.claims:type_name -> sts.v1.Party.ClaimsEntry
-	26, // 31: sts.v1.Party.claim_globs:type_name -> sts.v1.Party.ClaimGlobsEntry
-	28, // 32: sts.v1.Allow.ttl:type_name -> google.protobuf.Duration
-	27, // 33: sts.v1.Allow.claims:type_name -> sts.v1.Allow.ClaimsEntry
-	20, // 34: sts.v1.Allow.scopes_from_claims:type_name -> sts.v1.ScopesFromClaim
-	21, // 35: sts.v1.Allow.may_act:type_name -> sts.v1.MayAct
-	30, // 36: sts.v1.ScopesFromClaim.value:type_name -> google.protobuf.Value
-	30, // 37: sts.v1.FederatedIdentity.ClaimsEntry.value:type_name -> google.protobuf.Value
-	30, // 38: sts.v1.Party.ClaimsEntry.value:type_name -> google.protobuf.Value
-	39, // [39:39] is the sub-list for method output_type
-	39, // [39:39] is the sub-list for method input_type
-	39, // [39:39] is the sub-list for extension type_name
-	39, // [39:39] is the sub-list for extension extendee
-	0,  // [0:39] is the sub-list for field type_name
+	11, // 1: sts.v1.Resource.issuer:type_name -> sts.v1.Issuer
+	14, // 2: sts.v1.Resource.audience:type_name -> sts.v1.Audience
+	15, // 3: sts.v1.Resource.rule:type_name -> sts.v1.Rule
+	2,  // 4: sts.v1.Resource.client_template:type_name -> sts.v1.ClientTemplate
+	24, // 5: sts.v1.Client.labels:type_name -> sts.v1.Client.LabelsEntry
+	10, // 6: sts.v1.Client.secrets:type_name -> sts.v1.ClientSecret
+	7,  // 7: sts.v1.Client.tls:type_name -> sts.v1.ClientTls
+	5,  // 8: sts.v1.Client.private_key_jwt:type_name -> sts.v1.PrivateKeyJwt
+	6,  // 9: sts.v1.Client.federated:type_name -> sts.v1.FederatedIdentity
+	4,  // 10: sts.v1.Client.rate:type_name -> sts.v1.Rate
+	25, // 11: sts.v1.ClientTemplate.labels:type_name -> sts.v1.ClientTemplate.LabelsEntry
+	32, // 12: sts.v1.ClientTemplate.expire_unused:type_name -> google.protobuf.Duration
+	32, // 13: sts.v1.ClientTemplate.max_lifetime:type_name -> google.protobuf.Duration
+	3,  // 14: sts.v1.ClientTemplate.software_statement:type_name -> sts.v1.SoftwareStatement
+	26, // 15: sts.v1.SoftwareStatement.claims:type_name -> sts.v1.SoftwareStatement.ClaimsEntry
+	32, // 16: sts.v1.Rate.period:type_name -> google.protobuf.Duration
+	27, // 17: sts.v1.FederatedIdentity.claims:type_name -> sts.v1.FederatedIdentity.ClaimsEntry
+	8,  // 18: sts.v1.ClientTls.spiffe:type_name -> sts.v1.ClientSpiffe
+	9,  // 19: sts.v1.ClientTls.self_signed:type_name -> sts.v1.ClientSelfSigned
+	33, // 20: sts.v1.ClientSecret.not_after:type_name -> google.protobuf.Timestamp
+	32, // 21: sts.v1.Issuer.max_token_lifetime:type_name -> google.protobuf.Duration
+	12, // 22: sts.v1.Issuer.spiffe_bundle:type_name -> sts.v1.SpiffeBundle
+	13, // 23: sts.v1.Issuer.token_review:type_name -> sts.v1.TokenReview
+	32, // 24: sts.v1.Audience.max_ttl:type_name -> google.protobuf.Duration
+	4,  // 25: sts.v1.Audience.quota:type_name -> sts.v1.Rate
+	19, // 26: sts.v1.Rule.requester:type_name -> sts.v1.Requester
+	20, // 27: sts.v1.Rule.subject:type_name -> sts.v1.Party
+	20, // 28: sts.v1.Rule.actor:type_name -> sts.v1.Party
+	21, // 29: sts.v1.Rule.allow:type_name -> sts.v1.Allow
+	17, // 30: sts.v1.Rule.require:type_name -> sts.v1.Require
+	16, // 31: sts.v1.Rule.deny:type_name -> sts.v1.Deny
+	18, // 32: sts.v1.Rule.limits:type_name -> sts.v1.Limits
+	32, // 33: sts.v1.Require.max_token_age:type_name -> google.protobuf.Duration
+	32, // 34: sts.v1.Require.max_auth_age:type_name -> google.protobuf.Duration
+	28, // 35: sts.v1.Requester.labels:type_name -> sts.v1.Requester.LabelsEntry
+	29, // 36: sts.v1.Party.claims:type_name -> sts.v1.Party.ClaimsEntry
+	30, // 37: sts.v1.Party.claim_globs:type_name -> sts.v1.Party.ClaimGlobsEntry
+	32, // 38: sts.v1.Allow.ttl:type_name -> google.protobuf.Duration
+	31, // 39: sts.v1.Allow.claims:type_name -> sts.v1.Allow.ClaimsEntry
+	22, // 40: sts.v1.Allow.scopes_from_claims:type_name -> sts.v1.ScopesFromClaim
+	23, // 41: sts.v1.Allow.may_act:type_name -> sts.v1.MayAct
+	34, // 42: sts.v1.ScopesFromClaim.value:type_name -> google.protobuf.Value
+	34, // 43: sts.v1.SoftwareStatement.ClaimsEntry.value:type_name -> google.protobuf.Value
+	34, // 44: sts.v1.FederatedIdentity.ClaimsEntry.value:type_name -> google.protobuf.Value
+	34, // 45: sts.v1.Party.ClaimsEntry.value:type_name -> google.protobuf.Value
+	46, // [46:46] is the sub-list for method output_type
+	46, // [46:46] is the sub-list for method input_type
+	46, // [46:46] is the sub-list for extension type_name
+	46, // [46:46] is the sub-list for extension extendee
+	0,  // [0:46] is the sub-list for field type_name
 }
 
 func init() { file_sts_v1_resources_proto_init() }
@@ -2568,8 +2853,9 @@ func file_sts_v1_resources_proto_init() {
 		(*Resource_Issuer)(nil),
 		(*Resource_Audience)(nil),
 		(*Resource_Rule)(nil),
+		(*Resource_ClientTemplate)(nil),
 	}
-	file_sts_v1_resources_proto_msgTypes[5].OneofWrappers = []any{
+	file_sts_v1_resources_proto_msgTypes[7].OneofWrappers = []any{
 		(*ClientTls_SubjectDn)(nil),
 		(*ClientTls_SanUri)(nil),
 		(*ClientTls_SanDns)(nil),
@@ -2584,7 +2870,7 @@ func file_sts_v1_resources_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_sts_v1_resources_proto_rawDesc), len(file_sts_v1_resources_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   28,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1,0 +1,63 @@
+package server
+
+import (
+	"context"
+	"encoding/base64"
+	"fmt"
+
+	stsv1 "github.com/workload-sts/sts/gen/sts/v1"
+	"github.com/workload-sts/sts/sts"
+)
+
+// ListRegisteredClients implements stsv1.AdminServiceServer.
+func (a *adminService) ListRegisteredClients(_ context.Context, m *stsv1.ListRegisteredClientsRequest) (*stsv1.ListRegisteredClientsResponse, error) {
+	size := int(m.GetPageSize())
+	switch {
+	case size == 0:
+		size = defaultPageSize
+	case size < 0 || size > maxPageSize:
+		return nil, malformed("page_size", fmt.Sprintf("page_size must be between 1 and %d", maxPageSize))
+	}
+	after, err := base64.RawURLEncoding.Strict().DecodeString(m.GetPageToken())
+	if err != nil || len(after) > maxParameter {
+		return nil, malformed("page_token", "page_token is not the next_page_token of a page")
+	}
+	page, more := a.service.RegisteredClients(m.GetTemplate(), string(after), size)
+	out := &stsv1.ListRegisteredClientsResponse{}
+	for _, c := range page {
+		client, err := registeredToProto(c)
+		if err != nil {
+			return nil, err
+		}
+		out.Clients = append(out.Clients, client)
+	}
+	if more {
+		out.NextPageToken = base64.RawURLEncoding.EncodeToString([]byte(page[len(page)-1].Name))
+	}
+	return out, nil
+}
+
+// DeleteRegisteredClient implements stsv1.AdminServiceServer.
+func (a *adminService) DeleteRegisteredClient(ctx context.Context, m *stsv1.DeleteRegisteredClientRequest) (*stsv1.DeleteRegisteredClientResponse, error) {
+	if m.GetName() == "" {
+		return nil, malformed("name", "name is missing: name the client")
+	}
+	if err := a.service.DeleteRegisteredClient(ctx, principalOf(ctx), m.GetName()); err != nil {
+		return nil, err
+	}
+	return &stsv1.DeleteRegisteredClientResponse{}, nil
+}
+
+func registeredToProto(c sts.RegisteredClient) (*stsv1.RegisteredClient, error) {
+	members := c.Metadata.Members()
+	delete(members, "jwks")
+	metadata, err := structOf(members)
+	out := &stsv1.RegisteredClient{
+		Name: c.Name, Template: c.Template, Metadata: metadata, By: c.By, Disabled: c.Unfit,
+		Created: timeToProto(c.Created), Changed: timeToProto(c.Changed), LastUsed: timeToProto(c.LastUsed), Ends: timeToProto(c.Ends),
+	}
+	if c.Statement != nil {
+		out.StatementIssuer = c.Statement.Issuer
+	}
+	return out, err
+}
