@@ -1,7 +1,13 @@
 package jose
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/base64"
 	"fmt"
+	"math/big"
 	"strings"
 	"testing"
 	"time"
@@ -14,9 +20,26 @@ func bundle(members string, keys ...string) []byte {
 	return []byte("{" + members + `"keys":[` + strings.Join(keys, ",") + "]}")
 }
 
+// certificate is one of some authority, in base64.
+func certificate(t *testing.T) string {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return base64.StdEncoding.EncodeToString(der)
+}
+
 func TestParseBundle(t *testing.T) {
 	jwt := func(kid string) string { return fmt.Sprintf(`{%s,"kid":%q,"use":"jwt-svid"}`, ecMembers, kid) }
-	x509 := `{` + ecMembers + `,"use":"x509-svid","x5c":["AA=="]}`
+	cert := certificate(t)
+	svid := func(x5c string) string { return `{` + ecMembers + `,"use":"x509-svid"` + x5c + `}` }
+	good := svid(fmt.Sprintf(`,"x5c":[%q]`, cert))
 	for name, tc := range map[string]struct {
 		in       []byte
 		keys     int
@@ -24,7 +47,7 @@ func TestParseBundle(t *testing.T) {
 		sequence int64
 		hint     time.Duration
 	}{
-		"one":            {bundle(`"spiffe_sequence":12,"spiffe_refresh_hint":300,`, jwt("a"), x509), 1, 0, 12, 5 * time.Minute},
+		"one":            {bundle(`"spiffe_sequence":12,"spiffe_refresh_hint":300,`, jwt("a"), good), 1, 0, 12, 5 * time.Minute},
 		"nothing said":   {bundle(``, jwt("a"), jwt("b")), 2, 0, 0, 0},
 		"for ever":       {bundle(`"spiffe_refresh_hint":9223372036854775807,`, jwt("a")), 1, 0, 0, 366 * 24 * time.Hour},
 		"no kid":         {bundle(``, jwt("a"), `{`+ecMembers+`,"use":"jwt-svid"}`), 1, 1, 0, 0},
@@ -33,7 +56,12 @@ func TestParseBundle(t *testing.T) {
 		"use in capital": {bundle(``, `{`+ecMembers+`,"kid":"a","use":"JWT-SVID"}`), 0, 1, 0, 0},
 		"not an object":  {bundle(``, `7`, jwt("a")), 1, 1, 0, 0},
 		"symmetric":      {bundle(``, `{"kty":"oct","k":"AA","kid":"a","use":"jwt-svid"}`), 0, 1, 0, 0},
-		"certificates":   {bundle(``, x509), 0, 0, 0, 0},
+		"certificates":   {bundle(``, good), 0, 0, 0, 0},
+		"no x5c":         {bundle(``, svid("")), 0, 1, 0, 0},
+		"two in x5c":     {bundle(``, svid(fmt.Sprintf(`,"x5c":[%q,%q]`, cert, cert))), 0, 1, 0, 0},
+		"base64url":      {bundle(``, svid(fmt.Sprintf(`,"x5c":[%q]`, strings.TrimRight(strings.NewReplacer("+", "-", "/", "_").Replace(cert), "=")+"_"))), 0, 1, 0, 0},
+		"J-42 CR in x5c": {bundle(``, svid(fmt.Sprintf(`,"x5c":[%q]`, cert[:8]+"\r"+cert[8:]))), 0, 1, 0, 0},
+		"no certificate": {bundle(``, svid(`,"x5c":["AA=="]`)), 0, 1, 0, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b, left, err := ParseBundle(tc.in)

@@ -44,7 +44,22 @@ func (r *Remote) Status() []SourceStatus {
 	out := make([]SourceStatus, 0, len(sources))
 	for _, name := range slices.Sorted(maps.Keys(sources)) {
 		sources[name].watch(r)
-		out = append(out, sources[name].status(r.c.Now()))
+		out = append(out, sources[name].statusWithKeys(r.c.Now()))
+	}
+	return out
+}
+
+// statusWithKeys is the status, with the keys of an API server that reviews tokens
+// and why they cannot be had.
+func (s *remoteSource) statusWithKeys(now time.Time) SourceStatus {
+	out := s.status(now)
+	if s.local == nil {
+		return out
+	}
+	local := s.local.status(now)
+	out.Keys, out.Refresh, out.Stale = local.Keys, local.Refresh, local.Stale
+	if out.Err == nil {
+		out.Err = local.Err
 	}
 	return out
 }

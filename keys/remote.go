@@ -130,8 +130,12 @@ var (
 // A known key comes from memory. Otherwise the issuer is asked, once for all who
 // wait, unless it was asked a moment ago. An error that is jose.ErrUnknownKey
 // says that the issuer has no such key; any other, that it could not be asked.
+// Those of an API server that reviews tokens are to be had if its Review says so.
 func (r *Remote) Key(ctx context.Context, issuer, kid string, alg jose.Algorithm) (jose.Key, error) {
 	s, ok := r.source(issuer)
+	if ok && s.Kind() == ByReview {
+		s, ok = s.local, s.local != nil
+	}
 	if !ok {
 		return jose.Key{}, errNotConfigured
 	}

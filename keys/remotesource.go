@@ -18,7 +18,8 @@ type remoteSource struct {
 		httpDoer
 		CloseIdleConnections()
 	}
-	reviews *reviews // of a source ByReview, else nil
+	reviews *reviews      // of a source ByReview, else nil
+	local   *remoteSource // the keys of an API server, if they are to be had; else nil
 	counts  *counts
 
 	mu         sync.Mutex
@@ -51,6 +52,9 @@ func newSource(r *Remote, name string, s Source) (*remoteSource, error) {
 	out.client = client
 	if s.Kind() == ByReview {
 		out.reviews = newReviews(client)
+	}
+	if s.Review.Keys {
+		out.local = &remoteSource{Source: s.keys(), name: name, client: reviewClient{r, out}, counts: out.counts}
 	}
 	return out, nil
 }

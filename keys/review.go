@@ -267,4 +267,22 @@ func (v *reviews) clientOf(r *Remote, s *remoteSource) (*http.Client, error) {
 	return client, nil
 }
 
+// reviewClient fetches the keys of an API server by the connections on which it is
+// asked about tokens.
+type reviewClient struct {
+	r *Remote
+	s *remoteSource
+}
+
+func (c reviewClient) Do(req *http.Request) (*http.Response, error) {
+	client, err := c.s.reviews.clientOf(c.r, c.s)
+	if err != nil {
+		return nil, err
+	}
+	return client.Do(req)
+}
+
+// CloseIdleConnections does nothing: they are closed with the reviews.
+func (reviewClient) CloseIdleConnections() {}
+
 func refuseRedirect(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }

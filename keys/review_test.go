@@ -1,6 +1,7 @@
 package keys
 
 import (
+	"crypto/ecdsa"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -217,4 +218,49 @@ func FuzzReview(f *testing.F) {
 			t.Errorf("%q", subject)
 		}
 	})
+}
+
+// TestReviewKeys has the keys of an API server beside its reviews: fetched once with
+// the token of this service, whatever key ids come, and known after the API server
+// has gone.
+func TestReviewKeys(t *testing.T) {
+	a := newAPIServer(t)
+	signer := newEvilIssuer(t, false) // for its key
+	var fetches atomic.Int64
+	a.answers(nil, func(w http.ResponseWriter, r *http.Request) {
+		fetches.Add(1)
+		if r.URL.Path != "/openid/v1/jwks" || r.Header.Get("Authorization") != "Bearer "+serviceToken {
+			w.WriteHeader(http.StatusForbidden)
+			return
+		}
+		json.NewEncoder(w).Encode(map[string]any{"keys": signer.keys})
+	})
+	src := a.source(t)
+	r, _ := newRemote(t, map[string]Source{"cluster": src})
+	if _, err := r.Key(t.Context(), "cluster", "k1", jose.ES256); err == nil || errors.Is(err, jose.ErrUnknownKey) {
+		t.Errorf("without being asked for: %v", err)
+	}
+	src.Review.Keys = true
+	if err := src.Check(); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Configure(map[string]Source{"cluster": src}); err != nil {
+		t.Fatal(err)
+	}
+	if key := r.mustKey(t, "cluster", "k1"); !signer.keys[0].Public.(*ecdsa.PublicKey).Equal(key.Public) {
+		t.Fatal("another key")
+	}
+	for i := range 100 {
+		if _, err := r.Key(t.Context(), "cluster", fmt.Sprint("forged", i), jose.ES256); !errors.Is(err, jose.ErrUnknownKey) {
+			t.Fatal(err)
+		}
+	}
+	if n := fetches.Load(); n != 1 {
+		t.Errorf("%d fetches", n)
+	}
+	a.Close()
+	r.mustKey(t, "cluster", "k1")
+	if st := r.Status()[0]; len(st.Keys) != 1 || st.Kind != ByReview {
+		t.Errorf("status %+v", st)
+	}
 }

@@ -40,6 +40,16 @@ type Review struct {
 	APIServer string
 	TokenFile string // of the token that this service calls it with
 	CAFile    string // PEM; empty: as of the Source
+	Keys      bool   // its keys are to be had as well; see [Remote.Key]
+}
+
+// keys is where the API server publishes the keys that sign its tokens. They are
+// fetched with the token and the CA of the Review.
+func (s Source) keys() Source {
+	return Source{
+		Issuer: s.Issuer, JWKSURI: s.Review.APIServer + "/openid/v1/jwks", TokenFile: s.Review.TokenFile,
+		AllowNetworks: s.AllowNetworks, InsecureHTTP: s.InsecureHTTP, AllowMissingKID: s.AllowMissingKID,
+	}
 }
 
 // Kind is a way to find keys, by the name of the field that says it.

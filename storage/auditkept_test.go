@@ -327,3 +327,31 @@ func TestAuditRotatesIdle(t *testing.T) {
 		}
 	})
 }
+
+// TestAuditKeptNodes: nodes that share a store have a chain each, and one that begins
+// anew is told of its own chain before, not of that of another.
+func TestAuditKeptNodes(t *testing.T) {
+	first, second := newKeptLog(t), filepath.Join(t.TempDir(), "audit.jsonl")
+	open := func() *Audit {
+		a, _, err := OpenAudit(AuditOptions{File: second, Signer: first.signer, Store: first.store, Node: "n2"})
+		must(t, err)
+		return a
+	}
+	a := open()
+	recordN(t, a, 3)
+	must(t, a.Close())
+	other := &keptLog{path: second, store: first.store, signer: first.signer}
+	if b := other.begins(t); len(b) != 1 || b[0].Before != "" {
+		t.Errorf("%+v", b)
+	}
+	chains := first.chains(t)
+	if len(chains) != 2 || chains[0].Node != "n2" || chains[1].Node != "n1" {
+		t.Fatalf("%+v", chains)
+	}
+	other.removeAll(t)
+	must(t, open().Close())
+	if b := other.begins(t); len(b) != 1 || b[0].Before != chains[0].Chain || b[0].JWS != chains[0].Checkpoint {
+		t.Errorf("%+v", b)
+	}
+	must(t, first.mustOpen(t).Close())
+}

@@ -34,7 +34,7 @@ func (s *Service) RefusedAdmin(ctx context.Context, by Principal, from Source, a
 		return
 	}
 	rec := &Record{
-		Event: EventAdmin, Outcome: outcomeDeny, RequestID: from.RequestID, Peer: from.Peer, Error: why.Code, Reason: why.Message,
+		Event: EventAdmin, Outcome: outcomeDeny, RequestID: from.RequestID, Peer: from.Peer, Forwarded: from.Forwarded, Error: why.Code, Reason: why.Message,
 		Admin: &RecordAdmin{Action: action, By: by, Suppressed: s.refusals.left.Swap(0)},
 	}
 	if why.Err != nil {

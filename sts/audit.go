@@ -87,6 +87,7 @@ type Record struct {
 	Decision  string    `json:"decision"`
 	RequestID string    `json:"request_id,omitempty"`
 	Peer      string    `json:"peer,omitempty"`
+	Forwarded string    `json:"forwarded_for,omitempty"` // for whom Peer asks, if it is a trusted proxy
 	Grant     GrantType `json:"grant,omitempty"`
 	Outcome   string    `json:"outcome"` // allow or deny
 	Revision  int64     `json:"revision"`

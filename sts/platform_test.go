@@ -284,6 +284,36 @@ func TestReview(t *testing.T) {
 			}
 		})
 	}
+	t.Run("signature checked before", func(t *testing.T) {
+		f := newFixture(t)
+		p := f.trustPlatform(t, "kubernetes", func(i *sts.Issuer) {
+			i.TokenReview = &sts.TokenReview{APIServer: "https://kubernetes.default.svc", TokenFile: "/token", CheckSignature: true}
+		})
+		f.problems(t, p.rule(nil))
+		f.issuers.subject = account
+		good := f.platformRequest(t, "kubernetes", nil)
+		forged := good
+		// A flood of forged tokens costs the API server nothing.
+		for i := range 20 {
+			at := strings.LastIndexByte(good.Subject.Token, '.') + 1 + i
+			changed := byte('A')
+			if good.Subject.Token[at] == changed {
+				changed = 'B'
+			}
+			forged.Subject.Token = good.Subject.Token[:at] + string(changed) + good.Subject.Token[at+1:]
+			f.assertRefused(t, forged, sts.InvalidRequest)
+		}
+		if f.issuers.reviews != 0 {
+			t.Errorf("%d reviews of forged tokens", f.issuers.reviews)
+		}
+		f.token(t, good)
+		if f.issuers.reviews != 1 {
+			t.Errorf("%d reviews", f.issuers.reviews)
+		}
+		// The signature alone is not enough.
+		f.issuers.subject, f.issuers.reviewErr = "", other
+		f.assertRefused(t, good, sts.InvalidRequest)
+	})
 	t.Run("K-06 pod deleted after the first time", func(t *testing.T) {
 		f := newFixture(t)
 		p := f.trustPlatform(t, "kubernetes", func(i *sts.Issuer) {

@@ -255,7 +255,7 @@ func visible(s string) bool {
 // bound cuts what is too long. Nothing but what somebody else chose is.
 func (r *Record) bound() {
 	for _, s := range []*string{
-		(*string)(&r.Event), &r.Decision, &r.RequestID, &r.Peer, (*string)(&r.Grant), &r.Outcome, (*string)(&r.Error),
+		(*string)(&r.Event), &r.Decision, &r.RequestID, &r.Peer, &r.Forwarded, (*string)(&r.Grant), &r.Outcome, (*string)(&r.Error),
 		&r.Client, (*string)(&r.AuthMethod), &r.Certificate, (*string)(&r.AskedType),
 	} {
 		*s = cut(*s, maxText)

@@ -125,6 +125,9 @@ type ProofTarget struct{ Method, URI string }
 type Source struct {
 	RequestID string
 	Peer      string // network address of the caller, without port
+	// Forwarded is the network address for which the caller, a trusted proxy, asks;
+	// empty: for itself.
+	Forwarded string
 }
 
 // IntrospectionRequest asks about a token [RFC 7662 §2.1].
@@ -344,6 +347,9 @@ type TokenReview struct {
 	APIServer string `json:"api_server"`
 	TokenFile string `json:"token_file"`
 	CAFile    string `json:"ca_file,omitempty"`
+	// CheckSignature has the signature checked here first, by the keys that the API
+	// server publishes.
+	CheckSignature bool `json:"check_signature,omitempty"`
 }
 
 // Audience is a target of tokens.

@@ -1,6 +1,7 @@
 package sts
 
 import (
+	"cmp"
 	"net/netip"
 	"sync"
 	"time"
@@ -136,10 +137,11 @@ func (c Credential) failure(why error) *Error {
 // network is where a request comes from, as one who chooses addresses can not
 // choose: of an IPv6 address what a provider hands out as one.
 func (s Source) network() string {
-	if ip, err := netip.ParseAddr(s.Peer); err == nil && ip.Is6() && !ip.Is4In6() {
+	from := cmp.Or(s.Forwarded, s.Peer)
+	if ip, err := netip.ParseAddr(from); err == nil && ip.Is6() && !ip.Is4In6() {
 		if p, err := ip.WithZone("").Prefix(64); err == nil {
 			return p.String()
 		}
 	}
-	return s.Peer
+	return from
 }

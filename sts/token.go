@@ -64,7 +64,7 @@ func (s *Service) Token(ctx context.Context, req TokenRequest) (Token, error) {
 func (s *Service) begin(event Event, req TokenRequest) *decision {
 	d := &decision{req: req, st: s.state.Load(), now: s.now(), ids: newIDs()}
 	d.rec = Record{
-		Event: event, Time: d.now.UTC(), Decision: d.ids.decision, RequestID: req.Source.RequestID, Peer: req.Source.Peer, Revision: d.st.revision,
+		Event: event, Time: d.now.UTC(), Decision: d.ids.decision, RequestID: req.Source.RequestID, Peer: req.Source.Peer, Forwarded: req.Source.Forwarded, Revision: d.st.revision,
 	}
 	d.asked = policy.Request{Now: d.now, SelfIssuer: s.issuer}
 	return d

@@ -86,10 +86,12 @@ func (s *Service) prove(ctx context.Context, d *decision, field string, p Presen
 	if e != nil {
 		return nil, e
 	}
-	if out.issuer != nil && out.issuer.TokenReview != nil {
-		e = s.review(ctx, d, field, p.Token, out)
-	} else {
+	review := out.issuer != nil && out.issuer.TokenReview != nil
+	if !review || out.issuer.TokenReview.CheckSignature {
 		e = s.verify(ctx, d, field, jws, out)
+	}
+	if e == nil && review {
+		e = s.review(ctx, d, field, p.Token, out)
 	}
 	if e != nil {
 		return nil, e

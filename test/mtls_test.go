@@ -347,7 +347,7 @@ func TestClientAuthorityReload(t *testing.T) {
 func TestHandshakeFlood(t *testing.T) {
 	t.Parallel()
 	m := startMutualTLS(t)
-	const flood = 2000
+	const flood = 5000
 	addrs := []string{strings.TrimPrefix(m.env["STS_HTTP"], "https://"), m.env["STS_GRPC"]}
 	var conns []net.Conn
 	for i := range flood {

@@ -68,7 +68,7 @@ func at(nodes []*vaultNode, f func(*vaultNode)) {
 func TestNodes(t *testing.T) {
 	parent := t
 	nodes := startNodes(t, etcdtest.Start(t, 1), 3, quickRotation)
-	t.Run("one assertion", func(t *testing.T) { raceAssertions(t, nodes) })
+	t.Run("A-14 one assertion", func(t *testing.T) { raceAssertions(t, nodes) })
 	t.Run("one assertion after a restart", func(t *testing.T) {
 		used := useAssertion(t, nodes[0])
 		nodes[0].restart(parent)

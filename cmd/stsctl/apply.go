@@ -142,7 +142,10 @@ var resourceField = regexp.MustCompile(`^resources\[([0-9]+)\](?:\.[a-z]+(?:\.(.
 func placeViolations(err error, docs []resource.Document) []string {
 	var places []string
 	for _, v := range violationsOf(err) {
-		place := v.GetField() + ": " + v.GetDescription()
+		place := v.GetDescription()
+		if v.GetField() != "" {
+			place = v.GetField() + ": " + place
+		}
 		if m := resourceField.FindStringSubmatch(v.GetField()); m != nil {
 			if i, err := strconv.Atoi(m[1]); err == nil && i < len(docs) {
 				file, line, column := docs[i].Positions.At(m[2])

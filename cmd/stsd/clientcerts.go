@@ -67,6 +67,9 @@ func (k configCheck) trustedProxies(path string, l *stsv1.Listener) {
 		if err := server.CheckForwardedHeader(p.Header); p.Header != "" && err != nil {
 			k.report(at+".header", err.Error())
 		}
+		if err := server.CheckForwardedHeader(p.AddressHeader); p.AddressHeader != "" && err != nil {
+			k.report(at+".address_header", err.Error())
+		}
 		if _, err := proxyName(p); err != nil {
 			k.report(at, err.Error())
 		}
@@ -103,7 +106,7 @@ func (n *node) clientCertificates(l *stsv1.Listener) (*server.ClientCertificates
 		if err != nil {
 			return nil, err
 		}
-		proxies = append(proxies, server.TrustedProxy{Name: name, Header: p.Header, Format: server.ForwardedFormat(p.Format)})
+		proxies = append(proxies, server.TrustedProxy{Name: name, Header: p.Header, Format: server.ForwardedFormat(p.Format), AddressHeader: p.AddressHeader})
 	}
 	out, err := server.ReloadingClientCertificates(clientCertificateFiles(c), proxies, certificateCheck, n.log)
 	if err == nil {

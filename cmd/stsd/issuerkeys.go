@@ -66,7 +66,7 @@ func source(i *sts.Issuer) (keys.Source, error) {
 		src.BundleFile, src.BundleURL = b.File, b.URL
 	}
 	if r := i.TokenReview; r != nil {
-		src.Review = keys.Review{APIServer: r.APIServer, TokenFile: r.TokenFile, CAFile: r.CAFile}
+		src.Review = keys.Review{APIServer: r.APIServer, TokenFile: r.TokenFile, CAFile: r.CAFile, Keys: r.CheckSignature}
 	}
 	for _, n := range i.AllowNetworks {
 		prefix, err := netip.ParsePrefix(n)

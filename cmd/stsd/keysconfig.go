@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -89,74 +88,32 @@ func (k configCheck) vaultKey(path string, c *stsv1.VaultKeyConfig) {
 	}
 }
 
-// vault checks how Vault is reached. What is found here has a place in the file;
-// the rest is for the package that reaches it to say.
+// vault makes paths absolute, fills in defaults and has the package that reaches
+// Vault say what is wrong.
 func (k configCheck) vault(c *stsv1.VaultConfig) {
 	const path = "keys.vault"
-	found := false
-	in := configCheck{dir: k.dir, report: func(p, message string) { found = true; k.report(p, message) }}
-	if len(c.Addresses) == 0 {
-		in.report(path+".addresses", "is missing; name at least one, such as https://vault.internal:8200")
-	}
-	for i, a := range c.Addresses {
-		in.vaultAddress(fmt.Sprintf("%s.addresses[%d]", path, i), a)
-	}
-	if c.CaFile != "" {
-		c.CaFile = in.existingFile(path+".ca_file", c.CaFile)
-	}
-	c.CertFile, c.KeyFile = in.pair(path, c.CertFile, c.KeyFile)
-	in.duration(path+".timeout", &c.Timeout, 2*time.Second, 10*time.Second)
-	if c.Login == nil {
-		in.report(path+".login", "is missing; give one of token_file, app_role, kubernetes and certificate")
-	} else {
-		in.vaultLogin(path+".login", c)
-	}
-	in.batch(path, c)
-	if found {
-		return
-	}
-	if err := vaultConfig(c).Check(); err != nil {
-		for line := range strings.Lines(err.Error()) {
-			k.report(path, strings.TrimSpace(line))
-		}
-	}
-}
-
-func (k configCheck) vaultAddress(path, a string) {
-	u, err := url.Parse(a)
-	switch {
-	case err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "":
-		k.report(path, "must be a URL such as https://vault.internal:8200")
-	case u.Scheme == "http" && !isLoopback(u.Hostname()):
-		k.report(path, "must be https; http is for loopback addresses only")
-	case u.Scheme != "https" && u.Scheme != "http":
-		k.report(path, "must be an https URL")
-	}
-}
-
-func (k configCheck) vaultLogin(path string, c *stsv1.VaultConfig) {
+	c.Login = orEmpty(c.Login)
+	files := []*string{&c.CaFile, &c.CertFile, &c.KeyFile}
 	switch m := c.Login.Method.(type) {
 	case *stsv1.VaultLoginConfig_TokenFile:
-		m.TokenFile = k.existingFile(path+".token_file", m.TokenFile)
+		files = append(files, &m.TokenFile)
+		if m.TokenFile == "" {
+			k.report(path+".login.token_file", "is missing")
+		}
 	case *stsv1.VaultLoginConfig_AppRole:
-		if m.AppRole.RoleId == "" {
-			k.report(path+".app_role.role_id", "is missing")
-		}
-		m.AppRole.SecretIdFile = k.existingFile(path+".app_role.secret_id_file", m.AppRole.SecretIdFile)
+		files = append(files, &m.AppRole.SecretIdFile)
 	case *stsv1.VaultLoginConfig_Kubernetes:
-		if m.Kubernetes.Role == "" {
-			k.report(path+".kubernetes.role", "is missing")
+		files = append(files, &m.Kubernetes.TokenFile)
+	}
+	for _, file := range files {
+		if *file != "" {
+			*file = k.absolute(*file)
 		}
-		if m.Kubernetes.TokenFile == "" {
-			m.Kubernetes.TokenFile = "/var/run/secrets/kubernetes.io/serviceaccount/token"
-		}
-		m.Kubernetes.TokenFile = k.existingFile(path+".kubernetes.token_file", m.Kubernetes.TokenFile)
-	case *stsv1.VaultLoginConfig_Certificate:
-		if c.CertFile == "" && c.KeyFile == "" {
-			k.report(path+".certificate", "needs keys.vault.cert_file and key_file, which are the proof")
-		}
-	default:
-		k.report(path, "needs one of token_file, app_role, kubernetes and certificate")
+	}
+	k.duration(path+".timeout", &c.Timeout, 2*time.Second, 10*time.Second)
+	k.batch(path, c)
+	for _, p := range vaultConfig(c).Check() {
+		k.report(path+"."+p.Field, p.Message)
 	}
 }
 

@@ -27,7 +27,7 @@ var (
 // Open returns a client. It reads the files of the configuration and does not
 // wait for Vault, which may be down. Close it to end its work.
 func Open(c Config) (*Client, error) {
-	if err := c.Check(); err != nil {
+	if err := c.check(); err != nil {
 		return nil, err
 	}
 	c = c.withDefaults()

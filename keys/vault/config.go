@@ -115,39 +115,70 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
+// Problem is something that is wrong with a field of a Config. The message reads
+// with the field before it.
+type Problem struct {
+	Field   string // as in the configuration file, such as login.app_role.role_id
+	Message string
+}
+
 // Check tells all that is wrong with a configuration and its files, without
 // asking Vault.
-func (c Config) Check() error {
+func (c Config) Check() []Problem {
 	c = c.withDefaults()
-	errs := []error{c.checkAddresses(), c.Login.check(c)}
+	k := &checker{}
+	k.addresses(c.Addresses)
+	k.login(c)
 	if strings.ContainsFunc(c.Namespace, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		errs = append(errs, errors.New("namespace: must be a path of printable characters without spaces"))
+		k.bad("namespace", "must be a path of printable characters without spaces")
 	}
 	if c.Timeout < 0 || c.Timeout > maxTimeout {
-		errs = append(errs, fmt.Errorf("timeout: must be between 0 and %s", maxTimeout))
+		k.bad("timeout", "must be between 0 and %s", maxTimeout)
 	}
-	if (c.CertFile == "") != (c.KeyFile == "") {
-		errs = append(errs, errors.New("client certificate: set both its file and the file of its key, or neither"))
-	} else if _, err := readFiles(c); err != nil {
-		errs = append(errs, err)
+	if _, err := readRoots(c); err != nil {
+		k.bad("ca_file", "%v", err)
+	}
+	switch {
+	case c.CertFile == "" && c.KeyFile != "":
+		k.bad("cert_file", "is missing; key_file is its private key")
+	case c.CertFile != "" && c.KeyFile == "":
+		k.bad("key_file", "is missing; cert_file needs its private key")
+	case c.CertFile != "":
+		if _, err := readPair(c); err != nil {
+			k.bad("cert_file", "cannot be used: %v", err)
+		}
+	}
+	return k.problems
+}
+
+// check is Check as one error.
+func (c Config) check() error {
+	var errs []error
+	for _, p := range c.Check() {
+		errs = append(errs, fmt.Errorf("%s: %s", p.Field, p.Message))
 	}
 	return errors.Join(errs...)
 }
 
-func (c Config) checkAddresses() error {
-	if len(c.Addresses) == 0 {
-		return errors.New("addresses: name at least one, such as https://vault.example.com:8200")
+// checker collects problems.
+type checker struct{ problems []Problem }
+
+func (k *checker) bad(field, format string, args ...any) {
+	k.problems = append(k.problems, Problem{field, fmt.Sprintf(format, args...)})
+}
+
+func (k *checker) addresses(addresses []string) {
+	if len(addresses) == 0 {
+		k.bad("addresses", "is missing; name at least one, such as https://vault.internal:8200")
 	}
-	var errs []error
-	for i, a := range c.Addresses {
+	for i, a := range addresses {
+		field := fmt.Sprintf("addresses[%d]", i)
 		if err := checkAddress(a); err != nil {
-			errs = append(errs, fmt.Errorf("addresses: %w", err))
-		}
-		if slices.Contains(c.Addresses[:i], a) {
-			errs = append(errs, fmt.Errorf("addresses: %s is there twice", a))
+			k.bad(field, "%v", err)
+		} else if slices.Contains(addresses[:i], a) {
+			k.bad(field, "is there twice: %s", a)
 		}
 	}
-	return errors.Join(errs...)
 }
 
 // checkAddress refuses what a token must not be sent to in the clear.
@@ -155,17 +186,17 @@ func checkAddress(a string) error {
 	u, err := url.Parse(a)
 	switch {
 	case err != nil, u.Hostname() == "", u.Opaque != "":
-		return errors.New("there is one that is not a URL, such as https://vault.example.com:8200")
+		return errors.New("is not a URL, such as https://vault.internal:8200")
 	case u.User != nil:
-		return errors.New("there is one with a user or password: write it without")
+		return errors.New("has a user or password; write it without")
 	case u.RawQuery != "" || u.Fragment != "" || u.ForceQuery:
-		return fmt.Errorf("%s must not have a query or fragment", u.Redacted())
+		return errors.New("must not have a query or fragment")
 	case u.Scheme == "http" && !loopback(u.Hostname()):
-		return fmt.Errorf("%s must be https: http is for loopback addresses", a)
+		return errors.New("must be https; http is for loopback addresses only")
 	case u.Scheme != "https" && u.Scheme != "http":
-		return fmt.Errorf("%s must begin with https://", a)
+		return errors.New("must begin with https://")
 	case strings.Contains(u.Path, "..") || strings.Contains(u.Path, "//") || strings.HasSuffix(u.Path, "/v1"):
-		return fmt.Errorf("%s must have a plain path, or none: /v1 is added", a)
+		return errors.New("must have a plain path, or none; /v1 is added")
 	}
 	return nil
 }
@@ -178,56 +209,65 @@ func loopback(host string) bool {
 	return err == nil && ip.IsLoopback()
 }
 
-// check looks at the one method that is set, defaults filled in.
-func (l Login) check(c Config) error {
-	var errs []error
-	methods := 0
-	add := func(err error) {
-		if err != nil {
-			errs = append(errs, fmt.Errorf("login: %w", err))
-		}
-	}
+// login looks at the one method that is set, defaults filled in.
+func (k *checker) login(c Config) {
+	l, methods := c.Login, 0
 	if l.TokenFile != "" {
 		methods++
-		_, err := readSecret(l.TokenFile)
-		add(err)
+		k.secret("login.token_file", l.TokenFile)
 	}
 	if a := l.AppRole; a != nil {
 		methods++
-		add(checkMount(a.Mount))
-		if a.RoleID == "" {
-			add(errors.New("approle needs a role id"))
-		}
-		if a.SecretIDFile == "" {
-			add(errors.New("approle needs the file of a secret id"))
-		} else {
-			_, err := readSecret(a.SecretIDFile)
-			add(err)
-		}
+		k.mount("login.app_role.mount", a.Mount)
+		k.given("login.app_role.role_id", a.RoleID)
+		k.secret("login.app_role.secret_id_file", a.SecretIDFile)
 	}
-	if k := l.Kubernetes; k != nil {
+	if n := l.Kubernetes; n != nil {
 		methods++
-		add(checkMount(k.Mount))
-		if k.Role == "" {
-			add(errors.New("kubernetes needs a role"))
-		}
-		_, err := readSecret(k.TokenFile)
-		add(err)
+		k.mount("login.kubernetes.mount", n.Mount)
+		k.given("login.kubernetes.role", n.Role)
+		k.secret("login.kubernetes.token_file", n.TokenFile)
 	}
 	if cert := l.Certificate; cert != nil {
 		methods++
-		add(checkMount(cert.Mount))
-		if c.CertFile == "" {
-			add(errors.New("certificate needs a client certificate: set its file and the file of its key"))
+		k.mount("login.certificate.mount", cert.Mount)
+		if c.CertFile == "" && c.KeyFile == "" {
+			k.bad("login.certificate", "needs a client certificate, which is the proof; set cert_file and key_file")
 		}
-		for _, a := range c.Addresses {
+		for i, a := range c.Addresses {
 			if strings.HasPrefix(a, "http:") {
-				add(fmt.Errorf("certificate needs TLS: %s must be https", a))
+				k.bad(fmt.Sprintf("addresses[%d]", i), "must be https; a login by certificate needs TLS")
 			}
 		}
 	}
-	if methods != 1 {
-		errs = append(errs, fmt.Errorf("login: set exactly one method, not %d", methods))
+	switch methods {
+	case 0:
+		k.bad("login", "is missing; give one of token_file, app_role, kubernetes and certificate")
+	case 1:
+	default:
+		k.bad("login", "has %d methods; keep one", methods)
 	}
-	return errors.Join(errs...)
+}
+
+func (k *checker) mount(field, mount string) {
+	if err := checkMount(mount); err != nil {
+		k.bad(field, "%v", err)
+	}
+}
+
+func (k *checker) given(field, value string) {
+	if value == "" {
+		k.bad(field, "is missing")
+	}
+}
+
+// secret looks whether a file holds a secret.
+func (k *checker) secret(field, file string) {
+	if file == "" {
+		k.bad(field, "is missing")
+		return
+	}
+	if _, err := readSecret(file); err != nil {
+		k.bad(field, "%v", err)
+	}
 }

@@ -41,8 +41,8 @@ func TestCheck(t *testing.T) {
 		{"IPv6 loopback", func(c *Config) { c.Addresses = []string{"http://[::1]:8200"} }, ""},
 
 		{"no address", func(c *Config) { c.Addresses = nil }, "name at least one"},
-		{"no URL", func(c *Config) { c.Addresses = []string{"vault"} }, "not a URL"},
-		{"host and port", func(c *Config) { c.Addresses = []string{"vault:8200"} }, "not a URL"},
+		{"no URL", func(c *Config) { c.Addresses = []string{"vault"} }, "is not a URL"},
+		{"host and port", func(c *Config) { c.Addresses = []string{"vault:8200"} }, "is not a URL"},
 		{"in the clear", func(c *Config) { c.Addresses = []string{"http://vault:8200"} }, "must be https"},
 		{"other scheme", func(c *Config) { c.Addresses = []string{"ftp://vault"} }, "must begin with https"},
 		{"user", func(c *Config) { c.Addresses = []string{"https://u:hunter2@vault"} }, "user or password"},
@@ -55,18 +55,18 @@ func TestCheck(t *testing.T) {
 		{"negative timeout", func(c *Config) { c.Timeout = -1 }, "timeout"},
 		{"no CA file", func(c *Config) { c.CAFile = "/nowhere/ca.pem" }, "/nowhere/ca.pem is missing"},
 		{"CA file without one", func(c *Config) { c.CAFile = key }, "no certificate in PEM"},
-		{"certificate without key", func(c *Config) { c.KeyFile = "" }, "set both"},
+		{"certificate without key", func(c *Config) { c.KeyFile = "" }, "key_file: is missing"},
 		{"key of another", func(c *Config) { c.KeyFile = otherKey }, "does not match"},
-		{"no login", func(c *Config) { c.Login = Login{} }, "exactly one method, not 0"},
-		{"two logins", func(c *Config) { c.Login.TokenFile = secretFile(t, "token") }, "exactly one method, not 2"},
+		{"no login", func(c *Config) { c.Login = Login{} }, "login: is missing"},
+		{"two logins", func(c *Config) { c.Login.TokenFile = secretFile(t, "token") }, "login: has 2 methods"},
 		{"no token file", func(c *Config) { c.Login = Login{TokenFile: "/nowhere/token"} }, "/nowhere/token is missing"},
 		{"empty token file", func(c *Config) { c.Login = Login{TokenFile: empty} }, "is empty"},
 		{"two lines", func(c *Config) { c.Login = Login{TokenFile: twoLines} }, "one line"},
 		{"large token", func(c *Config) { c.Login = Login{TokenFile: large} }, "larger than"},
-		{"no role id", func(c *Config) { c.Login.AppRole.RoleID = "" }, "role id"},
-		{"no secret id", func(c *Config) { c.Login.AppRole.SecretIDFile = "" }, "secret id"},
+		{"no role id", func(c *Config) { c.Login.AppRole.RoleID = "" }, "login.app_role.role_id: is missing"},
+		{"no secret id", func(c *Config) { c.Login.AppRole.SecretIDFile = "" }, "login.app_role.secret_id_file: is missing"},
 		{"bad mount", func(c *Config) { c.Login.AppRole.Mount = "/approle/" }, "not a mount"},
-		{"no role", func(c *Config) { c.Login = Login{Kubernetes: &Kubernetes{TokenFile: secretFile(t, "x")}} }, "needs a role"},
+		{"no role", func(c *Config) { c.Login = Login{Kubernetes: &Kubernetes{TokenFile: secretFile(t, "x")}} }, "login.kubernetes.role: is missing"},
 		{"no service account", func(c *Config) { c.Login = Login{Kubernetes: &Kubernetes{Role: "x"}} }, "serviceaccount/token is missing"},
 		{"no certificate", func(c *Config) { c.CertFile, c.KeyFile, c.Login = "", "", Login{Certificate: &Certificate{}} }, "needs a client certificate"},
 		{"no TLS", func(c *Config) {
@@ -77,7 +77,7 @@ func TestCheck(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			c := good()
 			tt.edit(&c)
-			err := c.Check()
+			err := c.check()
 			switch {
 			case tt.want == "" && err != nil:
 				t.Error(err)
@@ -97,8 +97,8 @@ func TestCheck(t *testing.T) {
 
 // TestCheckSaysAll: all problems at once.
 func TestCheckSaysAll(t *testing.T) {
-	err := Config{Addresses: []string{"http://vault", "ftp://vault"}, CAFile: "/nowhere", Timeout: -1}.Check()
-	for _, want := range []string{"must be https", "must begin with https", "/nowhere", "timeout", "exactly one method"} {
+	err := Config{Addresses: []string{"http://vault", "ftp://vault"}, CAFile: "/nowhere", Timeout: -1}.check()
+	for _, want := range []string{"must be https", "must begin with https", "/nowhere", "timeout", "login: is missing"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %q in it", err, want)
 		}

@@ -76,29 +76,51 @@ type files struct {
 
 // readFiles reads the files of a connection and checks that they fit together.
 func readFiles(c Config) (files, error) {
-	var f files
-	var err error
-	if c.CAFile != "" {
-		if f.ca, err = read(c.CAFile, maxPEM); err != nil {
-			return files{}, fmt.Errorf("ca file: %w", err)
-		}
-		f.roots = x509.NewCertPool()
-		if !f.roots.AppendCertsFromPEM(f.ca) {
-			return files{}, fmt.Errorf("ca file: %s holds no certificate in PEM", c.CAFile)
-		}
+	f, err := readRoots(c)
+	if err != nil {
+		return files{}, fmt.Errorf("ca file: %w", err)
 	}
 	if c.CertFile == "" {
 		return f, nil
 	}
-	if f.cert, err = read(c.CertFile, maxPEM); err != nil {
+	pair, err := readPair(c)
+	if err != nil {
 		return files{}, fmt.Errorf("client certificate: %w", err)
 	}
+	f.cert, f.key, f.pair = pair.cert, pair.key, pair.pair
+	return f, nil
+}
+
+// readRoots reads whose certificates to trust.
+func readRoots(c Config) (files, error) {
+	var f files
+	if c.CAFile == "" {
+		return f, nil
+	}
+	var err error
+	if f.ca, err = read(c.CAFile, maxPEM); err != nil {
+		return files{}, err
+	}
+	f.roots = x509.NewCertPool()
+	if !f.roots.AppendCertsFromPEM(f.ca) {
+		return files{}, fmt.Errorf("%s holds no certificate in PEM", c.CAFile)
+	}
+	return f, nil
+}
+
+// readPair reads the client certificate, which there is.
+func readPair(c Config) (files, error) {
+	var f files
+	var err error
+	if f.cert, err = read(c.CertFile, maxPEM); err != nil {
+		return files{}, err
+	}
 	if f.key, err = read(c.KeyFile, maxPEM); err != nil {
-		return files{}, fmt.Errorf("key of the client certificate: %w", err)
+		return files{}, fmt.Errorf("its key: %w", err)
 	}
 	pair, err := tls.X509KeyPair(f.cert, f.key)
 	if err != nil {
-		return files{}, fmt.Errorf("client certificate %s with key %s: %w", c.CertFile, c.KeyFile, err)
+		return files{}, fmt.Errorf("%s with key %s: %w", c.CertFile, c.KeyFile, err)
 	}
 	f.pair = &pair
 	return f, nil

@@ -22,6 +22,9 @@ func TestEveryAdminMethodIsRecorded(t *testing.T) {
 		return []*stsv1.Resource{{Kind: &stsv1.Resource_Audience{Audience: &stsv1.Audience{Name: name}}}}
 	}
 	shadow := &stsv1.ApplyRequest{Resources: audience("shadow"), Shadow: true, Why: "a test"}
+	if err := f.registered.Create(t.Context(), sts.Registration{Name: "agents~a", Template: "agents", Metadata: sts.ClientMetadata{AuthMethod: sts.SecretBasic}}, 1); err != nil {
+		t.Fatal(err)
+	}
 	// In an order in which each finds what it needs. The answer is not of interest.
 	writes := []struct {
 		method  string
@@ -41,6 +44,7 @@ func TestEveryAdminMethodIsRecorded(t *testing.T) {
 		{stsv1.AdminService_RotateKey_FullMethodName, &stsv1.RotateKeyRequest{Set: "default"}, sts.EventAdmin},
 		{stsv1.AdminService_RevokeKey_FullMethodName, &stsv1.RevokeKeyRequest{Kid: "k1"}, sts.EventRevoke},
 		{stsv1.AdminService_Revoke_FullMethodName, &stsv1.RevokeRequest{Kind: "subject", Value: "x", Reason: "a test"}, sts.EventRevoke},
+		{stsv1.AdminService_DeleteRegisteredClient_FullMethodName, &stsv1.DeleteRegisteredClientRequest{Name: "agents~a"}, sts.EventRegister},
 		{stsv1.AdminService_Backup_FullMethodName, &stsv1.BackupRequest{}, sts.EventAdmin},
 	}
 	invoke := func(admin bool, method string, request proto.Message) error {
@@ -122,6 +126,8 @@ func recordedBy(r sts.Record) string {
 		return r.Change.By.Name
 	case r.Admin != nil:
 		return r.Admin.By.Name
+	case r.Registration != nil && r.Registration.By != nil:
+		return r.Registration.By.Name
 	case r.Revocation != nil:
 		return r.Revocation.By
 	}

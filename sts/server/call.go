@@ -6,9 +6,10 @@ import (
 	"net"
 	"net/netip"
 	"strings"
-	"time"
 
 	"google.golang.org/grpc/peer"
+
+	"github.com/workload-sts/sts/sts"
 )
 
 // call is what is known about one request besides its message. A face starts it
@@ -18,11 +19,11 @@ type call struct {
 	method     string // full name, for example /sts.v1.TokenService/IssueToken
 	grant      string // label of the metrics, "" if there is none
 	face       face
-	decision   string   // id, once there is one
-	nonce      string   // for the next DPoP proof, once there is one
-	unrecorded error    // why what was done is not in the audit log, if it is not
-	malformed  *refusal // set by a face that could not read the message
-	arrival    *time.Timer
+	decision   string           // id, once there is one
+	nonce      string           // for the next DPoP proof, once there is one
+	unrecorded error            // why what was done is not in the audit log, if it is not
+	malformed  *refusal         // set by a face that could not read the message
+	arrival    *arrival         // nil: the face has read the message
 	parts      bool             // arrives in several messages; the handler says when all are there
 	presented  func() presented // the certificates of the caller; nil: none
 	match      *match           // what the headers of HTTP expect of a resource; nil: nothing
@@ -46,8 +47,17 @@ func callOf(ctx context.Context) (*call, bool) {
 // arrived says that the message is there: what follows has its own deadline.
 func (k *call) arrived() {
 	if k.arrival != nil {
-		k.arrival.Stop()
+		k.arrival.over()
 	}
+}
+
+// source is where a request comes from.
+func (k *call) source(ctx context.Context) sts.Source {
+	out := sts.Source{RequestID: k.requestID, Peer: peerOf(ctx)}
+	if k.presented != nil {
+		out.Forwarded = k.presented().address
+	}
+	return out
 }
 
 // maxRequestID is how long a request id of the caller may be.

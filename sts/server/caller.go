@@ -62,7 +62,7 @@ func (a *admins) identify(ctx context.Context, k *call) *caller {
 
 // identifyBy takes the values of the headers, and what a DPoP proof must be for.
 func (a *admins) identifyBy(ctx context.Context, k *call, authorization, proofs []string, target sts.ProofTarget) *caller {
-	from := sts.Source{RequestID: k.requestID, Peer: peerOf(ctx)}
+	from := k.source(ctx)
 	if len(authorization) > 0 {
 		return a.byToken(ctx, k, from, authorization, proofs, target)
 	}

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"runtime"
 	"runtime/debug"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -75,7 +76,7 @@ func (c *chain) run(ctx context.Context, method string, timeout time.Duration, n
 	}
 	k.method = method
 	if k.presented == nil {
-		k.presented = func() presented { return c.clients.overGRPC(ctx) }
+		k.presented = sync.OnceValue(func() presented { return c.clients.overGRPC(ctx) })
 	}
 	if timeout > 0 {
 		var cancel context.CancelFunc
@@ -121,7 +122,7 @@ func (c *chain) guarded(ctx context.Context, k *call, next func(context.Context)
 	if err := c.authorize(ctx, k); err != nil {
 		if k.caller != nil {
 			r := refuse(ctx, c.issuer, err)
-			c.service.RefusedAdmin(ctx, k.caller.principal, sts.Source{RequestID: k.requestID, Peer: peerOf(ctx)}, k.method, r.sts)
+			c.service.RefusedAdmin(ctx, k.caller.principal, k.source(ctx), k.method, r.sts)
 		}
 		return err
 	}

@@ -13,15 +13,17 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/workload-sts/sts/jose"
 	"github.com/workload-sts/sts/sts"
 )
 
 // ClientCertificateFiles name where the authorities are that may have issued
-// certificates of clients, all in PEM.
+// certificates of clients, in PEM; those of trust domains in PEM or as a SPIFFE
+// bundle.
 type ClientCertificateFiles struct {
 	CA     string            // empty: none
 	SPIFFE map[string]string // by trust domain
-	CRL    string            // revocation lists of authorities above; empty: none
+	CRL    string            // revocation lists of authorities above, or of intermediate ones; empty: none
 }
 
 // ClientCertificates says whose certificates count on a listener.
@@ -99,7 +101,7 @@ func readAll(files ClientCertificateFiles) map[string]file {
 // authorities are those of one look at the files.
 type authorities struct {
 	pools   map[string]*x509.CertPool // by trust domain; "" for those of none
-	revoked map[string]revocations    // by the DER of the authority
+	revoked *revocations              // nil: no lists are configured
 }
 
 func readAuthorities(files ClientCertificateFiles, read map[string]file) (*authorities, error) {
@@ -136,31 +138,57 @@ func readAuthorities(files ClientCertificateFiles, read map[string]file) (*autho
 	return a, err
 }
 
-// readAnchors refuses what is no CA certificate: a leaf in the place of an
-// authority would vouch for itself, whatever it was issued for.
+// readAnchors reads authorities, in PEM or in a SPIFFE bundle. All of them must be
+// such.
 func readAnchors(name string, f file) ([]*x509.Certificate, error) {
 	if f.err != nil {
 		return nil, fmt.Errorf("reading authorities of client certificates: %w", f.err)
 	}
-	blocks, err := pemBlocks(f.data, "CERTIFICATE")
+	certs, err := parseAnchors(f.data)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	for i, cert := range certs {
+		if err := checkAnchor(cert); err != nil {
+			return nil, fmt.Errorf("%s: certificate %d (%s) %w", name, i+1, cert.Subject, err)
+		}
+	}
+	return certs, nil
+}
+
+func parseAnchors(data []byte) ([]*x509.Certificate, error) {
+	if bytes.HasPrefix(bytes.TrimSpace(data), []byte("{")) {
+		b, left, err := jose.ParseBundle(data)
+		if err == nil {
+			err = errors.Join(left...)
+		}
+		if err == nil && len(b.Authorities) == 0 {
+			err = errors.New("is a SPIFFE bundle without a key whose use is x509-svid")
+		}
+		return b.Authorities, err
+	}
+	blocks, err := pemBlocks(data, "CERTIFICATE")
+	if err != nil {
+		return nil, err
 	}
 	var out []*x509.Certificate
 	for i, der := range blocks {
 		cert, err := x509.ParseCertificate(der)
 		if err != nil {
-			return nil, fmt.Errorf("%s: certificate %d: %w", name, i+1, err)
-		}
-		if !cert.BasicConstraintsValid || !cert.IsCA || cert.KeyUsage != 0 && cert.KeyUsage&x509.KeyUsageCertSign == 0 {
-			return nil, fmt.Errorf("%s: certificate %d (%s) is not an authority's: it lacks CA:TRUE or the key usage keyCertSign", name, i+1, cert.Subject)
-		}
-		if err := sts.CheckCertificateStrength(cert); err != nil {
-			return nil, fmt.Errorf("%s: certificate %d (%s): %w", name, i+1, cert.Subject, err)
+			return nil, fmt.Errorf("certificate %d: %w", i+1, err)
 		}
 		out = append(out, cert)
 	}
 	return out, nil
+}
+
+// checkAnchor refuses what is no CA certificate: a leaf in the place of an
+// authority would vouch for itself, whatever it was issued for.
+func checkAnchor(cert *x509.Certificate) error {
+	if !cert.BasicConstraintsValid || !cert.IsCA || cert.KeyUsage != 0 && cert.KeyUsage&x509.KeyUsageCertSign == 0 {
+		return errors.New("is not an authority's: it lacks CA:TRUE or the key usage keyCertSign")
+	}
+	return sts.CheckCertificateStrength(cert)
 }
 
 // pemBlocks returns the contents of the blocks of a file, which are all of one

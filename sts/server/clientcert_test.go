@@ -5,6 +5,8 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"encoding/base64"
+	"fmt"
 	"log/slog"
 	"math/big"
 	"net/url"
@@ -77,7 +79,7 @@ func (a *certAuthority) list(t *testing.T, until time.Time, edit func(*x509.Revo
 // TestRevokedCertificates holds that a list takes effect with the next request.
 func TestRevokedCertificates(t *testing.T) {
 	dir := t.TempDir()
-	ca, other := newAuthority(t, "clients", nil), newAuthority(t, "other", nil)
+	ca, other := newAuthority(t, "clients", nil), newAuthority(t, "clients", nil)
 	middle := newAuthority(t, "middle", ca)
 	leaf, good := ca.issue(t, "orders.example.com").Leaf, ca.issue(t, "stock.example.com").Leaf
 	below := middle.issue(t, "below.example.com").Leaf
@@ -122,7 +124,7 @@ func TestRevokedCertificates(t *testing.T) {
 	}
 	check("M-09 the intermediate listed", true, time.Now(), below, middle.cert)
 	for name, der := range map[string][]byte{
-		"of a stranger": other.list(t, next, nil),
+		"in the name of an authority": other.list(t, next, nil),
 		"of a kind that is not understood": ca.list(t, next, func(l *x509.RevocationList) {
 			l.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{2, 5, 29, 27}, Critical: true, Value: []byte{2, 1, 1}}}
 		}),
@@ -139,6 +141,93 @@ func TestRevokedCertificates(t *testing.T) {
 		t.Error("loaded")
 	}
 	check("M-09 the last good list stays", true, time.Now(), below, middle.cert)
+}
+
+// TestBundleOfAuthorities takes the authorities of a trust domain from its SPIFFE
+// bundle, and refuses one that has something else in their place [S-07].
+func TestBundleOfAuthorities(t *testing.T) {
+	dir := t.TempDir()
+	ca, other := newAuthority(t, "example.org", nil), newAuthority(t, "example.org", nil)
+	const id = "spiffe://example.org/ns/prod/sa/orders"
+	leaf := ca.issue(t, id).Leaf
+	files := ClientCertificateFiles{SPIFFE: map[string]string{"example.org": filepath.Join(dir, "bundle.json")}}
+	key := func(cert *x509.Certificate, use string) string {
+		return fmt.Sprintf(`{"kty":"EC","use":%q,"crv":"P-256","x":"AA","y":"AA","x5c":[%q]}`, use, base64.StdEncoding.EncodeToString(cert.Raw))
+	}
+	write := func(keys ...string) {
+		t.Helper()
+		bundle := `{"spiffe_sequence":7,"spiffe_refresh_hint":300,"keys":[` + strings.Join(keys, ",") + `]}`
+		if err := os.WriteFile(files.SPIFFE["example.org"], []byte(bundle), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(key(ca.cert, "x509-svid"))
+	c, err := ReloadingClientCertificates(files, nil, time.Hour, discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	counts := func() bool { return c.verifier([]*x509.Certificate{leaf})("example.org", time.Now()) == nil }
+	if !counts() {
+		t.Error("an authority of the bundle does not count")
+	}
+	for name, keys := range map[string][]string{
+		"a leaf":         {key(ca.cert, "x509-svid"), key(leaf, "x509-svid")},
+		"for JWT-SVIDs":  {key(ca.cert, "jwt-svid")},
+		"of another use": {key(ca.cert, "sig")},
+		"none":           {},
+		"two in one key": {`{"kty":"EC","use":"x509-svid","x5c":["AA","AA"]}`},
+		"no certificate": {`{"kty":"EC","use":"x509-svid"}`},
+		"garbage":        {`{"kty":"EC","use":"x509-svid","x5c":["AA\n"]}`},
+	} {
+		write(keys...)
+		if err := CheckClientCertificates(files); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+		if c.load() == nil || !counts() {
+			t.Errorf("%s: the last good bundle does not stay", name)
+		}
+	}
+	write(key(other.cert, "x509-svid"))
+	if err := c.load(); err != nil || counts() {
+		t.Errorf("an authority that is gone counts, %v", err)
+	}
+}
+
+// TestRevokedByIntermediate holds that the list of an intermediate authority counts
+// where a chain leads through it, and for no other authority of its name [M-09].
+func TestRevokedByIntermediate(t *testing.T) {
+	dir := t.TempDir()
+	ca := newAuthority(t, "clients", nil)
+	middle, namesake := newAuthority(t, "middle", ca), newAuthority(t, "middle", ca)
+	leaf, good, others := middle.issue(t, "a.example.com").Leaf, middle.issue(t, "b.example.com").Leaf, namesake.issue(t, "c.example.com").Leaf
+	files := ClientCertificateFiles{CA: filepath.Join(dir, "ca.pem"), CRL: filepath.Join(dir, "crl.pem")}
+	writePEM(t, files.CA, "CERTIFICATE", ca.cert.Raw)
+	next := time.Now().Add(time.Hour)
+	others.SerialNumber = leaf.SerialNumber // in its list it would be meant
+	writePEM(t, files.CRL, "X509 CRL", middle.list(t, next, nil, leaf), newAuthority(t, "stranger", nil).list(t, time.Now().Add(-time.Minute), nil))
+	c, err := ReloadingClientCertificates(files, nil, time.Hour, discard())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	for range 2 { // found, and remembered
+		for _, row := range []struct {
+			name    string
+			refused bool
+			now     time.Time
+			chain   []*x509.Certificate
+		}{
+			{"listed", true, time.Now(), []*x509.Certificate{leaf, middle.cert}},
+			{"not listed", false, time.Now(), []*x509.Certificate{good, middle.cert}},
+			{"list too old", true, next.Add(time.Millisecond), []*x509.Certificate{good, middle.cert}},
+			{"of a namesake", false, time.Now(), []*x509.Certificate{others, namesake.cert}},
+		} {
+			if err := c.verifier(row.chain)("", row.now); (err != nil) != row.refused {
+				t.Errorf("M-09 %s: %v", row.name, err)
+			}
+		}
+	}
 }
 
 // TestAuthoritiesReload takes over changed files by itself, and keeps the last good

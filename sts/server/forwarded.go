@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/pem"
 	"errors"
+	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -33,6 +34,32 @@ type TrustedProxy struct {
 	Name   sts.CertificateName // by which certificate it is known
 	Header string
 	Format ForwardedFormat
+	// AddressHeader has the network address of the client as its last element, which
+	// is the proxy's own. Empty: the address is not taken from a header.
+	AddressHeader string
+}
+
+// address returns the network address of the client, empty if the proxy does not
+// say it. What stands before the last element somebody else has written.
+func (p *TrustedProxy) address(headers map[string][]string) string {
+	var values []string
+	for name, v := range headers {
+		if p.AddressHeader != "" && strings.EqualFold(name, p.AddressHeader) {
+			values = append(values, v...)
+		}
+	}
+	if len(values) == 0 {
+		return ""
+	}
+	last := values[len(values)-1]
+	last = strings.TrimSpace(last[strings.LastIndexByte(last, ',')+1:])
+	if a, err := netip.ParseAddrPort(last); err == nil {
+		return a.Addr().Unmap().WithZone("").String()
+	}
+	if a, err := netip.ParseAddr(strings.Trim(last, "[]")); err == nil {
+		return a.Unmap().WithZone("").String()
+	}
+	return ""
 }
 
 // chainHeader has the rest of the chain in the format of RFC 9440 §2.3.

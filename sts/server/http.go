@@ -47,7 +47,7 @@ func (f *httpFace) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer f.inFlight.Done()
 	begin := time.Now()
 	k := &call{requestID: requestID(r.Header[headerRequestID])}
-	k.presented = func() presented { return f.clients.overHTTP(r) }
+	k.presented = sync.OnceValue(func() presented { return f.clients.overHTTP(r) })
 	h := w.Header()
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set(headerRequestID, k.requestID)

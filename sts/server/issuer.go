@@ -59,12 +59,12 @@ func review(m *stsv1.TokenReview) *sts.TokenReview {
 	if m == nil {
 		return nil
 	}
-	return &sts.TokenReview{APIServer: m.GetApiServer(), CAFile: m.GetCaFile(), TokenFile: m.GetTokenFile()}
+	return &sts.TokenReview{APIServer: m.GetApiServer(), CAFile: m.GetCaFile(), TokenFile: m.GetTokenFile(), CheckSignature: m.GetCheckSignature()}
 }
 
 func reviewToProto(r *sts.TokenReview) *stsv1.TokenReview {
 	if r == nil {
 		return nil
 	}
-	return &stsv1.TokenReview{ApiServer: r.APIServer, CaFile: r.CAFile, TokenFile: r.TokenFile}
+	return &stsv1.TokenReview{ApiServer: r.APIServer, CaFile: r.CAFile, TokenFile: r.TokenFile, CheckSignature: r.CheckSignature}
 }

@@ -280,7 +280,7 @@ func (a *as) post(t *testing.T, path, contentType string, body []byte, header ht
 	}
 	return answer{
 		code: reply.Error, message: reply.Description, token: reply.AccessToken, http: resp.StatusCode, raw: string(raw),
-		decision: resp.Header.Get(headerDecisionID),
+		decision: resp.Header.Get(headerDecisionID), header: resp.Header,
 	}
 }
 

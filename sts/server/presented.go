@@ -39,6 +39,7 @@ type presented struct {
 	chain    []*x509.Certificate
 	verified func(trustDomain string, now time.Time) error
 	bad      *refusal // a trusted proxy forwarded something else than a certificate
+	address  string   // network address of the client, as a trusted proxy says it
 }
 
 func (c *ClientCertificates) overHTTP(r *http.Request) presented {
@@ -72,16 +73,17 @@ func (c *ClientCertificates) presented(connection []*x509.Certificate, headers m
 		if p.Name.Proves(connection, c.verifier(connection), time.Now()) != nil {
 			continue
 		}
+		address := p.address(headers)
 		chain, err := p.forwarded(headers)
 		if err != nil {
 			bad := unauthorized("the proxy in front of this service did not forward the certificate of the client as it must; its operator can find out why")
 			bad.sts.Err = err
-			return presented{bad: bad}
+			return presented{bad: bad, address: address}
 		}
 		if len(chain) == 0 {
-			return presented{}
+			return presented{address: address}
 		}
-		return presented{chain: chain, verified: c.verifier(chain)}
+		return presented{chain: chain, verified: c.verifier(chain), address: address}
 	}
 	return presented{chain: connection, verified: c.verifier(connection)}
 }

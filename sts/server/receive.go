@@ -1,7 +1,9 @@
 package server
 
 import (
+	"container/list"
 	"context"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -64,7 +66,7 @@ func receiving(desc grpc.ServiceDesc) *grpc.ServiceDesc {
 func start(ctx context.Context) (context.Context, *call) {
 	md, _ := metadata.FromIncomingContext(ctx)
 	k := &call{requestID: requestID(md.Get(headerRequestID))}
-	k.arrival, _ = ctx.Value(arrivalKey{}).(*time.Timer)
+	k.arrival, _ = ctx.Value(arrivalKey{}).(*arrival)
 	return withCall(ctx, k), k
 }
 
@@ -96,17 +98,62 @@ func (r *receiver) RecvMsg(v any) error      { return receive(r.ServerStream.Rec
 
 type arrivalKey struct{}
 
-// arrivalLimit gives a message a time to arrive in: a deadline that starts with
-// the headers, before the library waits for the message. Nothing of ours sees a
-// request before it.
-func arrivalLimit(limit time.Duration) tap.ServerInHandle {
-	return func(ctx context.Context, _ *tap.Info) (context.Context, error) {
-		if p, ok := peer.FromContext(ctx); ok {
-			requested(p.LocalAddr)
-		}
-		ctx, cancel := context.WithCancel(ctx)
-		// After the end of the stream it cancels what is cancelled already.
-		return context.WithValue(ctx, arrivalKey{}, time.AfterFunc(limit, cancel)), nil
+// maxArriving is how many messages over gRPC may be on their way in at once, with
+// maxMessage bytes each.
+const maxArriving = 2048
+
+// arrivals are the calls whose message is on its way in. Nothing of ours sees a
+// request before it is there, and nobody knows whose it is, so each has a time to
+// arrive in, and of more than there may be the one that has waited longest is
+// given up: an honest message takes a moment, one that is held back takes all the
+// time there is.
+type arrivals struct {
+	limit time.Duration
+	most  int
+
+	mu      sync.Mutex
+	waiting list.List // of *arrival, oldest first
+}
+
+// arrival is one of them. It is over when the message is there.
+type arrival struct {
+	of     *arrivals
+	cancel context.CancelFunc
+	timer  *time.Timer
+	at     *list.Element // nil: it is over
+}
+
+// tap begins an arrival, with the headers of a call.
+func (a *arrivals) tap(ctx context.Context, _ *tap.Info) (context.Context, error) {
+	if p, ok := peer.FromContext(ctx); ok {
+		requested(p.LocalAddr)
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	// After the end of the stream it cancels what is cancelled already.
+	one := &arrival{of: a, cancel: cancel, timer: time.AfterFunc(a.limit, cancel)}
+	context.AfterFunc(ctx, one.over)
+	a.mu.Lock()
+	one.at = a.waiting.PushBack(one)
+	var oldest *arrival
+	if a.waiting.Len() > a.most {
+		oldest = a.waiting.Front().Value.(*arrival)
+	}
+	a.mu.Unlock()
+	if oldest != nil {
+		oldest.over()
+		oldest.cancel()
+	}
+	return context.WithValue(ctx, arrivalKey{}, one), nil
+}
+
+// over says that the message is there, or that nobody waits for it any more.
+func (r *arrival) over() {
+	r.timer.Stop()
+	r.of.mu.Lock()
+	defer r.of.mu.Unlock()
+	if r.at != nil {
+		r.of.waiting.Remove(r.at)
+		r.at = nil
 	}
 }
 

@@ -190,6 +190,7 @@ func (r *refusal) violations() []*errdetails.BadRequest_FieldViolation {
 	}
 	for i, p := range r.sts.Problems {
 		if i == maxViolations {
+			out = append(out, &errdetails.BadRequest_FieldViolation{Description: fmt.Sprintf("%d more problems are not listed", len(r.sts.Problems)-i)})
 			break
 		}
 		out = append(out, &errdetails.BadRequest_FieldViolation{Field: problemPath(p), Description: strings.ToValidUTF8(p.Message, "?")})

@@ -90,8 +90,9 @@ func TestDetails(t *testing.T) {
 	}
 	r.sts.Problems = make([]sts.Problem, maxViolations+5)
 	r.sts.Field = ""
-	if n := len(r.violations()); n != maxViolations {
-		t.Errorf("%d violations", n)
+	v := r.violations()
+	if n := len(v); n != maxViolations+1 || v[n-1].GetDescription() != "5 more problems are not listed" {
+		t.Errorf("%d violations, the last one %v", n, v[n-1])
 	}
 }
 

@@ -136,7 +136,7 @@ func newGRPCServer(c *chain, t *tls.Config) *grpc.Server {
 	opts := []grpc.ServerOption{
 		grpc.ChainUnaryInterceptor(c.unary),
 		grpc.ChainStreamInterceptor(c.stream),
-		grpc.InTapHandle(arrivalLimit(c.timeout)),
+		grpc.InTapHandle((&arrivals{limit: c.timeout, most: maxArriving}).tap),
 		grpc.ForceServerCodecV2(newCodec()),
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxHeaderListSize(16 << 10),

@@ -73,7 +73,7 @@ func (t *tokenService) complete(ctx context.Context, req *sts.TokenRequest, bad 
 		e := *bad.sts
 		*req = sts.TokenRequest{Grant: req.Grant, Malformed: &e}
 	}
-	req.Source = sts.Source{RequestID: k.requestID, Peer: peerOf(ctx)}
+	req.Source = k.source(ctx)
 	return bad
 }
 

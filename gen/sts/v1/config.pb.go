@@ -630,7 +630,13 @@ type TrustedProxyConfig struct {
 	// What is in it: `rfc9440` (with `Client-Cert-Chain` beside `Client-Cert`),
 	// `xfcc` (Envoy, with Cert or Chain in its one element) or `escaped_pem` (nginx,
 	// `$ssl_client_escaped_cert`). Default rfc9440.
-	Format        string `protobuf:"bytes,4,opt,name=format,proto3" json:"format,omitempty"`
+	Format string `protobuf:"bytes,4,opt,name=format,proto3" json:"format,omitempty"`
+	// Name of the header, such as X-Forwarded-For, whose last element is the network
+	// address of the client, as the proxy has seen it. Limits by source and the
+	// slowing down of failures then go by it, and the audit record has it as
+	// `forwarded_for`. The proxy must add the element to every request. Default: the
+	// address of the proxy counts.
+	AddressHeader string `protobuf:"bytes,5,opt,name=address_header,json=addressHeader,proto3" json:"address_header,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -700,6 +706,13 @@ func (x *TrustedProxyConfig) GetHeader() string {
 func (x *TrustedProxyConfig) GetFormat() string {
 	if x != nil {
 		return x.Format
+	}
+	return ""
+}
+
+func (x *TrustedProxyConfig) GetAddressHeader() string {
+	if x != nil {
+		return x.AddressHeader
 	}
 	return ""
 }
@@ -802,9 +815,10 @@ type ClientCertificatesConfig struct {
 	// The authorities of SPIFFE trust domains. Those of one never vouch for a
 	// SPIFFE ID of another, nor those of `ca_file` for any.
 	SpiffeBundles []*SpiffeBundleConfig `protobuf:"bytes,2,rep,name=spiffe_bundles,json=spiffeBundles,proto3" json:"spiffe_bundles,omitempty"`
-	// File with revocation lists (CRL), PEM, signed by authorities above. A listed
-	// certificate counts no more, and if a list should have been renewed by now, no
-	// certificate of its authority does. Default: none.
+	// File with revocation lists (CRL), PEM, of authorities above and of intermediate
+	// ones, whose certificates clients bring along. A listed certificate counts no
+	// more, and if a list should have been renewed by now, no certificate of its
+	// authority does. Default: none.
 	CrlFile       string `protobuf:"bytes,3,opt,name=crl_file,json=crlFile,proto3" json:"crl_file,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -866,7 +880,9 @@ type SpiffeBundleConfig struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Name of the trust domain, such as prod.example.org. Required.
 	TrustDomain string `protobuf:"bytes,1,opt,name=trust_domain,json=trustDomain,proto3" json:"trust_domain,omitempty"`
-	// PEM file with its authorities, as SPIRE writes it. Required.
+	// File with its authorities: PEM, or its SPIFFE bundle (JSON, the keys whose use
+	// is `x509-svid`), as `spire-server bundle show -format spiffe` prints it and
+	// spiffe-helper keeps it fresh. Required.
 	CaFile        string `protobuf:"bytes,2,opt,name=ca_file,json=caFile,proto3" json:"ca_file,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2844,12 +2860,13 @@ const file_sts_v1_config_proto_rawDesc = "" +
 	"\bListener\x12\x16\n" +
 	"\x06listen\x18\x01 \x01(\tR\x06listen\x12#\n" +
 	"\x03tls\x18\x02 \x01(\v2\x11.sts.v1.TlsConfigR\x03tls\x12C\n" +
-	"\x0ftrusted_proxies\x18\x03 \x03(\v2\x1a.sts.v1.TrustedProxyConfigR\x0etrustedProxies\"\x82\x01\n" +
+	"\x0ftrusted_proxies\x18\x03 \x03(\v2\x1a.sts.v1.TrustedProxyConfigR\x0etrustedProxies\"\xa9\x01\n" +
 	"\x12TrustedProxyConfig\x12\x19\n" +
 	"\asan_dns\x18\x01 \x01(\tH\x00R\x06sanDns\x12\x19\n" +
 	"\asan_uri\x18\x02 \x01(\tH\x00R\x06sanUri\x12\x16\n" +
 	"\x06header\x18\x03 \x01(\tR\x06header\x12\x16\n" +
-	"\x06format\x18\x04 \x01(\tR\x06formatB\x06\n" +
+	"\x06format\x18\x04 \x01(\tR\x06format\x12%\n" +
+	"\x0eaddress_header\x18\x05 \x01(\tR\raddressHeaderB\x06\n" +
 	"\x04name\"\x96\x01\n" +
 	"\tTlsConfig\x12\x1b\n" +
 	"\tcert_file\x18\x01 \x01(\tR\bcertFile\x12\x19\n" +

@@ -1553,9 +1553,15 @@ type TokenReview struct {
 	// File with the token that this service calls the API server with, such as
 	// `/var/run/secrets/kubernetes.io/serviceaccount/token`. Its service account
 	// needs the ClusterRole `system:auth-delegator`.
-	TokenFile     string `protobuf:"bytes,3,opt,name=token_file,json=tokenFile,proto3" json:"token_file,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	TokenFile string `protobuf:"bytes,3,opt,name=token_file,json=tokenFile,proto3" json:"token_file,omitempty"`
+	// Check the signature of a token here before the API server is asked, with the
+	// keys that it publishes at `/openid/v1/jwks`, so that forged tokens cost it
+	// nothing. The service account of `token_file` needs the ClusterRole
+	// `system:service-account-issuer-discovery`, which every service account has by
+	// default. Default: false.
+	CheckSignature bool `protobuf:"varint,4,opt,name=check_signature,json=checkSignature,proto3" json:"check_signature,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *TokenReview) Reset() {
@@ -1607,6 +1613,13 @@ func (x *TokenReview) GetTokenFile() string {
 		return x.TokenFile
 	}
 	return ""
+}
+
+func (x *TokenReview) GetCheckSignature() bool {
+	if x != nil {
+		return x.CheckSignature
+	}
+	return false
 }
 
 // Audience is a target: a service that accepts tokens of this service.
@@ -2652,13 +2665,14 @@ const file_sts_v1_resources_proto_rawDesc = "" +
 	"\fSpiffeBundle\x12!\n" +
 	"\ftrust_domain\x18\x01 \x01(\tR\vtrustDomain\x12\x12\n" +
 	"\x04file\x18\x02 \x01(\tR\x04file\x12\x10\n" +
-	"\x03url\x18\x03 \x01(\tR\x03url\"d\n" +
+	"\x03url\x18\x03 \x01(\tR\x03url\"\x8d\x01\n" +
 	"\vTokenReview\x12\x1d\n" +
 	"\n" +
 	"api_server\x18\x01 \x01(\tR\tapiServer\x12\x17\n" +
 	"\aca_file\x18\x02 \x01(\tR\x06caFile\x12\x1d\n" +
 	"\n" +
-	"token_file\x18\x03 \x01(\tR\ttokenFile\"\xab\x02\n" +
+	"token_file\x18\x03 \x01(\tR\ttokenFile\x12'\n" +
+	"\x0fcheck_signature\x18\x04 \x01(\bR\x0echeckSignature\"\xab\x02\n" +
 	"\bAudience\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vdescription\x18\x02 \x01(\tR\vdescription\x12 \n" +
