@@ -69,9 +69,9 @@ func TestDiskFull(t *testing.T) {
 	h := newHistory(t, 0)
 	s := h.addBolt(d.data())
 	h.run(6)
-	c := h.probe()
 	for range faultsOf(t, 2) {
 		time.Sleep(500 * time.Millisecond)
+		c := h.probe()
 		free := d.fill()
 		h.awaitRefused(s, c)
 		h.provesReading(s, c)
@@ -94,9 +94,9 @@ func TestDiskHangs(t *testing.T) {
 	h := newHistory(t, 0)
 	s := h.addBolt(d.data())
 	h.run(6)
-	c := h.probe()
 	for i := range faultsOf(t, 1) {
 		time.Sleep(500 * time.Millisecond)
+		c := h.probe()
 		d.freeze()
 		h.provesReading(s, c)
 		time.Sleep(time.Duration(3+20*(i%2)) * time.Second)
