@@ -37,6 +37,7 @@ test: node-modules $(BIN)/vaultserver $(BIN)/etcdserver ## Run all tests: the mo
 	@# What the race detector would distort.
 	go test -run 'TestAuthenticationTime' ./sts
 	go test -run 'TestRotationModel' ./keys
+	go test -run 'TestCompileOfManyRules' ./policy
 	@# What runs the binaries cannot be cached: their sources are not the tests'.
 	cd test && go test -timeout 30m -count=1 ./...
 
@@ -57,6 +58,7 @@ $(BIN)/%server: test/%server/main.go $(wildcard test/*server/*.go) test/%server/
 bench: $(BIN)/vaultserver ## Measure the speed, as ratios to the floor of DESIGN.md
 	cd test && go test -run '^$$' -bench 'Floor|AuditDurability' -benchtime 1x -timeout 30m ./bench
 	go test -run '^$$' -bench 'Rules|Compile' -benchtime 1x ./policy
+	cd test && go test -run '^$$' -bench BigStore -benchtime 1x ./bench
 
 .PHONY: fuzz
 fuzz: ## Run every fuzz target for FUZZTIME (default 10s)

@@ -253,6 +253,34 @@ func TestReloadStorm(t *testing.T) {
 	wg.Wait()
 }
 
+// TestUnsoundRevision has something come into force that does not fit together here,
+// as with another version of this service: what was there decides on.
+func TestUnsoundRevision(t *testing.T) {
+	t.Run("E-10", func(t *testing.T) {
+		f := newFixture(t)
+		f.run(t)
+		at := f.apply(t, sts.Change{}).Revision
+		bad := sts.Commit{
+			Line: sts.Live, Expected: at, From: sts.Place{Line: sts.Live, Number: at},
+			Put: []sts.Resource{rule("bad", policy.Rule{Requester: policy.Requester{Clients: []string{"web"}}, When: "subject.clams.x == 1", Allow: allow("api", "admin")})},
+		}
+		bad.Base = at
+		if _, err := f.store.Commit(t.Context(), bad); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "administrators are told", func() bool {
+			why := f.service.Ready(t.Context())[sts.CapabilityAdmin]
+			return why != nil && why.Dependency == sts.DependencyStorage
+		})
+		if _, err := f.service.Token(t.Context(), f.exchange(t)); err != nil {
+			t.Errorf("what was in force does not decide any more: %v", err)
+		}
+		if _, _, revision := f.service.Resources("", sts.Ref{}, 1); revision != at {
+			t.Errorf("revision %d is here, want %d", revision, at)
+		}
+	})
+}
+
 // TestIncrementalState compares a service that took what it could from the state
 // before with one that compiled everything.
 func TestIncrementalState(t *testing.T) {

@@ -40,6 +40,7 @@ func TestProblemsOfResources(t *testing.T) {
 		{"not a mapping", goodRule, "just words\n", `f.yaml:1:1: expected a resource, that is, a mapping with kind and name; found a string`},
 
 		{"unknown key", "audiences:", "audience:", `f.yaml:6:3: allow: unknown key "audience"; did you mean "audiences"? known: audiences, scopes, ttl, claims, impersonate, multiple_audiences, token_types, scopes_from_request, scopes_from_claims, sub, may_act`},
+		{"E-12 a predicate that does not exist", "claims:", "claim_glob:", `f.yaml:4:3: subject: unknown key "claim_glob"; did you mean "claim_globs"? known: issuer, claims, claim_globs, accept_unaddressed`},
 		{"camel case", "impersonate: true", "multipleAudiences: true", `f.yaml:8:3: allow: unknown key "multipleAudiences"; did you mean "multiple_audiences"? known: audiences, scopes, ttl, claims, impersonate, multiple_audiences, token_types, scopes_from_request, scopes_from_claims, sub, may_act`},
 		{"two letters swapped", "subject:", "subjetc:", `f.yaml:3:1: unknown key "subjetc"; did you mean "subject"? known: kind, name, description, requester, subject, actor, when, allow, require, accept_risks, deny, limits`},
 		{"repeated key", "ttl: 5m", "ttl: 5m\n  ttl: 6m", `f.yaml:8:3: allow.ttl: given twice, first in line 7; keep one`},
