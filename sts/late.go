@@ -43,12 +43,12 @@ func (l *late) take() []*Record {
 // fill a disk, or a disk that breaks, must not hold up an emergency. Then it is
 // recorded when the log works again. unrecorded says why it is not recorded yet;
 // the other error is that of do.
-func (s *Service) takeAway(ctx context.Context, rec *Record, do func() *Error) (unrecorded error, e *Error) {
+func (s *Service) takeAway(ctx context.Context, rec *Record, do func() *Error) (e *Error, unrecorded error) {
 	unrecorded = s.recordOrKeep(ctx, rec)
 	if e = do(); e != nil {
 		_ = s.recordOrKeep(ctx, s.eventRecord(denial(rec, e))) // what is said is why it was not done
 	}
-	return unrecorded, e
+	return e, unrecorded
 }
 
 // recordOrKeep has a record written, or keeps it for later and says why. One that

@@ -48,7 +48,7 @@ func (s *Service) Revoke(ctx context.Context, by Principal, req Revoke) (RevokeD
 	r.Created, r.By, r.Reason = d.now.UTC(), by.Name, req.Reason
 	d.rec.Revocation = &r
 	done := RevokeDone{Decision: d.ids.decision}
-	done.Unrecorded, e = s.takeAway(ctx, &d.rec, func() (e *Error) {
+	e, done.Unrecorded = s.takeAway(ctx, &d.rec, func() (e *Error) {
 		done.Revocation, done.Key, e = s.carryOut(ctx, r)
 		return e
 	})
@@ -265,7 +265,7 @@ func (s *Service) RevokeRestored(ctx context.Context, at time.Time) error {
 		return nil
 	}
 	rec := s.eventRecord(&Record{Event: EventRevoke, Outcome: outcomeAllow, Revocation: &r})
-	_, e := s.takeAway(ctx, rec, func() *Error {
+	e, _ := s.takeAway(ctx, rec, func() *Error {
 		_, e := s.add(ctx, r)
 		return e
 	})

@@ -27,7 +27,7 @@ func (s *Service) RevokeToken(ctx context.Context, req RevokeTokenRequest) (Revo
 	case r != nil:
 		d.rec.Revocation = r
 		s.complete(d, nil)
-		done.Unrecorded, e = s.takeAway(ctx, &d.rec, func() *Error {
+		e, done.Unrecorded = s.takeAway(ctx, &d.rec, func() *Error {
 			_, e := s.add(ctx, *r)
 			return e
 		})
