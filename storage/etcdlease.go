@@ -127,10 +127,3 @@ func (s *etcdLeases) forget(leases []*etcdLease) {
 		}
 	}
 }
-
-// clear forgets all leases.
-func (s *etcdLeases) clear() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	clear(s.of)
-}

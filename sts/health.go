@@ -94,7 +94,8 @@ func (s *Service) Ready(context.Context) map[Capability]*Missing {
 		out[CapabilityVerify] = &Missing{DependencyStorage, errStaleKeySet}
 	}
 	if e := s.stale(); e != nil {
-		out[CapabilityIssue] = &Missing{DependencyStorage, e.Err}
+		m := &Missing{DependencyStorage, e.Err}
+		out[CapabilityIssue], out[CapabilityAdmin] = m, m
 	}
 	// These are for good.
 	if err := s.replay.Err(); err != nil {

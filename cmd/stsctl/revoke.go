@@ -67,23 +67,11 @@ Verifiers that do not ask this service accept a token until it expires.`,
 	out := outputFlag(cmd, "text", "json", "yaml")
 	c.conn.admin(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		given := 0
-		for kind, value := range values {
-			if *value != "" {
-				req.Kind, req.Value, given = string(kind), *value, given+1
-			}
-		}
-		if token != "" {
-			req.Kind, given = string(sts.RevokeToken), given+1
-		}
 		if all {
-			req.Kind, given = string(sts.RevokeAll), given+1
+			values[sts.RevokeAll] = new("all")
 		}
-		switch {
-		case given != 1:
-			return usage("say what to revoke by one of --jti, --token, --txn, --subject, --client, --issuer-name, --key and --all")
-		case strings.TrimSpace(req.Reason) == "":
-			return usage("a revocation needs a --reason, for whoever finds it later")
+		if err := revokeBy(req, values, token != ""); err != nil {
+			return err
 		}
 		req.Issuer = of
 		var err error
@@ -101,6 +89,29 @@ Verifiers that do not ask this service accept a token until it expires.`,
 		return c.revoke(cmd.Context(), req, out)
 	}
 	return cmd
+}
+
+// revokeBy takes over what to revoke by from the flags, of which there must be one.
+func revokeBy(req *stsv1.RevokeRequest, values map[sts.RevocationKind]*string, token bool) error {
+	given := 0
+	for kind, value := range values {
+		if *value != "" {
+			req.Kind, req.Value, given = string(kind), *value, given+1
+		}
+	}
+	if req.Kind == string(sts.RevokeAll) {
+		req.Value = ""
+	}
+	if token {
+		req.Kind, given = string(sts.RevokeToken), given+1
+	}
+	switch {
+	case given != 1:
+		return usage("say what to revoke by one of --jti, --token, --txn, --subject, --client, --issuer-name, --key and --all")
+	case strings.TrimSpace(req.Reason) == "":
+		return usage("a revocation needs a --reason, for whoever finds it later")
+	}
+	return nil
 }
 
 // momentOf reads a time, or how long ago or ahead one is; nil if there is none.

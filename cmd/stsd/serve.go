@@ -191,6 +191,11 @@ func (n *node) wire(ctx context.Context, c *stsv1.ServerConfig, store *storage.S
 	for _, p := range n.service.Unsafe() {
 		n.log.Warn("a resource that was applied before would be refused now", "resource", p.Ref.String(), "field", p.Field, "problem", p.Message)
 	}
+	return n.wireServer(c, n.ring.Collector(), remote.Collector(), audit.Collector())
+}
+
+// wireServer wires what faces callers.
+func (n *node) wireServer(c *stsv1.ServerConfig, metrics ...prometheus.Collector) error {
 	httpTLS, err := n.tls(c.Http.Tls)
 	if err != nil {
 		return fmt.Errorf("http.tls: %w", err)
@@ -208,7 +213,7 @@ func (n *node) wire(ctx context.Context, c *stsv1.ServerConfig, store *storage.S
 		return fmt.Errorf("grpc.tls.client_certificates: %w", err)
 	}
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), n.ring.Collector(), remote.Collector(), audit.Collector())
+	registry.MustRegister(append(metrics, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))...)
 	n.server, err = server.New(server.Config{
 		Service: n.service, Logger: n.log, LogDropped: n.lost, Registry: registry, HTTPTLS: httpTLS, GRPCTLS: grpcTLS,
 		GRPCURL: c.Dpop.GrpcUrl, Admin: adminConfig(c.Admin),
