@@ -94,6 +94,11 @@ func assertTrials(t *rapid.T, w World, r Request, e Explanation) {
 		if naiveStage(rules[other.Rule], r, asked) != 0 && len(other.Failed()) == 0 {
 			t.Fatalf("another rule that matches: %+v", other)
 		}
+		for _, c := range other.Failed() {
+			if !strings.HasPrefix(c.Predicate, "requester") && c.Predicate != "require.binding" && c.Predicate != "subject.accept_unaddressed" {
+				t.Fatalf("another rule that does not match otherwise: %+v", other)
+			}
+		}
 	}
 }
 
@@ -128,6 +133,28 @@ func assertDenials(t *rapid.T, w World, r Request, e Explanation) {
 	}
 	if d := said[e.Denial.Reasons[0].Rule]; !d.Contributes {
 		t.Fatalf("denied by %s, explained %+v", e.Denial.Reasons[0].Rule, e.Denials)
+	}
+}
+
+// TestWouldGrantTheRest: what a prohibition takes out of a request is not offered,
+// and the rest is.
+func TestWouldGrantTheRest(t *testing.T) {
+	w, r := exchange()
+	scopes := w.Audiences[0].Scopes[:2]
+	w.Rules = []Rule{
+		{Name: "allows", Requester: Requester{Clients: []string{r.Client.ID}}, Subject: &Party{Issuer: Self}, Allow: Allow{Audiences: []string{w.Audiences[0].Name}, Scopes: scopes}},
+		{Name: "denies", Deny: &Deny{Scopes: scopes[1:]}},
+	}
+	r.Subject.Scopes, r.Scopes, r.Targets = scopes, scopes, []string{w.Audiences[0].Name}
+	e := compile(t, w).Explain(t.Context(), r)
+	if e.Denial == nil || len(e.Denials) != 1 || !e.Denials[0].Contributes {
+		t.Fatalf("%+v", e)
+	}
+	if len(e.Would) != 1 || !slices.Equal(e.Would[0].Scopes, scopes[:1]) {
+		t.Errorf("would be granted: %+v", e.Would)
+	}
+	if last := e.Scopes[1]; last.Denied != "denies" || last.Granted || !strings.Contains(last.Hint, "denies") {
+		t.Errorf("%+v", last)
 	}
 }
 
