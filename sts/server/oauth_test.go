@@ -48,6 +48,11 @@ func TestTokenEndpoint(t *testing.T) {
 		{"empty values", body(goodForm + "&resource=&client_id=&audience=&requested_token_type="), 200, ""},
 		{"no grant_type", body("audience=api"), 400, sts.InvalidRequest},
 		{"empty grant_type", body("grant_type=&audience=api"), 400, sts.InvalidRequest},
+		{"A-39 A-40 jwt-bearer, which is not a grant here", body("grant_type=urn:ietf:params:oauth:grant-type:jwt-bearer&assertion=" + canary), 400, sts.UnsupportedGrantType},
+		{"A-27 a client that shows nothing", func(r *http.Request) {
+			r.Header.Del("Authorization")
+			body(goodForm + "&client_id=web")(r)
+		}, 401, sts.InvalidClient},
 		{"unknown grant_type", body("grant_type=" + canary), 400, sts.UnsupportedGrantType},
 		{"bad percent in a value", body(goodForm + "&scope=%zz"), 400, sts.InvalidRequest},
 		{"bad percent in an unknown", body(goodForm + "&x=%"), 400, sts.InvalidRequest},

@@ -132,6 +132,11 @@ type service struct {
 	url    string
 	http   *http.Client
 	secret string
+
+	kv      *storage.Bolt
+	sts     *sts.Service
+	revoked *storage.Revocations
+	start   func(*storage.Bolt) *sts.Service // another one on another store
 }
 
 func newService(b *testing.B) *service {
@@ -169,8 +174,12 @@ func newServiceWith(b *testing.B, log storage.AuditOptions) *service {
 	must(b, err)
 	go func() { kept <- revoked.Run(keeping) }()
 	b.Cleanup(func() { keep(); <-kept })
-	svc, err := sts.New(ctx, sts.Config{Issuer: "https://sts.example.com", Store: store, Keys: signingKeys{ring}, IssuerKeys: noIssuers{}, ClientKeys: noClientKeys{}, Replay: replay, Audit: audit, Revocations: revoked})
-	must(b, err)
+	wire := func(store *storage.Store, revoked sts.Revocations) *sts.Service {
+		s, err := sts.New(ctx, sts.Config{Issuer: "https://sts.example.com", Store: store, Keys: signingKeys{ring}, IssuerKeys: noIssuers{}, ClientKeys: noClientKeys{}, Replay: replay, Audit: audit, Revocations: revoked})
+		must(b, err)
+		return s
+	}
+	svc := wire(store, revoked)
 	secret, hash := sts.NewSecret()
 	_, err = svc.Apply(ctx, sts.Change{Put: []sts.Resource{
 		{Client: &sts.Client{Name: "demo", Secrets: []sts.ClientSecret{{Hash: hash}}}},
@@ -188,7 +197,12 @@ func newServiceWith(b *testing.B, log storage.AuditOptions) *service {
 	conn, err := grpc.NewClient(grpcLn.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	must(b, err)
 	b.Cleanup(func() { conn.Close() })
-	return &service{token: stsv1.NewTokenServiceClient(conn), url: "http://" + httpLn.Addr().String() + "/oauth2/token", http: newHTTPClient(), secret: secret}
+	return &service{token: stsv1.NewTokenServiceClient(conn), url: "http://" + httpLn.Addr().String() + "/oauth2/token", http: newHTTPClient(), secret: secret, kv: kv, sts: svc, revoked: revoked, start: func(kv *storage.Bolt) *sts.Service {
+		store := storage.NewStore(kv)
+		revoked, err := store.Revocations(ctx)
+		must(b, err)
+		return wire(store, revoked)
+	}}
 }
 
 // signingKeys is the ring without what operators do.
