@@ -202,7 +202,7 @@ func TestFaults(t *testing.T) {
 		"I-07 keys on another host": {func(e *evilIssuer, _ *Source) {
 			e.discovery = func(w http.ResponseWriter, _ *http.Request) { e.document(w, e.URL, victim.URL+"/jwks") }
 		}, "set jwks_uri"},
-		"I-08 redirect to another host": {func(e *evilIssuer, _ *Source) {
+		"I-08 R-04 redirect to another host": {func(e *evilIssuer, _ *Source) {
 			e.jwks = func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, victim.URL, http.StatusFound) }
 		}, "redirects"},
 		"I-08 redirect for ever": {func(e *evilIssuer, _ *Source) {
