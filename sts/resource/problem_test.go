@@ -30,10 +30,10 @@ func TestProblemsOfResources(t *testing.T) {
 	}{
 		{"the good rule", "", "", ""},
 
-		{"kind missing", "kind: Rule\n", "", `f.yaml:1:1: kind is missing; write one of Client, Issuer, Audience, Rule`},
-		{"kind in lower case", "kind: Rule", "kind: rule", `f.yaml:1:7: kind: unknown kind "rule"; did you mean "Rule"? known: Client, Issuer, Audience, Rule`},
-		{"kind unknown", "kind: Rule", "kind: Deployment", `f.yaml:1:7: kind: unknown kind "Deployment"; known: Client, Issuer, Audience, Rule`},
-		{"kind a list", "kind: Rule", "kind: [Rule]", `f.yaml:1:7: kind: unknown kind ""; known: Client, Issuer, Audience, Rule`},
+		{"kind missing", "kind: Rule\n", "", `f.yaml:1:1: kind is missing; write one of Client, Issuer, Audience, Rule, ClientTemplate`},
+		{"kind in lower case", "kind: Rule", "kind: rule", `f.yaml:1:7: kind: unknown kind "rule"; did you mean "Rule"? known: Client, Issuer, Audience, Rule, ClientTemplate`},
+		{"kind unknown", "kind: Rule", "kind: Deployment", `f.yaml:1:7: kind: unknown kind "Deployment"; known: Client, Issuer, Audience, Rule, ClientTemplate`},
+		{"kind a list", "kind: Rule", "kind: [Rule]", `f.yaml:1:7: kind: unknown kind ""; known: Client, Issuer, Audience, Rule, ClientTemplate`},
 		{"kind twice", "kind: Rule", "kind: Rule\nkind: Rule", `f.yaml:2:1: kind: given twice, first in line 1; keep one`},
 		{"name missing", "name: r\n", "", `f.yaml:1:1: name is missing; every resource needs one`},
 		{"name empty", "name: r", `name: ""`, `f.yaml:1:1: name is missing; every resource needs one`},
@@ -109,12 +109,12 @@ func TestProblemsOfConfig(t *testing.T) {
 		{"too large", "limits: {max_watches: 3000000000}", `c.yaml:1:23: limits.max_watches: expected a whole number from -2147483648 to 2147483647`},
 		{"text", "limits: {max_watches: many}", `c.yaml:1:23: limits.max_watches: expected a whole number; found a string`},
 		{"two documents", "issuer: a\n---\nissuer: b\n", `c.yaml:3:1: this file holds one document; remove the --- that starts another`},
-		{"list", "- issuer: a\n", `c.yaml:1:1: expected a mapping with issuer, http, grpc, storage, keys, rotation, audit, log, limits, shutdown_grace, dpop, admin; found a list`},
-		{"all at once", "isuer: a\nhttp: {listen: 1}\nshutdown_grace: soon\n", `c.yaml:1:1: unknown key "isuer"; did you mean "issuer"? known: issuer, http, grpc, storage, keys, rotation, audit, log, limits, shutdown_grace, dpop, admin
+		{"list", "- issuer: a\n", `c.yaml:1:1: expected a mapping with issuer, http, grpc, storage, keys, rotation, audit, log, limits, shutdown_grace, dpop, admin, registration; found a list`},
+		{"all at once", "isuer: a\nhttp: {listen: 1}\nshutdown_grace: soon\n", `c.yaml:1:1: unknown key "isuer"; did you mean "issuer"? known: issuer, http, grpc, storage, keys, rotation, audit, log, limits, shutdown_grace, dpop, admin, registration
 c.yaml:2:16: http.listen: expected a string; found the number "1": put it in quotes
 c.yaml:3:17: shutdown_grace: expected a duration such as 30s, 5m or 1h30m; found "soon" (the units are h, m, s and ms)`},
 		{"not UTF-8", "issuer: \xff\n", `c.yaml: the file is not UTF-8 text`},
-		{"escape sequence", "\"\\e[2J\": x\n", `c.yaml:1:1: unknown key "\x1b[2J"; known: issuer, http, grpc, storage, keys, rotation, audit, log, limits, shutdown_grace, dpop, admin`},
+		{"escape sequence", "\"\\e[2J\": x\n", `c.yaml:1:1: unknown key "\x1b[2J"; known: issuer, http, grpc, storage, keys, rotation, audit, log, limits, shutdown_grace, dpop, admin, registration`},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			_, problems := resource.Decode("c.yaml", []byte(row.file), &stsv1.ServerConfig{})

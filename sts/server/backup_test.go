@@ -139,7 +139,7 @@ func (r *slowReceiver) Send(*stsv1.BackupResponse) error {
 	}
 	r.takes--
 	time.Sleep(r.each)
-	return nil
+	return r.ctx.Err()
 }
 
 // TestBackupSlowReceiver holds that nobody keeps the one copy that there may be.
@@ -171,7 +171,6 @@ func TestBackupSlowReceiver(t *testing.T) {
 					t.Errorf("after %s: %v", took, err)
 				}
 				end() // as grpc does when the handler has returned
-				row.receiver.takes = 0
 				time.Sleep(time.Hour)
 				if n := m.open.Load(); n != 0 {
 					t.Errorf("%d copies are open", n)

@@ -131,7 +131,6 @@ func (a *arrivals) tap(ctx context.Context, _ *tap.Info) (context.Context, error
 	ctx, cancel := context.WithCancel(ctx)
 	// After the end of the stream it cancels what is cancelled already.
 	one := &arrival{of: a, cancel: cancel, timer: time.AfterFunc(a.limit, cancel)}
-	context.AfterFunc(ctx, one.over)
 	a.mu.Lock()
 	one.at = a.waiting.PushBack(one)
 	var oldest *arrival
@@ -139,6 +138,7 @@ func (a *arrivals) tap(ctx context.Context, _ *tap.Info) (context.Context, error
 		oldest = a.waiting.Front().Value.(*arrival)
 	}
 	a.mu.Unlock()
+	context.AfterFunc(ctx, one.over)
 	if oldest != nil {
 		oldest.over()
 		oldest.cancel()

@@ -21,24 +21,29 @@ func TestArrivals(t *testing.T) {
 			}
 			return ctx, ctx.Value(arrivalKey{}).(*arrival)
 		}
+		waiting := func() int {
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			return a.waiting.Len()
+		}
 		first, _ := begin()
 		there, arrived := begin()
 		arrived.over()
 		third, _ := begin()
 		fourth, _ := begin()
 		synctest.Wait()
-		if first.Err() != nil || a.waiting.Len() != 3 {
-			t.Fatalf("%v, %d wait", first.Err(), a.waiting.Len())
+		if first.Err() != nil || waiting() != 3 {
+			t.Fatalf("%v, %d wait", first.Err(), waiting())
 		}
 		fifth, _ := begin()
 		synctest.Wait()
-		if first.Err() == nil || there.Err() != nil || third.Err() != nil || fourth.Err() != nil || a.waiting.Len() != 3 {
-			t.Errorf("%v %v %v %v, %d wait", first.Err(), there.Err(), third.Err(), fourth.Err(), a.waiting.Len())
+		if first.Err() == nil || there.Err() != nil || third.Err() != nil || fourth.Err() != nil || waiting() != 3 {
+			t.Errorf("%v %v %v %v, %d wait", first.Err(), there.Err(), third.Err(), fourth.Err(), waiting())
 		}
 		time.Sleep(time.Minute)
 		synctest.Wait()
-		if third.Err() == nil || fourth.Err() == nil || fifth.Err() == nil || there.Err() != nil || a.waiting.Len() != 0 {
-			t.Errorf("after the time: %v %v %v %v, %d wait", third.Err(), fourth.Err(), fifth.Err(), there.Err(), a.waiting.Len())
+		if third.Err() == nil || fourth.Err() == nil || fifth.Err() == nil || there.Err() != nil || waiting() != 0 {
+			t.Errorf("after the time: %v %v %v %v, %d wait", third.Err(), fourth.Err(), fifth.Err(), there.Err(), waiting())
 		}
 	})
 }
