@@ -3,6 +3,7 @@ package storage
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -20,11 +21,10 @@ func (s *Store) Commit(ctx context.Context, c sts.Commit) (sts.Revision, error) 
 		if h.of(c.Line) != c.Expected || c.EndsShadow != 0 && h.Shadow != c.EndsShadow {
 			return sts.Revision{}, sts.ErrConflict
 		}
-		from, err := s.manifest(ctx, c.From, h)
-		if err != nil {
-			return sts.Revision{}, err
+		m, pages, err := s.next(ctx, h, c)
+		if s.passed(ctx, h, err) {
+			continue
 		}
-		m, pages, err := s.build(ctx, from, c)
 		if err != nil {
 			return sts.Revision{}, err
 		}
@@ -49,6 +49,26 @@ func (s *Store) Commit(ctx context.Context, c sts.Commit) (sts.Revision, error) 
 		// The head was moved, or the collector was at work.
 	}
 	return sts.Revision{}, sts.ErrConflict
+}
+
+// next makes the manifest of a commit, and its new pages.
+func (s *Store) next(ctx context.Context, h head, c sts.Commit) (manifest, []encoded, error) {
+	from, err := s.manifest(ctx, c.From, h)
+	if err != nil {
+		return manifest{}, nil, err
+	}
+	return s.build(ctx, from, c)
+}
+
+// passed tells whether something is missing because it has been given up since the
+// head was read. Then the head has another entry: it is written anew whenever
+// anything is deleted.
+func (s *Store) passed(ctx context.Context, h head, missing error) bool {
+	if !errors.Is(missing, errNoPage) && !errors.Is(missing, sts.ErrNoRevision) {
+		return false
+	}
+	now, err := s.readHead(ctx)
+	return err == nil && now.entry.Revision != h.entry.Revision
 }
 
 // moveHead writes a manifest and moves the head if it is still as it was read. What
