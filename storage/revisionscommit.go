@@ -22,11 +22,11 @@ func (s *Store) Commit(ctx context.Context, c sts.Commit) (sts.Revision, error) 
 			return sts.Revision{}, sts.ErrConflict
 		}
 		m, pages, err := s.next(ctx, h, c)
-		if s.passed(ctx, h, err) {
-			continue
-		}
 		if err != nil {
-			return sts.Revision{}, err
+			if err := s.passed(ctx, h, err); err != nil {
+				return sts.Revision{}, err
+			}
+			continue
 		}
 		next := h.moved(c.Line)
 		if c.EndsShadow != 0 {
@@ -60,15 +60,18 @@ func (s *Store) next(ctx context.Context, h head, c sts.Commit) (manifest, []enc
 	return s.build(ctx, from, c)
 }
 
-// passed tells whether something is missing because it has been given up since the
+// passed returns nil if something is missing because it has been given up since the
 // head was read. Then the head has another entry: it is written anew whenever
 // anything is deleted.
-func (s *Store) passed(ctx context.Context, h head, missing error) bool {
+func (s *Store) passed(ctx context.Context, h head, missing error) error {
 	if !errors.Is(missing, errNoPage) && !errors.Is(missing, sts.ErrNoRevision) {
-		return false
+		return missing
 	}
 	now, err := s.readHead(ctx)
-	return err == nil && now.entry.Revision != h.entry.Revision
+	if err != nil || now.entry.Revision == h.entry.Revision {
+		return errors.Join(missing, err)
+	}
+	return nil
 }
 
 // moveHead writes a manifest and moves the head if it is still as it was read. What
