@@ -2353,6 +2353,8 @@ type AuditSinkConfig struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Names it in metrics, logs and records. Default its kind.
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Where the copies go.
+	//
 	// Types that are valid to be assigned to Sink:
 	//
 	//	*AuditSinkConfig_Stdout
