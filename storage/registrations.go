@@ -124,30 +124,15 @@ func (r *Registrations) tell() {
 	r.follow(r.all)
 }
 
-// Run keeps the registrations up to date until ctx ends. A store that cannot be
-// heard is asked again and again: that what is known gets old is for the reader to
-// judge.
+// Run keeps the registrations up to date until ctx ends.
 func (r *Registrations) Run(ctx context.Context) error {
-	for {
+	held := func() int64 {
 		r.mu.Lock()
-		from := r.revision
-		r.mu.Unlock()
-		err := r.kv.Watch(ctx, registeredPrefix, from, r.take)
-		if errors.Is(err, ErrCompacted) {
-			err = r.load(ctx)
-		}
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case err == nil:
-			continue
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(time.Second):
-		}
+		defer r.mu.Unlock()
+		return r.revision
 	}
+	keepUp(ctx, r.kv, registeredPrefix, held, r.take, r.load)
+	return nil
 }
 
 // take takes over what the watch tells.

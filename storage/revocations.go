@@ -90,29 +90,15 @@ func (r *Revocations) load(ctx context.Context) error {
 	return nil
 }
 
-// Run keeps the revocations up to date until ctx ends. A store that cannot be heard
-// is asked again and again: that what is known gets old is for the reader to judge.
+// Run keeps the revocations up to date until ctx ends.
 func (r *Revocations) Run(ctx context.Context) error {
-	for {
+	held := func() int64 {
 		r.mu.RLock()
-		from := r.revision
-		r.mu.RUnlock()
-		err := r.kv.Watch(ctx, revokedPrefix, from, r.take)
-		if errors.Is(err, ErrCompacted) {
-			err = r.load(ctx)
-		}
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case err == nil:
-			continue
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(time.Second):
-		}
+		defer r.mu.RUnlock()
+		return r.revision
 	}
+	keepUp(ctx, r.kv, revokedPrefix, held, r.take, r.load)
+	return nil
 }
 
 // take takes over what the watch tells.
