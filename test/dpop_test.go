@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/workload-sts/sts/internal/testserver"
 	"github.com/workload-sts/sts/jose"
 )
 
@@ -51,7 +52,7 @@ func startNonces(t *testing.T) *node {
 	t.Helper()
 	dir := t.TempDir()
 	writeSigningKey(t, dir)
-	httpAddr, grpcAddr := freeAddress(t), freeAddress(t)
+	httpAddr, grpcAddr := testserver.FreeAddress(t), testserver.FreeAddress(t)
 	file := filepath.Join(dir, "stsd.yaml")
 	if err := os.WriteFile(file, fmt.Appendf(nil, `issuer: http://%[1]s
 http: {listen: "%[1]s"}

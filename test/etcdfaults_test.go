@@ -15,6 +15,7 @@ import (
 	"github.com/go-jose/go-jose/v4"
 
 	"github.com/workload-sts/sts/internal/etcdtest"
+	"github.com/workload-sts/sts/internal/testserver"
 )
 
 // startEtcd starts a server with its own keys on an etcd. more are lines of the
@@ -23,7 +24,7 @@ func startEtcd(t *testing.T, c *etcdtest.Cluster, more ...string) *node {
 	t.Helper()
 	var key [32]byte
 	rand.Read(key[:])
-	address := freeAddress(t)
+	address := testserver.FreeAddress(t)
 	return startEtcdAs(t, c, "http://"+address, address, []byte(base64.StdEncoding.EncodeToString(key[:])), more...)
 }
 
@@ -34,13 +35,13 @@ func joinEtcd(t *testing.T, c *etcdtest.Cluster, first *node, more ...string) *n
 	if err != nil {
 		t.Fatal(err)
 	}
-	return startEtcdAs(t, c, first.env["STS_ISSUER"], freeAddress(t), key, more...)
+	return startEtcdAs(t, c, first.env["STS_ISSUER"], testserver.FreeAddress(t), key, more...)
 }
 
 func startEtcdAs(t *testing.T, c *etcdtest.Cluster, issuer, httpAddr string, key []byte, more ...string) *node {
 	t.Helper()
 	dir := t.TempDir()
-	grpcAddr := freeAddress(t)
+	grpcAddr := testserver.FreeAddress(t)
 	if err := os.WriteFile(filepath.Join(dir, "signing.key"), key, 0o600); err != nil {
 		t.Fatal(err)
 	}

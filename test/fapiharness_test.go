@@ -27,6 +27,7 @@ import (
 	"github.com/coreos/go-oidc/v3/oidc"
 	gojose "github.com/go-jose/go-jose/v4"
 
+	"github.com/workload-sts/sts/internal/testserver"
 	"github.com/workload-sts/sts/jose"
 )
 
@@ -84,7 +85,7 @@ func startFAPI(t *testing.T) *fapiServer {
 	testCA.issue(t, dir, 2)
 	var wrapping [32]byte
 	rand.Read(wrapping[:])
-	httpAddr, grpcAddr := freeAddress(t), freeAddress(t)
+	httpAddr, grpcAddr := testserver.FreeAddress(t), testserver.FreeAddress(t)
 	for name, content := range map[string]string{
 		"clients.pem": string(clients.pem),
 		"signing.key": base64.StdEncoding.EncodeToString(wrapping[:]) + "\n",

@@ -3,7 +3,6 @@ package e2e
 import (
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -34,7 +33,7 @@ func (h *history) add(data, storage, keyFile string, under ...string) *site {
 	h.t.Helper()
 	dir := h.t.TempDir()
 	s := &site{number: len(h.sites), config: filepath.Join(dir, "stsd.yaml"), under: under}
-	httpAddr, grpcAddr := steadyAddress(h.t), steadyAddress(h.t)
+	httpAddr, grpcAddr := testserver.FreeAddress(h.t), testserver.FreeAddress(h.t)
 	s.url = "http://" + httpAddr
 	issuer := s.url
 	if len(h.sites) > 0 {
@@ -80,19 +79,6 @@ func (h *history) kill(s *site, dead time.Duration) {
 	time.Sleep(dead)
 	h.begin(s)
 	up()
-}
-
-// steadyAddress is a free address whose port no connection takes for its own end,
-// so that it is free again after a restart.
-func steadyAddress(t *testing.T) string {
-	t.Helper()
-	for range 100 {
-		if address := fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(22_000)); free(address) {
-			return address
-		}
-	}
-	t.Fatal("no port is free")
-	return ""
 }
 
 // await waits until a server knows the clients and issues.
@@ -166,13 +152,4 @@ func (h *history) pause(s *site, d time.Duration) {
 	if err := p.Resume(); err != nil {
 		h.t.Fatal(err)
 	}
-}
-
-func free(address string) bool {
-	l, err := net.Listen("tcp", address)
-	if err != nil {
-		return false
-	}
-	l.Close()
-	return true
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/go-jose/go-jose/v4"
 
 	"github.com/workload-sts/sts/internal/etcdtest"
+	"github.com/workload-sts/sts/internal/testserver"
 )
 
 // etcdStorage is the configuration of a store in a cluster.
@@ -24,7 +25,7 @@ func etcdStorage(c *etcdtest.Cluster) string {
 // client app.
 func startNodes(t *testing.T, c *etcdtest.Cluster, n int, more string) []*vaultNode {
 	t.Helper()
-	v, issuer := newVault(t), freeAddress(t)
+	v, issuer := newVault(t), testserver.FreeAddress(t)
 	nodes := make([]*vaultNode, n)
 	for i := range nodes {
 		nodes[i] = v.start(t, issuer, etcdStorage(c), vaultSet, more)

@@ -15,6 +15,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/workload-sts/sts/internal/testserver"
 )
 
 // startLimited starts a server as an operator sets it up, with more in its
@@ -23,7 +25,7 @@ import (
 func startLimited(t *testing.T, more string, under ...string) *node {
 	t.Helper()
 	dir := t.TempDir()
-	httpAddr, grpcAddr := freeAddress(t), freeAddress(t)
+	httpAddr, grpcAddr := testserver.FreeAddress(t), testserver.FreeAddress(t)
 	writeSigningKey(t, dir)
 	file := filepath.Join(dir, "stsd.yaml")
 	if err := os.WriteFile(file, fmt.Appendf(nil, `issuer: http://%[1]s

@@ -24,6 +24,7 @@ import (
 	"google.golang.org/grpc/metadata"
 
 	stsv1 "github.com/workload-sts/sts/gen/sts/v1"
+	"github.com/workload-sts/sts/internal/testserver"
 )
 
 // authority signs the certificates of the tests.
@@ -99,7 +100,7 @@ func startTLSIn(t *testing.T, dir, settings string, more ...string) *node {
 	if err := os.WriteFile(filepath.Join(dir, "signing.key"), []byte(base64.StdEncoding.EncodeToString(wrapping[:])+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	httpAddr, grpcAddr := freeAddress(t), freeAddress(t)
+	httpAddr, grpcAddr := testserver.FreeAddress(t), testserver.FreeAddress(t)
 	config := fmt.Sprintf(`issuer: https://%[1]s
 http:
   listen: %[1]s
@@ -124,16 +125,6 @@ admin: {token_file: admin.token}
 		"STS_ADMIN_TOKEN": token, "STS_ADMIN_SOCKET": filepath.Join(dir, "admin.sock"),
 	}
 	return n
-}
-
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // TestGRPCCredentials makes a gRPC call with the token that grpc-go's own STS

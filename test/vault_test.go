@@ -70,7 +70,7 @@ func (v *vaultSetUp) start(t *testing.T, issuer, storage, set, more string) *vau
 	t.Helper()
 	n := &vaultNode{vault: v.vault, proxy: v.proxy, files: v.files}
 	dir := t.TempDir()
-	httpAddr, grpcAddr := freeAddress(t), freeAddress(t)
+	httpAddr, grpcAddr := testserver.FreeAddress(t), testserver.FreeAddress(t)
 	if issuer == "" {
 		issuer = httpAddr
 	}

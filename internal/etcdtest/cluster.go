@@ -8,8 +8,6 @@ package etcdtest
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -72,7 +70,7 @@ func Start(t testing.TB, members int, options ...Option) *Cluster {
 		o(c)
 	}
 	for i := range members {
-		m := &Member{Name: fmt.Sprintf("m%d", i), cluster: c, client: freeURL(t), peer: freeURL(t)}
+		m := &Member{Name: fmt.Sprintf("m%d", i), cluster: c, client: "https://" + testserver.FreeAddress(t), peer: "https://" + testserver.FreeAddress(t)}
 		m.dir = filepath.Join(c.dir, m.Name)
 		m.cert, m.key = c.CA.Issue(t, m.Name)
 		m.Proxy = testserver.NewProxy(t, m.client)
@@ -96,21 +94,6 @@ func Start(t testing.TB, members int, options ...Option) *Cluster {
 func tail(log []byte) []byte {
 	const most = 8 << 10
 	return log[max(0, len(log)-most):]
-}
-
-// freeURL returns a URL whose port is free. It is below those that connections
-// take for their own end, so that a member finds it free again after a restart.
-func freeURL(t testing.TB) string {
-	t.Helper()
-	for range 100 {
-		address := fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(22_000))
-		if ln, err := net.Listen("tcp", address); err == nil {
-			ln.Close()
-			return "https://" + address
-		}
-	}
-	t.Fatal("no port is free")
-	return ""
 }
 
 // start runs all members, which need one another.

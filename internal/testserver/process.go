@@ -24,39 +24,36 @@ type Process struct {
 
 	cmd    *exec.Cmd
 	stdin  io.Closer
-	log    bytes.Buffer // read it only after ended
-	lines  chan string  // the first line of its output
+	log    *bytes.Buffer // read it only after ended
+	lines  chan string   // the first line of its output
 	ended  chan struct{}
 	paused *Paused // nil: it runs
 }
 
-// Run starts a server and returns when it has printed a line, which says that it
-// serves. It ends when this process does, or by Kill. It is tried for a while: a
-// port that was free may be in use for a moment.
+// Run starts a server and waits until it serves; see Await.
 func Run(t testing.TB, binary string, args ...string) *Process {
 	t.Helper()
-	for deadline := time.Now().Add(Patience); ; time.Sleep(100 * time.Millisecond) {
-		p := begin(t, exec.Command(binary, args...))
-		if p.await(t) {
-			return p
-		}
-		if log := p.Kill(); !strings.Contains(log, "address already in use") || time.Now().After(deadline) {
-			t.Fatalf("%s does not start:\n%s", filepath.Base(binary), log)
-		}
-	}
+	p := Begin(t, binary, args...)
+	p.Await(t)
+	return p
 }
 
-// Begin starts servers that need one another before they serve; see Await.
+// Begin starts servers that need one another before they serve; see Await. The
+// server ends when this process does, or by Kill.
 func Begin(t testing.TB, binary string, args ...string) *Process {
 	t.Helper()
 	return begin(t, exec.Command(binary, args...))
 }
 
-// Await waits until a server that was begun serves.
+// Await waits until a server that was begun has printed a line, which says that it
+// serves. One that does not find its port free is begun again for a while.
 func (p *Process) Await(t testing.TB) {
 	t.Helper()
-	if !p.await(t) {
-		t.Fatalf("%s does not start:\n%s", p.name(), p.Kill())
+	for deadline := time.Now().Add(Patience); !p.await(t); time.Sleep(100 * time.Millisecond) {
+		if log := p.Kill(); !strings.Contains(log, "address already in use") || time.Now().After(deadline) {
+			t.Fatalf("%s does not start:\n%s", p.name(), log)
+		}
+		*p = *begin(t, exec.Command(p.cmd.Path, p.cmd.Args[1:]...))
 	}
 }
 
@@ -80,8 +77,8 @@ func (p *Process) PID() int { return p.cmd.Process.Pid }
 
 func begin(t testing.TB, cmd *exec.Cmd) *Process {
 	t.Helper()
-	p := &Process{cmd: cmd, lines: make(chan string, 1), ended: make(chan struct{})}
-	cmd.Stderr = &p.log
+	p := &Process{cmd: cmd, log: &bytes.Buffer{}, lines: make(chan string, 1), ended: make(chan struct{})}
+	cmd.Stderr = p.log
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -103,9 +100,9 @@ func begin(t testing.TB, cmd *exec.Cmd) *Process {
 		io.Copy(io.Discard, stdout)
 	})
 	go func() {
-		defer close(p.ended)
 		reading.Wait()
 		cmd.Wait() // it was killed or says in its log why it ended
+		close(p.ended)
 	}()
 	return p
 }

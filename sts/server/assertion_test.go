@@ -160,11 +160,11 @@ func TestWatchWithAssertion(t *testing.T) {
 	f := newFixture(t)
 	sign := f.signer(t)
 	a := ask{params: map[string][]string{"audience": {"api"}, "client_assertion": {sign(nil)}, "client_assertion_type": {string(sts.JWTBearer)}}}
+	b := f.before()
 	stream, err := stsv1.NewTokenServiceClient(f.conn).WatchToken(t.Context(), &stsv1.WatchTokenRequest{Request: &stsv1.WatchTokenRequest_Issue{Issue: a.issue()}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := f.before()
 	_, err = stream.Recv()
 	got := answerOf(err)
 	f.assertRefused(t, b, got, sts.InvalidRequest)
