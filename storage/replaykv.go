@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
+	"log/slog"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -33,6 +34,7 @@ type ReplayKVOptions struct {
 
 	Now     func() time.Time // default time.Now
 	Attempt time.Duration    // how long one of three attempts may take; default 1 s
+	Log     *slog.Logger     // told when clocks of nodes differ; default discards
 }
 
 // ReplayKV remembers in a store what was used once, for all nodes that share it. It
@@ -47,6 +49,7 @@ type ReplayKV struct {
 	latest atomic.Int64 // the latest time that the clock of any node is known to have shown
 	mark   sync.Mutex   // held while latest is brought up to date
 	marked time.Time    // when that was done last, zero for never
+	clocks clocks
 
 	stop context.CancelFunc
 	own  sync.WaitGroup
@@ -62,10 +65,14 @@ func NewReplayKV(kv KV, o ReplayKVOptions) *ReplayKV {
 	if o.Attempt == 0 {
 		o.Attempt = time.Second
 	}
-	r := &ReplayKV{kv: kv, o: o}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	r := &ReplayKV{kv: kv, o: o, clocks: clocks{now: o.Now, log: o.Log}}
 	ctx, stop := context.WithCancel(context.Background())
 	r.stop = stop
 	r.own.Go(func() { r.run(ctx) })
+	r.own.Go(func() { keepUp(ctx, kv, usedMarkKey, r.clocks.held.Load, r.heard, r.read) })
 	return r
 }
 
@@ -140,17 +147,14 @@ func (r *ReplayKV) first(ctx context.Context) error {
 func (r *ReplayKV) note(ctx context.Context) error {
 	var known int64
 	e, err := r.kv.Get(ctx, usedMarkKey)
-	switch {
-	case errors.Is(err, ErrNotFound):
-	case err != nil:
+	if err == nil {
+		known, err = parseMark(e)
+	}
+	if err != nil && !errors.Is(err, ErrNotFound) {
 		return err
-	default:
-		if known, err = strconv.ParseInt(string(e.Value), 10, 64); err != nil {
-			return errors.New("the key " + usedMarkKey + " of the store holds what this program has not written")
-		}
 	}
 	now := r.o.Now()
-	r.latest.Store(max(r.latest.Load(), known, now.Unix()))
+	r.shown(max(known, now.Unix()))
 	if now.Unix() > known {
 		value := strconv.AppendInt(nil, now.Unix(), 10)
 		// Whoever is faster has a clock that is as good.

@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/workload-sts/sts/internal/etcdtest"
 	"github.com/workload-sts/sts/storage"
@@ -96,8 +99,9 @@ func TestReplayKVOnce(t *testing.T) {
 
 // TestReplayKVClock puts clocks back, and restores the store.
 func TestReplayKVClock(t *testing.T) {
-	kv, now := newBolt(t), time.Now()
-	o := storage.ReplayKVOptions{Now: func() time.Time { return now }}
+	kv, start := newBolt(t), time.Now()
+	var passed atomic.Int64
+	o := storage.ReplayKVOptions{Now: func() time.Time { return start.Add(time.Duration(passed.Load())) }}
 	use := func(r *storage.ReplayKV, key string, since, until time.Time) error {
 		t.Helper()
 		ok, err := r.Use(t.Context(), sts.ReplayDPoP, key, since, until)
@@ -106,16 +110,15 @@ func TestReplayKVClock(t *testing.T) {
 		}
 		return err
 	}
-	start := now
 	if err := use(newReplayKV(t, kv, o), "a", start, start.Add(time.Minute)); err != nil {
 		t.Fatal(err)
 	}
-	now = start.Add(2 * time.Minute)
-	if err := use(newReplayKV(t, kv, o), "b", start, now.Add(time.Minute)); err != nil {
+	passed.Store(int64(2 * time.Minute))
+	if err := use(newReplayKV(t, kv, o), "b", start, start.Add(3*time.Minute)); err != nil {
 		t.Fatal(err)
 	}
 	// By now the first use may have been dropped. The clock of another node is slow.
-	now = start
+	passed.Store(0)
 	r := newReplayKV(t, kv, o)
 	if err := use(r, "a", start, start.Add(time.Minute)); !errors.Is(err, sts.ErrForgotten) {
 		t.Errorf("what was not good any more by another clock: %v", err)
@@ -133,6 +136,61 @@ func TestReplayKVClock(t *testing.T) {
 	if err := use(r, "d", o.Begins.Add(time.Second), start.Add(3*time.Minute)); err != nil {
 		t.Errorf("what could not: %v", err)
 	}
+}
+
+// TestReplayKVClocksDiffer puts the clock of one node ahead: the other says so, and
+// when it is over [F38].
+func TestReplayKVClocksDiffer(t *testing.T) {
+	kv := newBolt(t)
+	var ahead, behind atomic.Int64 // seconds
+	clock := func(by *atomic.Int64) func() time.Time {
+		return func() time.Time { return time.Now().Add(time.Duration(by.Load()) * time.Second) }
+	}
+	var log lockedLog
+	right := newReplayKV(t, kv, storage.ReplayKVOptions{Now: clock(&behind), Log: slog.New(slog.NewTextHandler(&log, nil))})
+	gauge := func() string {
+		registry := prometheus.NewPedanticRegistry()
+		registry.MustRegister(right.Collector())
+		families, err := registry.Gather()
+		if err != nil {
+			t.Error(err)
+		}
+		return fmt.Sprint(families)
+	}
+	note := func() { // a node notes its clock when it is used first
+		t.Helper()
+		now := time.Now().Add(time.Duration(ahead.Load()) * time.Second)
+		if _, err := newReplayKV(t, kv, storage.ReplayKVOptions{Now: clock(&ahead)}).Use(t.Context(), sts.ReplayDPoP, fmt.Sprint(now), now, now.Add(time.Hour)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := right.Use(t.Context(), sts.ReplayDPoP, "a", time.Now(), time.Now().Add(time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	ahead.Store(4)
+	note()
+	until(t, "the difference is known", func() bool { return strings.Contains(gauge(), "value:4") || strings.Contains(gauge(), "value:3") })
+	if log.String() != "" {
+		t.Errorf("an alarm for four seconds: %s", log.String())
+	}
+	ahead.Store(8)
+	note()
+	until(t, "the alarm is given", func() bool { return strings.Count(log.String(), "is wrong") == 1 })
+	if !strings.Contains(log.String(), "behind=8s") && !strings.Contains(log.String(), "behind=7s") {
+		t.Errorf("the alarm: %s", log.String())
+	}
+	// A clock that is nearer does not hide it for a while.
+	behind.Store(6)
+	ahead.Store(9)
+	note()
+	time.Sleep(20 * time.Millisecond)
+	if strings.Contains(log.String(), "agree again") {
+		t.Errorf("it is over too soon: %s", log.String())
+	}
+	behind.Store(800)
+	ahead.Store(800)
+	note()
+	until(t, "its end is told", func() bool { return strings.Contains(log.String(), "agree again") })
 }
 
 // TestReplayKVOnEtcd lets two nodes use the same things, kills etcd in between, and
@@ -181,4 +239,22 @@ func TestReplayKVOnEtcd(t *testing.T) {
 			t.Errorf("thing %d was used again after etcd was killed", i)
 		}
 	}
+}
+
+// lockedLog is what was logged.
+type lockedLog struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+func (l *lockedLog) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *lockedLog) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
 }

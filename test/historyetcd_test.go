@@ -23,6 +23,20 @@ var memberFaults = []memberFault{
 	{"leader paused", func(t *testing.T, c *etcdtest.Cluster) func() { return paused(t, c.Leader(t)) }},
 	{"follower paused", func(t *testing.T, c *etcdtest.Cluster) func() { return paused(t, c.Follower(t)) }},
 	{"leader moved", func(t *testing.T, c *etcdtest.Cluster) func() { c.MoveLeader(t); return nil }},
+	{"slow between members", func(t *testing.T, c *etcdtest.Cluster) func() {
+		for i, m := range c.Members {
+			m.Peers.Delay(time.Duration(25+50*i) * time.Millisecond)
+		}
+		return func() { healed(c) }
+	}},
+	{"leader not reached by the others", func(t *testing.T, c *etcdtest.Cluster) func() {
+		c.Leader(t).Peers.Blackhole()
+		return func() { healed(c) }
+	}},
+	{"follower not reached by the others", func(t *testing.T, c *etcdtest.Cluster) func() {
+		c.Follower(t).Peers.Blackhole()
+		return func() { healed(c) }
+	}},
 	{"compacted", func(t *testing.T, c *etcdtest.Cluster) func() { c.Compact(t); return nil }},
 	{"quorum lost", func(t *testing.T, c *etcdtest.Cluster) func() {
 		first, second := c.Leader(t), c.Follower(t)
@@ -33,6 +47,12 @@ var memberFaults = []memberFault{
 			second.Restart(t)
 		}
 	}},
+}
+
+func healed(c *etcdtest.Cluster) {
+	for _, m := range c.Members {
+		m.Peers.Heal()
+	}
 }
 
 func killed(t *testing.T, m *etcdtest.Member) func() {

@@ -91,6 +91,7 @@ func (ls listeners) close() (err error) {
 type node struct {
 	ring       *keys.Ring
 	replay     sts.Replay
+	metrics    []prometheus.Collector // of the store
 	revoked    *storage.Revocations
 	registered *storage.Registrations // nil: clients cannot be registered
 	store      *storage.Store
@@ -191,7 +192,7 @@ func (n *node) wire(ctx context.Context, c *stsv1.ServerConfig, store *storage.S
 	for _, p := range n.service.Unsafe() {
 		n.log.Warn("a resource that was applied before would be refused now", "resource", p.Ref.String(), "field", p.Field, "problem", p.Message)
 	}
-	return n.wireServer(c, n.ring.Collector(), remote.Collector(), audit.Collector())
+	return n.wireServer(c, append(n.metrics, n.ring.Collector(), remote.Collector(), audit.Collector())...)
 }
 
 // wireServer wires what faces callers.

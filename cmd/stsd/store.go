@@ -50,9 +50,10 @@ func (n *node) openEtcd(ctx context.Context, c *stsv1.EtcdConfig) (*storage.Stor
 	if err != nil {
 		return nil, err
 	}
-	replay := storage.NewReplayKV(kv, storage.ReplayKVOptions{Now: clock, Begins: begins})
+	replay := storage.NewReplayKV(kv, storage.ReplayKVOptions{Now: clock, Begins: begins, Log: n.log})
 	n.closers = append(n.closers, replay.Close)
 	n.replay = replay
+	n.metrics = append(n.metrics, replay.Collector())
 	if !begins.IsZero() {
 		n.log.Info("the store was restored from a backup or moved: single-use tokens that were made until then are refused", "at", begins)
 	}

@@ -57,7 +57,7 @@ var desc = regexp.MustCompile(`^Desc\{fqName: "([^"]*)", help: "([^"]*)".*, cons
 func metricsPage(b *bytes.Buffer) error {
 	fmt.Fprintf(b, "%s# Metrics\n\nPrometheus metrics at `/metrics`, besides those of the Go runtime and the process. No label has a value from outside.\n\n| metric | labels | |\n|---|---|---|\n", generated)
 	var rows []string
-	for _, d := range slices.Concat(server.Metrics(), keys.Metrics(), storage.AuditMetrics()) {
+	for _, d := range slices.Concat(server.Metrics(), keys.Metrics(), storage.AuditMetrics(), storage.ReplayMetrics()) {
 		m := desc.FindStringSubmatch(d.String())
 		if m == nil {
 			return fmt.Errorf("cannot read %s", d)

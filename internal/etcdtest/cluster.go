@@ -38,6 +38,7 @@ type Cluster struct {
 type Member struct {
 	Name  string
 	Proxy *testserver.Proxy // between clients and the member
+	Peers *testserver.Proxy // between the other members and this one, for what they begin
 
 	cluster   *Cluster
 	client    string // the URL that it serves clients on itself
@@ -73,7 +74,7 @@ func Start(t testing.TB, members int, options ...Option) *Cluster {
 		m := &Member{Name: fmt.Sprintf("m%d", i), cluster: c, client: "https://" + testserver.FreeAddress(t), peer: "https://" + testserver.FreeAddress(t)}
 		m.dir = filepath.Join(c.dir, m.Name)
 		m.cert, m.key = c.CA.Issue(t, m.Name)
-		m.Proxy = testserver.NewProxy(t, m.client)
+		m.Proxy, m.Peers = testserver.NewProxy(t, m.client), testserver.NewProxy(t, m.peer)
 		c.Members = append(c.Members, m)
 	}
 	t.Cleanup(func() {
@@ -132,7 +133,7 @@ func (c *Cluster) Try(t testing.TB, f func(ctx context.Context) error) {
 func (c *Cluster) initial() string {
 	var members []string
 	for _, m := range c.Members {
-		members = append(members, m.Name+"="+m.peer)
+		members = append(members, m.Name+"="+m.Peers.Addr)
 	}
 	return strings.Join(members, ",")
 }

@@ -10,7 +10,7 @@ import (
 func (m *Member) args(state string) []string {
 	c := m.cluster
 	return append([]string{
-		"-name", m.Name, "-dir", m.dir, "-client", m.client, "-peer", m.peer,
+		"-name", m.Name, "-dir", m.dir, "-client", m.client, "-peer", m.peer, "-advertise-peer", m.Peers.Addr,
 		"-cluster", c.initial(), "-token", c.token, "-state", state,
 		"-cert", m.cert, "-key", m.key, "-ca", c.CA.File,
 	}, c.args...)

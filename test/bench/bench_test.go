@@ -93,12 +93,12 @@ type rate struct{ perSecond, allocs float64 }
 var next atomic.Int64
 
 // measure calls for a while from several callers at once.
-func measure(b *testing.B, c call, d time.Duration) rate {
+func measure(b testing.TB, c call, d time.Duration) rate {
 	b.Helper()
 	return measureWith(b, callers, c, d)
 }
 
-func measureWith(b *testing.B, callers int, c call, d time.Duration) rate {
+func measureWith(b testing.TB, callers int, c call, d time.Duration) rate {
 	b.Helper()
 	ctx, cancel := context.WithCancel(b.Context())
 	defer cancel()
@@ -136,16 +136,17 @@ type service struct {
 	kv      *storage.Bolt
 	sts     *sts.Service
 	revoked *storage.Revocations
+	replay  *storage.Replay
 	start   func(*storage.Bolt) *sts.Service // another one on another store
 }
 
-func newService(b *testing.B) *service {
+func newService(b testing.TB) *service {
 	b.Helper()
 	return newServiceWith(b, storage.AuditOptions{})
 }
 
 // newServiceWith has the audit log kept in some way; its file is filled in.
-func newServiceWith(b *testing.B, log storage.AuditOptions) *service {
+func newServiceWith(b testing.TB, log storage.AuditOptions) *service {
 	b.Helper()
 	dir := b.TempDir()
 	ctx := b.Context()
@@ -197,7 +198,7 @@ func newServiceWith(b *testing.B, log storage.AuditOptions) *service {
 	conn, err := grpc.NewClient(grpcLn.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	must(b, err)
 	b.Cleanup(func() { conn.Close() })
-	return &service{token: stsv1.NewTokenServiceClient(conn), url: "http://" + httpLn.Addr().String() + "/oauth2/token", http: newHTTPClient(), secret: secret, kv: kv, sts: svc, revoked: revoked, start: func(kv *storage.Bolt) *sts.Service {
+	return &service{token: stsv1.NewTokenServiceClient(conn), url: "http://" + httpLn.Addr().String() + "/oauth2/token", http: newHTTPClient(), secret: secret, kv: kv, sts: svc, revoked: revoked, replay: replay, start: func(kv *storage.Bolt) *sts.Service {
 		store := storage.NewStore(kv)
 		revoked, err := store.Revocations(ctx)
 		must(b, err)
@@ -264,7 +265,7 @@ func (s *service) exchangeHTTP(subject func(int64) string) call {
 }
 
 // freshTokens issues tokens that the service has not seen as subject tokens.
-func (s *service) freshTokens(b *testing.B, n int) []string {
+func (s *service) freshTokens(b testing.TB, n int) []string {
 	b.Helper()
 	out := make([]string, n)
 	var at atomic.Int64
@@ -394,14 +395,14 @@ func newHTTPClient() *http.Client {
 	return &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: callers}}
 }
 
-func listen(b *testing.B) net.Listener {
+func listen(b testing.TB) net.Listener {
 	b.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	must(b, err)
 	return ln
 }
 
-func must(b *testing.B, err error) {
+func must(b testing.TB, err error) {
 	b.Helper()
 	if err != nil {
 		b.Fatal(err)

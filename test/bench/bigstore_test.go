@@ -31,12 +31,12 @@ const (
 func BenchmarkBigStore(b *testing.B) {
 	empty, full := newService(b), newService(b)
 	before := heap()
-	for change := range bigChanges() {
+	for change := range bigChanges(bigClients, bigRules) {
 		_, err := full.sts.Apply(b.Context(), sts.Change{Put: change})
 		must(b, err)
 	}
 	resources := heap() - before
-	full.revokeMany(b)
+	full.revokeMany(b, bigRevocations, time.Now().Add(24*time.Hour))
 	all := heap() - before
 
 	row := func(what, is, target string) { fmt.Printf("| %s | %s | %s |\n", what, is, target) }
@@ -90,31 +90,31 @@ func heap() float64 {
 	return float64(m.HeapAlloc) / (1 << 20)
 }
 
-func (s *service) apply(b *testing.B, r sts.Resource) {
+func (s *service) apply(b testing.TB, r sts.Resource) {
 	_, err := s.sts.Apply(b.Context(), sts.Change{Put: []sts.Resource{r}})
 	must(b, err)
 }
 
 // seen exchanges one token again and again.
-func (s *service) seen(b *testing.B) call {
+func (s *service) seen(b testing.TB) call {
 	token := s.freshTokens(b, 1)[0]
 	return s.exchangeGRPC(func(int64) string { return token })
 }
 
 // revokeMany puts revocations into the store as they are kept there, many at a time,
 // and waits until the service knows them.
-func (s *service) revokeMany(b *testing.B) {
+func (s *service) revokeMany(b testing.TB, n int, until time.Time) {
 	b.Helper()
 	const each = 50
 	var at atomic.Int64
 	var wg sync.WaitGroup
-	until := time.Now().Add(24 * time.Hour)
+	before := s.revoked.Count()
 	for range 64 {
 		wg.Go(func() {
-			for i := at.Add(each) - each; i < bigRevocations; i = at.Add(each) - each {
+			for i := at.Add(each) - each; i < int64(n); i = at.Add(each) - each {
 				ops := make([]storage.Op, each)
 				for k := range ops {
-					v := sts.Revocation{Kind: sts.RevokeToken, Issuer: "self", Value: fmt.Sprintf("jti %022d", i+int64(k))}
+					v := sts.Revocation{Kind: sts.RevokeToken, Issuer: "self", Value: fmt.Sprintf("jti %022d", int64(before)+i+int64(k))}
 					ops[k] = storage.Op{
 						Key: "revoked/token/" + v.Name().String(), Expires: until,
 						Value: fmt.Appendf(nil, `- {"kind":"token","issuer":"self","value":%q,"expires":%q,"created":%q,"by":"client web"}`,
@@ -129,7 +129,7 @@ func (s *service) revokeMany(b *testing.B) {
 		})
 	}
 	wg.Wait()
-	for deadline := time.Now().Add(time.Minute); s.revoked.Count() < bigRevocations; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); s.revoked.Count() < before+n; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			b.Fatalf("%d revocations are known", s.revoked.Count())
 		}
@@ -137,7 +137,7 @@ func (s *service) revokeMany(b *testing.B) {
 }
 
 // copied is a file with what the store has.
-func (s *service) copied(b *testing.B) string {
+func (s *service) copied(b testing.TB) string {
 	b.Helper()
 	file := filepath.Join(b.TempDir(), "sts.db")
 	snapshot, err := s.kv.Snapshot(b.Context())
@@ -187,19 +187,19 @@ func known(b *testing.B) string {
 }
 
 // bigChanges are the resources, in changes that are small enough.
-func bigChanges() func(yield func([]sts.Resource) bool) {
+func bigChanges(clients, rules int) func(yield func([]sts.Resource) bool) {
 	return func(yield func([]sts.Resource) bool) {
 		change := []sts.Resource{
 			{Audience: &sts.Audience{Name: "big", Scopes: []string{"big.read"}}},
 			{Issuer: &sts.Issuer{Name: "idp", Issuer: "https://idp.example.com"}},
 		}
-		for i := range bigClients + bigRules {
-			if i < bigClients {
+		for i := range clients + rules {
+			if i < clients {
 				change = append(change, sts.Resource{Client: &sts.Client{Name: fmt.Sprint("client-", i), Labels: map[string]string{"team": fmt.Sprint(i % 100)}}})
 			} else {
-				change = append(change, bigRule(i-bigClients))
+				change = append(change, bigRule(i-clients))
 			}
-			if len(change) >= bigChange || i == bigClients+bigRules-1 {
+			if len(change) >= bigChange || i == clients+rules-1 {
 				if !yield(change) {
 					return
 				}

@@ -10,6 +10,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"flag"
 	"fmt"
@@ -83,6 +84,7 @@ func configure(args []string, stderr io.Writer) (c *embed.Config, restore string
 	flags.UintVar(&c.ElectionMs, "election", c.ElectionMs, "time without a heartbeat before an election, in `ms`")
 	client := flags.String("client", "", "serve clients on `url`")
 	peer := flags.String("peer", "", "serve other members on `url`")
+	advertised := flags.String("advertise-peer", "", "what other members are told to use, a `url` (default -peer)")
 	cert := flags.String("cert", "", "the certificate chain for clients and members, in `file`")
 	key := flags.String("key", "", "the private key of -cert, in `file`")
 	ca := flags.String("ca", "", "the authorities of clients and members, in `file`")
@@ -96,7 +98,10 @@ func configure(args []string, stderr io.Writer) (c *embed.Config, restore string
 	if c.ListenPeerUrls, err = urls(*peer); err != nil {
 		return nil, "", err
 	}
-	c.AdvertisePeerUrls, c.AdvertiseClientUrls = c.ListenPeerUrls, c.ListenClientUrls
+	if c.AdvertisePeerUrls, err = urls(cmp.Or(*advertised, *peer)); err != nil {
+		return nil, "", err
+	}
+	c.AdvertiseClientUrls = c.ListenClientUrls
 	if *cert != "" {
 		c.ClientTLSInfo.CertFile, c.ClientTLSInfo.KeyFile, c.ClientTLSInfo.TrustedCAFile = *cert, *key, *ca
 		c.ClientTLSInfo.ClientCertAuth = true
