@@ -92,7 +92,7 @@ func TestKeysOfAnOperator(t *testing.T) {
 		t.Errorf("revoke without --yes: exit code %d: %s", code, stderr)
 	}
 	out, stderr, code = n.stsctl(t, "", "keys", "revoke", "--yes", "--", first.KID)
-	if code != 0 || !strings.Contains(out, fmt.Sprintf("key %s signs now", next.KID)) || !strings.Contains(out, "may accept it until in 5m") {
+	if code != 0 || !strings.Contains(out, fmt.Sprintf("key %s signs now", next.KID)) || !strings.Contains(out, "(in 5m") {
 		t.Fatalf("revoke: exit code %d: %s%s", code, out, stderr)
 	}
 	exchange := url.Values{"grant_type": {grantExchange}, "subject_token": {issued}, "subject_token_type": {typeAccessToken}, "audience": {"demo"}}

@@ -174,7 +174,7 @@ func (c *cli) showNewSecret(client string, m *stsv1.RotateClientSecretResponse, 
 	}
 	before := "no other secret works"
 	if !v.PreviousNotAfter.IsZero() {
-		before = "the secret before works until " + c.humanTime(v.PreviousNotAfter)
+		before = "the secret before works until " + c.until(v.PreviousNotAfter)
 	}
 	_, err := fmt.Fprintf(c.stdout, "# the new secret of client %s, for the workload; it cannot be shown again\n%s\n\n# %s\n", oneLine(client), oneLine(v.Secret), oneLine(before))
 	return err

@@ -171,7 +171,7 @@ func (c *cli) sourceOf(v issuerView) string {
 func (c *cli) problemOf(v issuerView) string {
 	s := "PROBLEM: " + v.Problem + " (" + c.ago(v.Asked) + ")"
 	if len(v.Keys) > 0 && !v.Stale.IsZero() {
-		s += "; the keys from before are used until " + c.humanTime(v.Stale)
+		s += "; the keys from before are used until " + c.until(v.Stale)
 	}
 	return s
 }

@@ -206,7 +206,7 @@ func (c *cli) showRevoked(m *stsv1.RevokeKeyResponse, out *output) error {
 	}
 	lines := []string{
 		fmt.Sprintf("revoked key %s of key set %s; this service refuses tokens that it signed", done.Revoked.KID, done.Revoked.Set),
-		"verifiers that cached the key set may accept it until " + c.humanTime(done.AcceptedUntil),
+		"verifiers that cached the key set may accept it until " + c.until(done.AcceptedUntil),
 	}
 	if s := done.Successor; s != nil {
 		lines = append(lines, fmt.Sprintf("key %s signs now", s.KID))

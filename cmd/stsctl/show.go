@@ -67,14 +67,24 @@ func display(v any) string {
 	return oneLine(strings.TrimSpace(b.String()))
 }
 
-// humanTime writes how far a time is, and when that is, here and in UTC.
+// humanTime writes how far a time is, and when that is.
 func (c *cli) humanTime(at time.Time) string {
+	return relative(at.Sub(c.now())) + "  (" + c.moments(at) + ")"
+}
+
+// until writes up to when something goes on, as what follows that word.
+func (c *cli) until(at time.Time) string {
+	return c.moments(at) + "  (" + relative(at.Sub(c.now())) + ")"
+}
+
+// moments writes a time in UTC and as it is here.
+func (c *cli) moments(at time.Time) string {
 	const layout = "2006-01-02 15:04:05 MST"
-	s := relative(at.Sub(c.now())) + "  (" + at.UTC().Format(layout)
-	if here := at.In(c.zone); here.Format(layout) != at.UTC().Format(layout) {
-		s += ", " + here.Format(layout)
+	s := at.UTC().Format(layout)
+	if here := at.In(c.zone).Format(layout); here != s {
+		s += ", " + here
 	}
-	return s + ")"
+	return s
 }
 
 // relative writes in 4m12s, or 3d4h ago: the two largest units.
