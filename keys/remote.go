@@ -28,7 +28,8 @@ type RemoteConfig struct {
 // Remote finds the keys of trusted issuers. It asks an issuer only when a token
 // needs its keys, at most once at a time and once in a cool-down, whoever asks
 // and however often; keys in use are renewed ahead of their end while tokens are
-// verified with them. One issuer's trouble is not another's.
+// verified with them, and after a pause before they are used again. One issuer's
+// trouble is not another's.
 //
 // There is no memory of key ids that an issuer does not have, which anybody could
 // fill: the cool-down alone bounds what they cost.

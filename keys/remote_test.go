@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -400,6 +401,49 @@ func TestStale(t *testing.T) {
 	e.answer(nil)
 	c.advance(31 * time.Second)
 	r.mustKey(t, "x", "k1")
+}
+
+// TestPause holds that a key which its issuer has withdrawn while nobody asked does
+// not verify a token once more: whoever comes first when the keys are past their
+// end waits for an answer, if there is one to be had [K-09, F14].
+func TestPause(t *testing.T) {
+	e := newEvilIssuer(t, false)
+	file := filepath.Join(t.TempDir(), "keys.json")
+	writeFile(t, file, e.keySet(t))
+	r, c := newRemote(t, map[string]Source{"x": e.source(), "file": {Issuer: "https://idp.example.com", JWKSFile: file}})
+	r.mustKey(t, "x", "k1")
+	r.mustKey(t, "file", "k1")
+	e.rotate(t, "k2")
+	writeFile(t, file, e.keySet(t))
+	c.advance(defaultMaxAge + time.Minute)
+	for _, name := range []string{"x", "file"} {
+		if _, err := r.Key(t.Context(), name, "k1", jose.ES256); !errors.Is(err, jose.ErrUnknownKey) {
+			t.Errorf("%s: a key that was withdrawn is used: %v", name, err)
+		}
+		r.mustKey(t, name, "k2")
+	}
+
+	// An issuer that is down is waited for once, and not by everybody who comes.
+	var stuck atomic.Bool
+	stuck.Store(true)
+	e.answer(func(w http.ResponseWriter, r *http.Request) {
+		if stuck.Load() {
+			<-r.Context().Done()
+		}
+		w.WriteHeader(http.StatusInternalServerError)
+	})
+	c.advance(defaultMaxAge + time.Minute)
+	before := r.Status()[1].Failures
+	r.mustKey(t, "x", "k2")
+	if f := r.Status()[1].Failures; f != before+1 {
+		t.Errorf("%d attempts before the keys were used on, want 1", f-before)
+	}
+	c.advance(31 * time.Second)
+	r.mustKey(t, "x", "k2")
+	if f := r.Status()[1].Failures; f != before+1 {
+		t.Error("the next one waited as well")
+	}
+	stuck.Store(false)
 }
 
 // TestRefresh renews keys in the background before they end, and asks whether

@@ -33,6 +33,7 @@ type remoteSource struct {
 	attempted  time.Time     // when the issuer was asked last
 	err        error         // of that attempt
 	fetching   chan struct{} // closed when the attempt under way ends; nil: none
+	awaited    bool          // that attempt is the first since the keys were past their end
 }
 
 // counts are attempts at one issuer since the start, whatever its source was.
@@ -108,6 +109,9 @@ func (s *remoteSource) lookup(r *Remote, kid string, alg jose.Algorithm) (jose.K
 			if !fixed && !now.Before(s.refresh) {
 				s.start(r, now)
 			}
+			if s.fetching != nil && s.awaited {
+				return jose.Key{}, s.fetching, nil
+			}
 			return key, nil, nil
 		}
 		if fixed {
@@ -162,6 +166,10 @@ func (s *remoteSource) start(r *Remote, now time.Time) {
 		return
 	}
 	done := make(chan struct{})
+	// After a pause the keys may have been withdrawn long ago, so they are not used
+	// again before somebody has asked. Keys in use are asked for ahead of that, and
+	// while they cannot be had, often enough for nobody to wait.
+	s.awaited = now.Sub(s.attempted) >= s.age
 	s.fetching, s.attempted = done, now
 	r.wg.Go(func() {
 		defer close(done)
