@@ -24,6 +24,10 @@ var google = preset{
 	},
 }
 
+// awsPrincipal matches a pattern for some of the roles or users, by their path or
+// their name.
+var awsPrincipal = regexp.MustCompile(`^(?:[a-z-]+/.*[^*/].*)$`)
+
 // aws is AWS accounts with outbound identity federation, each with an issuer of its
 // own [docs.aws.amazon.com, GetWebIdentityToken].
 var aws = preset{
@@ -39,7 +43,7 @@ var aws = preset{
 	rule: func(c *ruleCheck) {
 		pattern := c.party.ClaimGlobs["sub"]
 		segments := strings.Split(pattern, ":") // arn:aws:iam::ACCOUNT:role/NAME
-		if !c.exact("sub") && (len(segments) != 6 || strings.Contains(strings.Join(segments[:5], ""), "*") || strings.HasPrefix(segments[5], "*")) {
+		if !c.exact("sub") && (len(segments) != 6 || strings.Contains(strings.Join(segments[:5], ""), "*") || !awsPrincipal.MatchString(segments[5])) {
 			c.unsafe(riskAWSAny, c.claims(), "the rule does not say which role or user it is for, so every principal that may call GetWebIdentityToken can use it",
 				"add sub, such as arn:aws:iam::123456789012:role/NAME, to claims")
 		}

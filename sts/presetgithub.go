@@ -122,7 +122,8 @@ func githubEvents(c *ruleCheck, subs githubSubject) {
 	}
 	risky := slices.ContainsFunc(events, func(e string) bool { return slices.Contains(base, e) })
 	pull := slices.ContainsFunc(events, func(e string) bool { return slices.Contains(pulls, e) })
-	if ref && risky || pull && c.narrow("base_ref") {
+	trusted := ref || c.narrow("ref_protected", "workflow_ref") // that is a ref as well
+	if trusted && risky || pull && c.narrow("base_ref") {
 		c.unsafe(riskGitHubPull, c.claims("event_name"), "for these events the ref is that of the base, whoever wrote the code of the pull request, so it says nothing about what runs",
 			"leave pull_request_target, workflow_run and base_ref out, or write a rule for pull requests that allows less")
 	}

@@ -3,6 +3,7 @@ package sts
 import (
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -129,10 +130,14 @@ func (c *ruleCheck) exact(names ...string) bool {
 }
 
 // narrow tells whether the rule says what one of these claims is, or has a pattern
-// for it.
+// for it that leaves something out.
 func (c *ruleCheck) narrow(names ...string) bool {
-	return c.exact(names...) || slices.ContainsFunc(names, func(name string) bool { return c.party.ClaimGlobs[name] != "" })
+	return c.exact(names...) || slices.ContainsFunc(names, func(name string) bool { return !everything.MatchString(c.party.ClaimGlobs[name]) })
 }
+
+// everything matches patterns that leave nothing out, or only one kind of ref:
+// refs/heads/* is every branch.
+var everything = regexp.MustCompile(`^(?:(?:refs/[^/]*/)?[*/:]*)$`)
 
 // types reports values that a claim of the platform can never have.
 func (c *ruleCheck) types(claims map[string]claimType) {
