@@ -116,7 +116,7 @@ func (d *decision) aim(p *proof, claims map[string]any) *Error {
 		return bad("htm", "the htm of the DPoP proof is not the method of this request", target.Method, visible)
 	}
 	if htu, _ := claims["htu"].(string); !sameTarget(htu, target.URI) {
-		return bad("htu", "the htu of the DPoP proof is not the URL of this endpoint: that of the discovery document, or over gRPC that of the server's configuration", target.URI, publicURL)
+		return bad("htu", "the htu of the DPoP proof is not the URL of this request, which is "+target.URI, target.URI, publicURL)
 	}
 	if v, present := claims["ath"]; present {
 		if p.ath, ok = v.(string); !ok || p.ath == "" {

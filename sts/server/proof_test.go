@@ -158,6 +158,9 @@ func TestProofByEachFace(t *testing.T) {
 					f.assertRefused(t, b, send(proofs...), sts.InvalidDPoPProof)
 				})
 			}
+			if got := send(good(map[string]any{"htu": "https://attacker.example"})); !strings.Contains(got.message, "which is "+face.url) {
+				t.Errorf("the refusal does not say what htu must be: %q", got.message)
+			}
 			for row, url := range map[string]string{
 				"D-13": face.url + "?q#f", "D-14": strings.Replace(face.url, "https://", "HTTPS://", 1),
 			} {
