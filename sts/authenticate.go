@@ -101,17 +101,17 @@ func (d *decision) authenticateSecret() (*client, *Error) {
 	case ok && !c.Disabled && len(cred.Secret) >= MinSecretLength:
 		return c, nil
 	case !known:
-		return nil, invalidClient("no client of this name")
+		return nil, cred.failure(reason("no client of this name"))
 	case c.Disabled:
-		return nil, invalidClient("the client is disabled")
-	case len(c.Secrets) == 0 && len(c.methods()) > 0:
-		return nil, invalidClient("the client does not authenticate with a secret")
-	case expired:
-		return nil, invalidClient("the secret has expired")
+		return nil, cred.failure(reason("the client is disabled"))
 	case c.TLS != nil:
-		return nil, invalidClient("the client authenticates by a certificate, not by a secret")
+		return nil, cred.failure(reason("the client authenticates by a certificate, not by a secret"))
+	case len(c.Secrets) == 0 && len(c.methods()) > 0:
+		return nil, cred.failure(reason("the client does not authenticate with a secret"))
+	case expired:
+		return nil, cred.failure(reason("the secret has expired"))
 	default:
-		return nil, invalidClient("wrong secret")
+		return nil, cred.failure(reason("wrong secret"))
 	}
 }
 

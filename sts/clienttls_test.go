@@ -159,6 +159,18 @@ func TestClientCertificateWhoAsks(t *testing.T) {
 	}
 }
 
+// TestClientIDAlone holds that whoever sends a client_id and no more is told so, the
+// same for every client: it is what a certificate that got lost looks like.
+func TestClientIDAlone(t *testing.T) {
+	f := newTLSFixture(t, &sts.ClientTLS{SANDNS: "orders.example.com"})
+	for _, id := range []string{"orders", "web", "nobody"} {
+		e := f.assertRefused(t, sts.TokenRequest{Grant: sts.ClientCredentials, Credential: sts.Credential{Method: sts.SecretPost, ClientID: id}}, sts.InvalidClient)
+		if !strings.Contains(e.Message, "client_id came alone") {
+			t.Errorf("%s: %s", id, e.Message)
+		}
+	}
+}
+
 func (f *fixture) put(t testing.TB, c sts.Client) {
 	t.Helper()
 	f.apply(t, sts.Change{Put: []sts.Resource{{Client: &c}}})

@@ -131,6 +131,9 @@ func (c Credential) failure(why error) *Error {
 	}
 	e := invalidClient("")
 	e.Err = why
+	if c.Secret == "" {
+		e.Message = "client authentication failed: the client_id came alone, with no secret, client_assertion or TLS certificate of the client"
+	}
 	return e
 }
 
