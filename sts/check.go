@@ -182,7 +182,7 @@ func (c *checker) issuer(i, twin *Issuer) {
 	if i.Issuer == c.service.issuer {
 		c.problem(ref, "issuer", "this is the issuer identifier of this service, whose tokens are known as issuer %q without being defined", policy.Self)
 	}
-	if twin != nil {
+	if twin != nil && i.Issuer != "" {
 		c.problem(ref, "issuer", "Issuer %q has the same issuer identifier; tokens of the two could not be told apart", twin.Name)
 	}
 	if i.Audience != "" && (i.Audience == i.Issuer || slices.Contains(apiServers, i.Audience)) {

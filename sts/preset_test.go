@@ -210,6 +210,22 @@ func TestPresetAlgorithms(t *testing.T) {
 	}
 }
 
+// TestNoIssuerTwice holds that two Issuers that lack their identifier are told that,
+// and not that it is the same.
+func TestNoIssuerTwice(t *testing.T) {
+	f := newFixture(t)
+	_, err := f.service.Apply(t.Context(), sts.Change{Put: []sts.Resource{{Issuer: &sts.Issuer{Name: "one"}}, {Issuer: &sts.Issuer{Name: "two"}}}})
+	e, ok := errors.AsType[*sts.Error](err)
+	if !ok || len(e.Problems) != 2 {
+		t.Fatalf("%v: %+v", err, e)
+	}
+	for _, p := range e.Problems {
+		if p.Message != "is missing: the exact iss of its tokens" {
+			t.Errorf("%+v", p)
+		}
+	}
+}
+
 // TestPresetIssuers holds what is refused of an Issuer, and which field is wrong.
 func TestPresetIssuers(t *testing.T) {
 	bundle := &sts.SPIFFEBundle{TrustDomain: "example.org", URL: "https://spire.example.org/bundle"}
