@@ -1201,7 +1201,8 @@ type Issuer struct {
 	SelfPresented bool `protobuf:"varint,8,opt,name=self_presented,json=selfPresented,proto3" json:"self_presented,omitempty"`
 	// Longest accepted lifetime of its tokens (`exp` - `iat`). Default 24h.
 	MaxTokenLifetime *durationpb.Duration `protobuf:"bytes,9,opt,name=max_token_lifetime,json=maxTokenLifetime,proto3" json:"max_token_lifetime,omitempty"`
-	// Accept tokens without a `kid` if the issuer publishes exactly one key.
+	// Accept tokens without a `kid` if the issuer publishes exactly one key that fits
+	// their algorithm.
 	AllowMissingKid bool `protobuf:"varint,10,opt,name=allow_missing_kid,json=allowMissingKid,proto3" json:"allow_missing_kid,omitempty"`
 	// Accept an `act` claim from this issuer and carry the chain on. Default: a
 	// token with `act` is refused.
