@@ -22,8 +22,9 @@ type privateKey struct {
 	kid    string // empty if the file does not say
 }
 
-// readPrivateKey reads a private key from a file: PEM (PKCS #8), or a JWK. An error
-// names the flag, and ends with advice if the file holds something else.
+// readPrivateKey reads a private key from a file: PEM as openssl and platforms write
+// it (PKCS #8, PKCS #1, SEC 1), or a JWK. An error names the flag, and ends with
+// advice if the file holds something else.
 func readPrivateKey(flag, file, advice string) (privateKey, error) {
 	data, err := os.ReadFile(file)
 	if err != nil {
@@ -38,11 +39,14 @@ func readPrivateKey(flag, file, advice string) (privateKey, error) {
 		}
 		key, k.kid, k.alg = jwk.Key, jwk.KeyID, jose.Algorithm(jwk.Algorithm)
 	} else {
-		block, _ := pem.Decode(data)
-		if block == nil || block.Type != "PRIVATE KEY" {
-			return k, badInput("%s: %s is not a private key in PEM (PKCS #8), nor a JWK%s", flag, file, advice)
+		block, rest := pem.Decode(data)
+		if block != nil && block.Type == "EC PARAMETERS" { // openssl writes them before the key
+			block, _ = pem.Decode(rest)
 		}
-		if key, err = x509.ParsePKCS8PrivateKey(block.Bytes); err != nil {
+		if block == nil || keyFormats[block.Type] == nil {
+			return k, badInput("%s: %s is neither a private key in PEM without a password nor a JWK%s", flag, file, advice)
+		}
+		if key, err = keyFormats[block.Type](block.Bytes); err != nil {
 			return k, badInput("%s: %s: %v", flag, file, err)
 		}
 	}
@@ -54,6 +58,13 @@ func readPrivateKey(flag, file, advice string) (privateKey, error) {
 		return k, badInput("%s: the key in %s is not of a kind that signs here; use P-256, P-384, Ed25519, or RSA of 2048 bits or more", flag, file)
 	}
 	return k, nil
+}
+
+// keyFormats parse private keys by the type of their PEM block.
+var keyFormats = map[string]func(der []byte) (any, error){
+	"PRIVATE KEY":     x509.ParsePKCS8PrivateKey,
+	"RSA PRIVATE KEY": func(der []byte) (any, error) { return x509.ParsePKCS1PrivateKey(der) },
+	"EC PRIVATE KEY":  func(der []byte) (any, error) { return x509.ParseECPrivateKey(der) },
 }
 
 // algorithmOf is the algorithm that a key signs by, if it has no other.
