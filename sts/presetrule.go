@@ -70,13 +70,16 @@ var risks = map[string]string{
 // Rule.AcceptRisks. What a lint finds has names of its own.
 func RiskMeanings() map[string]string { return maps.Clone(risks) }
 
+// fieldFederated is where a client is mapped to tokens.
+const fieldFederated = "federated"
+
 // ruleCheck is a rule under examination, as far as it is about tokens of one
 // Issuer with a preset.
 type ruleCheck struct {
 	rule   *policy.Rule
 	issuer *Issuer
 	party  *policy.Party
-	field  string      // subject or actor
+	field  string      // subject or actor, or that of a client
 	when   policy.Pins // what the expression demands of the party's claims
 	found  []Problem
 }
@@ -86,7 +89,11 @@ func (c *ruleCheck) unsafe(risk, field, danger, fix string) {
 	if slices.Contains(c.rule.AcceptRisks, risk) {
 		return
 	}
-	c.problem(field, "%s; %s. If it is meant, write accept_risks: [%s]", danger, fix, risk)
+	where := ""
+	if c.field == fieldFederated {
+		where = " under " + fieldFederated
+	}
+	c.problem(field, "%s; %s. If it is meant, write accept_risks: [%s]%s", danger, fix, risk, where)
 }
 
 func (c *ruleCheck) problem(field, format string, args ...any) {
@@ -257,12 +264,11 @@ func (c *ruleCheck) examine() {
 // unsafeClient examines who a client is by a token of an Issuer with a preset: a
 // name that somebody else can have is no better there than in a rule.
 func unsafeClient(cl *Client, resources map[Ref]Resource, touched func(Ref) bool) []Problem {
-	const field = "federated"
 	f := cl.Federated
 	ref, issuer := Ref{KindClient, cl.Name}, Ref{KindIssuer, f.Issuer}
 	var out []Problem
 	if touched(ref) {
-		out = unknownRisks(ref, field+".accept_risks", f.AcceptRisks)
+		out = unknownRisks(ref, fieldFederated+".accept_risks", f.AcceptRisks)
 	}
 	i := resources[issuer].Issuer
 	if i == nil || i.platform().rule == nil || !touched(ref) && !touched(issuer) {
@@ -270,7 +276,7 @@ func unsafeClient(cl *Client, resources map[Ref]Resource, touched func(Ref) bool
 	}
 	c := &ruleCheck{
 		rule: &policy.Rule{Name: cl.Name, AcceptRisks: f.AcceptRisks}, issuer: i.complete(),
-		party: &policy.Party{Issuer: f.Issuer, Claims: f.Claims}, field: field,
+		party: &policy.Party{Issuer: f.Issuer, Claims: f.Claims}, field: fieldFederated,
 	}
 	c.examine()
 	for _, p := range c.found {

@@ -254,6 +254,8 @@ func TestFederatedClientOfPreset(t *testing.T) {
 				t.Errorf("%v: %+v", err, e.Problems)
 			case tc.field != "" && (e == nil || e.Problems[0].Ref.Kind != sts.KindClient || !strings.HasPrefix(e.Problems[0].Field, tc.field)):
 				t.Errorf("%v: %+v", err, e)
+			case tc.field == "federated" && !strings.HasSuffix(e.Problems[0].Message, "write accept_risks: [github-name-only] under federated"):
+				t.Errorf("it does not say where the risk is accepted: %s", e.Problems[0].Message)
 			}
 		})
 	}
