@@ -255,6 +255,9 @@ func TestAuditSearchCommand(t *testing.T) {
 	if out, _ := stsctl(t, exitOK, append([]string{"audit", "search", "--client", "agent"}, files...)...); !strings.Contains(out, "ISSUED OR ERROR") || strings.Count(out, "\n") != 3 {
 		t.Errorf("%s", out)
 	}
+	if out, _ := stsctl(t, exitOK, append([]string{"audit", "search", "--client", "batch", "--event", "revoke"}, files...)...); !strings.Contains(out, "client batch by ops") {
+		t.Errorf("%s", out)
+	}
 	stsctl(t, exitUsage, "audit", "search", "--since", "yesterday", files[1])
 	stsctl(t, exitUsage, "audit", "search", "--outcome", "maybe", files[1])
 }
