@@ -252,6 +252,7 @@ func TestOTLPSinkRetryAfter(t *testing.T) {
 				defer a.Close()
 				must(t, a.Record(t.Context(), &sts.Record{Event: sts.EventToken, Decision: "1"}))
 				time.Sleep(time.Hour)
+				synctest.Wait()
 				if len(posts) != 2 || posts[1].Sub(posts[0]).Round(time.Second) != row.want {
 					t.Errorf("posts at %v, want %s between them", posts, row.want)
 				}
