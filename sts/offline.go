@@ -17,7 +17,8 @@ type Offline struct {
 
 // NewOffline returns an Offline, or what is wrong with the resources; the Index of
 // a problem is its resource's. What depends on the machine of a server, its key
-// sets and files, counts as there.
+// sets and files, counts as there. Registered clients are no resources, so each name
+// that a ClientTemplate could give to one stands for one.
 func NewOffline(issuer string, resources []Resource) (*Offline, []Problem) {
 	s := &Service{issuer: issuer, keys: offlineKeys{}, issuerKeys: offlineIssuers{}, clientKeys: offlineClients{}}
 	all, _, problems := merge(map[Ref]Resource{}, Change{Put: resources})
@@ -28,6 +29,7 @@ func NewOffline(issuer string, resources []Resource) (*Offline, []Problem) {
 	if len(problems) > 0 {
 		return nil, locate(problems, resources)
 	}
+	st.supposed = true
 	return &Offline{service: s, st: st}, nil
 }
 
