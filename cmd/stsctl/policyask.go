@@ -175,11 +175,18 @@ too much than too little.`,
 }
 
 func (c *cli) printWay(w sts.Way, indent string) {
-	who := "clients " + strings.Join(w.Clients, ", ")
+	var admits []string
+	if len(w.Clients) > 0 {
+		admits = append(admits, "clients "+strings.Join(w.Clients, ", "))
+	}
+	if len(w.Templates) > 0 {
+		admits = append(admits, "clients that are registered by "+strings.Join(w.Templates, ", "))
+	}
+	who := strings.Join(admits, ", and ")
 	switch {
 	case w.Workload != "":
 		who = "workloads of issuer " + w.Workload + " themselves"
-	case len(w.Clients) == 0:
+	case who == "":
 		who = "no client"
 	}
 	line := func(what, value string) {

@@ -73,12 +73,11 @@ finding.`,
 
 // where is the place of a field of a resource in the files.
 func (o *offline) where(ref sts.Ref, field string) (file string, line, column int) {
-	for i, r := range o.resources {
-		if r.Ref() == ref {
-			return o.docs[i].Positions.At(field)
-		}
+	i, ok := o.at[ref]
+	if !ok {
+		return "", 0, 0
 	}
-	return "", 0, 0
+	return o.docs[i].Positions.At(field)
 }
 
 // untested finds scopes that a rule grants and no case is granted by it.
