@@ -106,7 +106,9 @@ func (s *Set) resolve(q *query) *Denial {
 	for i, id := range q.r.Targets {
 		a, ok := s.audiences[id]
 		if !ok {
-			return deny(InvalidTarget, fmt.Sprintf("audience or resource number %d of the request is not known here", i+1))
+			d := deny(InvalidTarget, fmt.Sprintf("audience or resource number %d of the request is not known here", i+1))
+			d.Reasons = s.nearAudience(id)
+			return d
 		}
 		if !slices.Contains(q.audiences, a) {
 			q.audiences, q.names = append(q.audiences, a), append(q.names, id)
