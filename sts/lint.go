@@ -208,30 +208,33 @@ func (l *lint) grants(r *policy.Rule) {
 	}
 }
 
-// others compares a rule that allows with the others, and names the first of those
-// that make it superfluous.
-func (l *lint) others(r *policy.Rule) {
-	var denying, implying *policy.Rule
-	first := func(found **policy.Rule, other *policy.Rule) {
-		if *found == nil || other.Name < (*found).Name {
-			*found = other
-		}
-	}
+// maxOthers bounds how many other rules are named for one reason: the next lint
+// finds what is left.
+const maxOthers = 3
+
+// against returns the first rules, by name, that make one superfluous by what is
+// told about each.
+func (l *lint) against(r *policy.Rule, does func(other *policy.Rule) bool) []string {
+	var names []string
 	l.near.near(r, func(other *policy.Rule) {
-		switch {
-		case other.Deny != nil:
-			if denies(other, r, "") {
-				first(&denying, other)
-			}
-		case implies(other, r) && (!implies(r, other) || other.Name < r.Name):
-			first(&implying, other)
+		i, known := slices.BinarySearch(names, other.Name)
+		if i < maxOthers && !known && does(other) {
+			names = slices.Insert(names, i, other.Name)
+			names = names[:min(len(names), maxOthers)]
 		}
 	})
-	if denying != nil {
-		l.find(r, lintUnreachable, "", "remove one of the two", "rule %q denies all that it grants", denying.Name)
+	return names
+}
+
+// others compares a rule that allows with the others.
+func (l *lint) others(r *policy.Rule) {
+	for _, name := range l.against(r, func(other *policy.Rule) bool { return other.Deny != nil && denies(other, r, "") }) {
+		l.find(r, lintUnreachable, "", "remove one of the two", "rule %q denies all that it grants", name)
 	}
-	if implying != nil {
-		l.find(r, lintRedundant, "", "remove it", "rule %q grants all of this, to the same requesters and more", implying.Name)
+	for _, name := range l.against(r, func(other *policy.Rule) bool {
+		return other.Deny == nil && implies(other, r) && (!implies(r, other) || other.Name < r.Name)
+	}) {
+		l.find(r, lintRedundant, "", "remove it", "rule %q grants all of this, to the same requesters and more", name)
 	}
 	if !boundAlone(r) {
 		l.unbound(r)
@@ -240,14 +243,10 @@ func (l *lint) others(r *policy.Rule) {
 
 // prohibitions compares a rule that denies with the others that do.
 func (l *lint) prohibitions(r *policy.Rule) {
-	var found *policy.Rule
-	l.near.near(r, func(other *policy.Rule) {
-		if other.Deny != nil && (found == nil || other.Name < found.Name) && alsoDenies(other, r) && (!alsoDenies(r, other) || other.Name < r.Name) {
-			found = other
-		}
-	})
-	if found != nil {
-		l.find(r, lintRedundant, "", "remove it", "rule %q denies all of this, and more", found.Name)
+	for _, name := range l.against(r, func(other *policy.Rule) bool {
+		return other.Deny != nil && alsoDenies(other, r) && (!alsoDenies(r, other) || other.Name < r.Name)
+	}) {
+		l.find(r, lintRedundant, "", "remove it", "rule %q denies all of this, and more", name)
 	}
 }
 

@@ -108,9 +108,10 @@ func TestLint(t *testing.T) {
 				r.Name, r.Subject = "wider", &policy.Party{Issuer: "idp", Claims: map[string]any{"team": []any{"a", "c"}}}
 			}),
 		}, nil},
-		{"said once, however many others there are", []*policy.Rule{
+		{"said three times, however many others there are", []*policy.Rule{
 			allow(func(r *policy.Rule) { r.Name = "a" }), allow(func(r *policy.Rule) { r.Name = "b" }), allow(func(r *policy.Rule) { r.Name = "c" }),
-		}, []string{"b redundant", "c redundant"}},
+			allow(func(r *policy.Rule) { r.Name = "d" }), allow(func(r *policy.Rule) { r.Name = "e" }),
+		}, []string{"b redundant", "c redundant", "c redundant", "d redundant", "d redundant", "d redundant", "e redundant", "e redundant", "e redundant"}},
 		{"unbound", []*policy.Rule{allow(func(r *policy.Rule) {
 			r.Subject, r.Allow.Audiences, r.Require.Binding = nil, []string{"payments"}, policy.DPoPBinding
 		})}, []string{"good unbound"}},

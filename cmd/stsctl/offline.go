@@ -76,6 +76,9 @@ func (c *cli) loadTests(out *offline, paths []string) error {
 				return badInput("%v", err)
 			}
 			f, problems := policytest.Parse(file, data)
+			if len(problems) == 0 {
+				problems = f.Check(out)
+			}
 			for _, p := range problems {
 				fmt.Fprintln(c.stderr, oneLine(p.String()))
 			}

@@ -53,6 +53,9 @@ the request would be denied.`,
 			if subject != "" {
 				fields.Fields["sub"] = structpb.NewStringValue(subject)
 			}
+			if issuer == "" {
+				return usage("--subject and --claims are of a token: name its Issuer, or self, with --issuer-name")
+			}
 			r.Subject = &stsv1.TestToken{Issuer: issuer, Claims: fields}
 		}
 		x, err := c.simulated(cmd.Context(), args, r, *self)
