@@ -34,6 +34,7 @@ type Case struct {
 
 	file *File
 	path string // in the file: cases[0]
+	at   int    // the same as a number; not in Cases, of which some may have been taken out
 	test *stsv1.PolicyTestCase
 	now  time.Time
 }
@@ -74,7 +75,7 @@ func Parse(name string, data []byte) (*File, []resource.Problem) {
 	}
 	seen := map[string]bool{}
 	for i, test := range f.tests.GetCases() {
-		c := &Case{Name: test.GetName(), file: f, path: fmt.Sprintf("cases[%d]", i), test: test, now: f.now}
+		c := &Case{Name: test.GetName(), file: f, path: fmt.Sprintf("cases[%d]", i), at: i, test: test, now: f.now}
 		_, c.Line, c.Column = f.positions.At(c.path)
 		if t := test.GetRequest().GetTime(); t != nil {
 			c.now = t.AsTime()

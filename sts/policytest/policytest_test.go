@@ -218,6 +218,19 @@ func TestUpdateLayouts(t *testing.T) {
 	}
 }
 
+// TestUpdateSome updates one of several cases.
+func TestUpdateSome(t *testing.T) {
+	const before = "cases:\n- name: a\n  request: {client: web, audience: payments}\n  grant: {scopes: [read]}\n" +
+		"- name: b\n  request: {client: web, audience: payments}\n  grant: {scopes: [write], rules: [web]}\n"
+	f := parse(t, before)
+	f.Cases = f.Cases[1:]
+	data, n, err := f.Update(policytest.Run(t.Context(), world(t), []*policytest.File{f}))
+	want := strings.Replace(before, "grant: {scopes: [write], rules: [web]}", "grant:\n    scopes: [read]\n    rules: [web]", 1)
+	if err != nil || n != 1 || string(data) != want {
+		t.Errorf("%d updated, %v:\n%s", n, err, data)
+	}
+}
+
 // TestCheck shows that a case about an Issuer or a client that does not exist is
 // refused: it would be denied for another reason than it says.
 func TestCheck(t *testing.T) {

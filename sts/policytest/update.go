@@ -51,12 +51,12 @@ func (f *File) Update(results []Result) ([]byte, int, error) {
 	cases := mapValue(doc.Content[0], "cases")
 	lines := strings.SplitAfter(string(f.data), "\n")
 	changed := 0
-	for i, c := range slices.Backward(f.Cases) { // so that lines keep their numbers
+	for _, c := range slices.Backward(f.Cases) { // so that lines keep their numbers
 		r := slices.IndexFunc(results, func(r Result) bool { return r.Case == c })
 		if r < 0 || len(results[r].Diffs) == 0 {
 			continue
 		}
-		node := cases.Content[i]
+		node := cases.Content[c.at]
 		if node.Style&yaml.FlowStyle != 0 || cases.Style&yaml.FlowStyle != 0 {
 			return nil, 0, fmt.Errorf("%s: the case is written in braces; give each of its keys a line to have it updated", c.Place())
 		}
@@ -75,7 +75,8 @@ func (f *File) Update(results []Result) ([]byte, int, error) {
 		changed++
 	}
 	out := []byte(strings.Join(lines, ""))
-	if again, problems := Parse(f.Name, out); len(problems) > 0 || !slices.EqualFunc(f.Cases, again.Cases, func(a, b *Case) bool { return a.Name == b.Name }) {
+	again, problems := Parse(f.Name, out)
+	if len(problems) > 0 || !slices.EqualFunc(f.tests.GetCases(), again.Cases, func(a *stsv1.PolicyTestCase, b *Case) bool { return a.GetName() == b.Name }) {
 		return nil, 0, fmt.Errorf("%s cannot be updated as it is laid out; give each key of its cases a line", f.Name)
 	}
 	return out, changed, nil
