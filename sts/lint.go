@@ -42,7 +42,7 @@ var lintMeanings = map[string]string{
 	lintImpersonate: "The requester does not show in the token as an actor.",
 	lintUnaddressed: "Tokens that are addressed to others can be exchanged.",
 	lintLong:        "Tokens of the rule live longer than an hour.",
-	LintUntested:    "No test case is granted one of the scopes by the rule.",
+	LintUntested:    "No test case is granted one of the scopes, or for one of the audiences, by the rule.",
 	lintAnyScope:    "Every scope that the Audiences define, now or later, can be had by asking for it.",
 	lintMapsSub:     "The subject of the token is what a claim says that the Issuer does not keep unique.",
 	lintUnbound:     "The rule gives unbound a scope that another rule gives bound to a key alone.",
