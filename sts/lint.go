@@ -93,53 +93,6 @@ func (l *lint) find(r *policy.Rule, id, field, fix, format string, args ...any) 
 	l.found = append(l.found, Finding{Problem: Problem{Ref: Ref{KindRule, r.Name}, Index: -1, Field: field, Message: fmt.Sprintf(format, args...)}, ID: id, Fix: fix})
 }
 
-// clientsOf returns the enabled clients that a requester is, by name.
-func (o *Offline) clientsOf(q policy.Requester) []string {
-	var out []string
-	one := func(name string) {
-		if c, ok := o.st.clients[name]; ok && !c.Disabled && hasLabels(c.Labels, q.Labels) {
-			out = append(out, name)
-		}
-	}
-	if len(q.Clients) > 0 {
-		for _, name := range q.Clients {
-			one(name)
-		}
-	} else {
-		for name := range o.st.clients {
-			one(name)
-		}
-	}
-	slices.Sort(out)
-	return slices.Compact(out)
-}
-
-// templatesOf returns the ClientTemplates whose registered clients a requester is,
-// by name.
-func (o *Offline) templatesOf(q policy.Requester) []string {
-	var out []string
-	if len(q.Clients) > 0 || len(q.Labels) == 0 {
-		return nil
-	}
-	for name, t := range o.st.templates {
-		if hasLabels(t.Labels, q.Labels) {
-			out = append(out, name)
-		}
-	}
-	slices.Sort(out)
-	return out
-}
-
-// hasLabels tells whether labels are among those that there are.
-func hasLabels(labels, some map[string]string) bool {
-	for name, value := range some {
-		if got, ok := labels[name]; !ok || got != value {
-			return false
-		}
-	}
-	return true
-}
-
 // workloads tells whether a requester is the workload itself.
 func workloads(q policy.Requester) bool { return len(q.Clients)+len(q.Labels) == 0 }
 

@@ -147,6 +147,53 @@ func (o *Offline) leads(r *policy.Rule, audiences []string, by holder) bool {
 	return slices.ContainsFunc(audiences, func(a string) bool { return slices.Contains(r.Allow.Audiences, a) })
 }
 
+// clientsOf returns the enabled clients that a requester is, by name.
+func (o *Offline) clientsOf(q policy.Requester) []string {
+	var out []string
+	one := func(name string) {
+		if c, ok := o.st.clients[name]; ok && !c.Disabled && hasLabels(c.Labels, q.Labels) {
+			out = append(out, name)
+		}
+	}
+	if len(q.Clients) > 0 {
+		for _, name := range q.Clients {
+			one(name)
+		}
+	} else {
+		for name := range o.st.clients {
+			one(name)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// templatesOf returns the ClientTemplates whose registered clients a requester is,
+// by name.
+func (o *Offline) templatesOf(q policy.Requester) []string {
+	var out []string
+	if len(q.Clients) > 0 || len(q.Labels) == 0 {
+		return nil
+	}
+	for name, t := range o.st.templates {
+		if hasLabels(t.Labels, q.Labels) {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// hasLabels tells whether labels are among those that there are.
+func hasLabels(labels, some map[string]string) bool {
+	for name, value := range some {
+		if got, ok := labels[name]; !ok || got != value {
+			return false
+		}
+	}
+	return true
+}
+
 // grantsScope tells whether a rule can grant a scope; those that come from claims
 // or from the request can be any.
 func grantsScope(r *policy.Rule, scope string) bool {

@@ -28,7 +28,8 @@ what would be granted with other scopes, lifetime, subject, actors, audiences or
 binding. Nothing is asked of a server, unless the resources are those of one of
 its revisions, by number, or of its shadow revision.
 
-A log that is rotated has several files: name all that go back as far as --since.
+A log that is rotated has several files: name all that go back as far as
+--since.
 
 A record has the claims that rules could read when it was written. Where other
 rules read another claim, or an expression reads any, it cannot be told what
