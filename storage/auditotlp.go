@@ -9,6 +9,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
@@ -96,7 +97,10 @@ func (s *otlpSink) post(req *http.Request) error {
 		// These would be refused again.
 		return &refusedLines{all: true, why: fmt.Sprintf("the collector answers %s", res.Status)}
 	case res.StatusCode < 200 || res.StatusCode > 299:
-		return fmt.Errorf("the collector answers %s", res.Status)
+		return &busySink{
+			after: retryAfter(res.Header.Get("Retry-After"), time.Now()),
+			why:   fmt.Sprintf("the collector answers %s", res.Status),
+		}
 	}
 	var r collogspb.ExportLogsServiceResponse
 	if proto.Unmarshal(answer, &r) == nil && r.GetPartialSuccess().GetRejectedLogRecords() > 0 {
@@ -114,6 +118,27 @@ type refusedLines struct {
 }
 
 func (e *refusedLines) Error() string { return e.why }
+
+// busySink is the error of a sink that says when to come again.
+type busySink struct {
+	after time.Duration // 0: it does not say
+	why   string
+}
+
+func (e *busySink) Error() string { return e.why }
+
+// retryAfter reads how long a collector wants to be left alone: seconds, or a date
+// [OTLP/HTTP throttling, RFC 9110 §10.2.3]. What is longer than a sink can ask for
+// is that.
+func retryAfter(value string, now time.Time) time.Duration {
+	var d time.Duration
+	if n, err := strconv.ParseUint(value, 10, 31); err == nil {
+		d = time.Duration(n) * time.Second
+	} else if at, err := http.ParseTime(value); err == nil {
+		d = at.Sub(now)
+	}
+	return min(max(d, 0), sinkAsked)
+}
 
 // otlpRecord is a line as a log record, as it is in the file and nothing changed.
 func otlpRecord(line []byte, now time.Time) *logspb.LogRecord {

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	collogspb "go.opentelemetry.io/proto/otlp/collector/logs/v1"
@@ -209,6 +210,53 @@ func TestOTLPSinkRefuses(t *testing.T) {
 					t.Errorf("%+v", r)
 				}
 			}
+		})
+	}
+}
+
+// roundTrip answers requests without a network.
+type roundTrip func(*http.Request) *http.Response
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r), nil }
+
+// TestOTLPSinkRetryAfter: a collector that says when to come again is left alone for
+// so long, within bounds.
+func TestOTLPSinkRetryAfter(t *testing.T) {
+	dir := t.TempDir()
+	for i, row := range []struct {
+		name  string
+		after func() string
+		want  time.Duration
+	}{
+		{"not said", func() string { return "" }, time.Second},
+		{"seconds", func() string { return "90" }, 90 * time.Second},
+		{"a date", func() string { return time.Now().Add(45 * time.Second).UTC().Format(http.TimeFormat) }, 45 * time.Second},
+		{"a date that has passed", func() string { return time.Now().Add(-time.Hour).UTC().Format(http.TimeFormat) }, time.Second},
+		{"too long", func() string { return "86400" }, sinkAsked},
+		{"garbage", func() string { return "-5" }, time.Second},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var posts []time.Time
+				sink := &otlpSink{o: OTLPOptions{Endpoint: "http://127.0.0.1/v1/logs"}, client: &http.Client{Transport: roundTrip(func(r *http.Request) *http.Response {
+					posts = append(posts, time.Now())
+					res := &http.Response{Status: "429 Too Many Requests", StatusCode: http.StatusTooManyRequests, Header: http.Header{}, Body: http.NoBody, Request: r}
+					res.Header.Set("Retry-After", row.after())
+					if len(posts) > 1 {
+						res.Status, res.StatusCode = "200 OK", http.StatusOK
+					}
+					return res
+				})}}
+				a, _, err := OpenAudit(AuditOptions{File: filepath.Join(dir, fmt.Sprintf("%d.jsonl", i)), Sinks: []AuditSink{{Name: "s", Send: sink.send}}})
+				must(t, err)
+				defer a.Close()
+				must(t, a.Record(t.Context(), &sts.Record{Event: sts.EventToken, Decision: "1"}))
+				time.Sleep(time.Hour)
+				synctest.Wait()
+				if len(posts) != 2 || posts[1].Sub(posts[0]).Round(time.Second) != row.want {
+					t.Errorf("posts at %v, want %s between them", posts, row.want)
+				}
+			})
 		})
 	}
 }

@@ -19,6 +19,7 @@ const (
 	sinkBatch      = 256
 	sinkTime       = 10 * time.Second // what a sink may take for a batch
 	sinkWait       = 30 * time.Second // the longest from a failure to the next attempt
+	sinkAsked      = 5 * time.Minute  // the longest that a sink can ask for
 	sinkDrain      = 2 * time.Second  // what it may take at the end
 	tellEvery      = time.Minute      // how long lines are dropped at most until a record says so
 )
@@ -127,8 +128,12 @@ func (q *sinkQueue) send(lines [][]byte) {
 			q.down = true
 			q.a.o.Log.Warn("a sink of the audit log does not take records; the file goes on", "sink", q.Name, "error", err.Error())
 		}
+		pause := wait
+		if busy, ok := errors.AsType[*busySink](err); ok {
+			pause = max(pause, busy.after)
+		}
 		select {
-		case <-time.After(wait):
+		case <-time.After(pause):
 		case <-q.stop: // once more, then it is over
 			if q.try(context.Background(), sinkDrain, lines) != nil {
 				q.forget(lines)

@@ -74,6 +74,9 @@ type AuditReport struct {
 	Covered int64 `json:"covered"`
 	// LastCheckpoint is that checkpoint, signed, to be kept elsewhere.
 	LastCheckpoint string `json:"last_checkpoint,omitempty"`
+	// Stranger is the kid of the last checkpoint after that, if there is one: nothing
+	// that is trusted vouches for that key.
+	Stranger string `json:"stranger,omitempty"`
 	// Closed says that nothing follows what the last checkpoint covers but itself.
 	Closed bool `json:"closed"`
 	// Pinned says that the keys were trusted from elsewhere.

@@ -385,7 +385,7 @@ func TestAuditVerifyKeys(t *testing.T) {
 	// Who has the file, and a key of their own, makes the log go on.
 	stranger := &testSigner{keys: append(next.keys, newTestSigner(t, 1).keys...), uses: 2}
 	must(t, open(stranger).Close())
-	if r := verifyLog(t, AuditVerifier{Keys: signer.KeySet()}, path); r.Covered != trusted.Covered || r.Closed || r.Last <= trusted.Last {
+	if r := verifyLog(t, AuditVerifier{Keys: signer.KeySet()}, path); r.Covered != trusted.Covered || r.Closed || r.Last <= trusted.Last || trusted.Stranger != "" || r.Stranger != stranger.kid(2) {
 		t.Errorf("signed by a stranger: %+v, before %+v", r, trusted)
 	}
 	// Another key by the same id is not the same.

@@ -72,8 +72,10 @@ func (v *AuditVerifier) checkpoint(place linePlace, line []byte, l chainLine) er
 		v.found[c.JWS] = true
 	}
 	if !key.trusted {
+		v.report.Stranger = kid
 		return nil
 	}
+	v.report.Stranger = ""
 	v.report.Checkpoints++
 	v.report.LongestGap = max(v.report.LongestGap, point.Seq-max(v.report.Covered, v.report.First-1))
 	v.report.Covered, v.report.LastCheckpoint = max(v.report.Covered, point.Seq), c.JWS

@@ -395,6 +395,55 @@ func TestMove(t *testing.T) {
 	}
 }
 
+// failing fails at its nth transaction.
+type failing struct {
+	KV
+	left int
+}
+
+func (f *failing) Txn(ctx context.Context, compare []Compare, ops []Op) (int64, bool, error) {
+	if f.left--; f.left < 0 {
+		return 0, false, errors.New("it broke")
+	}
+	return f.KV.Txn(ctx, compare, ops)
+}
+
+// TestMoveUnfinished: what a move that ended half way leaves behind is no store,
+// which would lack revocations. Nor is what holds nothing one to move.
+func TestMoveUnfinished(t *testing.T) {
+	path, _ := filled(t)
+	from, err := OpenBolt(path, BoltOptions{})
+	must(t, err)
+	defer from.Close()
+	for left := range 3 {
+		to, _ := newBolt(t)
+		if _, err := Move(t.Context(), from, &failing{to, left}, time.Now()); err == nil {
+			t.Fatalf("moved with %d transactions", left)
+		}
+		if left == 0 {
+			continue // nothing was begun
+		}
+		if _, err := NewStore(to).Begins(t.Context()); !errors.Is(err, ErrUnfinished) {
+			t.Errorf("a part of a store, after %d transactions: %v", left, err)
+		}
+		other, _ := newBolt(t)
+		if _, err := Move(t.Context(), to, other, time.Now()); !errors.Is(err, ErrUnfinished) {
+			t.Errorf("a part of a store was moved on: %v", err)
+		}
+		if _, err := Move(t.Context(), from, to, time.Now()); err == nil {
+			t.Error("moved into a part of a store")
+		}
+	}
+	empty, _ := newBolt(t)
+	to, _ := newBolt(t)
+	if n, err := Move(t.Context(), empty, to, time.Now()); err == nil {
+		t.Errorf("%d entries were moved from nowhere", n)
+	}
+	if left, _, err := to.List(t.Context(), "", "", 0); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
 func TestSweeperClock(t *testing.T) { // F38
 	start := time.Unix(1_000_000, 0)
 	s := sweeper{start: start}

@@ -38,7 +38,7 @@ func readFormat(tx *bolt.Tx) (uint64, error) {
 	}
 	format := binary.BigEndian.Uint64(meta.Get(keyFormat))
 	if format < oldestBolt || format > boltFormat {
-		return 0, fmt.Errorf("it has format %d, this program reads formats %d to %d; use the program that wrote it or a newer one", format, oldestBolt, boltFormat)
+		return 0, fmt.Errorf("it has format %d, this program reads formats %d to %d; use the program that wrote it or a newer one, or restore it from a backup if it is damaged", format, oldestBolt, boltFormat)
 	}
 	return format, nil
 }

@@ -2,6 +2,7 @@ package storage
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,8 +22,20 @@ const (
 // them. It returns how many there are. Revisions are those of the other store.
 //
 // Nobody may use either store meanwhile: an entry that is not the same in both at
-// the end is an error. After an error the other store has a part.
-func Copy(ctx context.Context, from, to KV) (int, error) {
+// the end is an error. After an error the other store may have a part, and a note
+// that it is one, so that nobody takes it for a store.
+func Copy(ctx context.Context, from, to KV) (int, error) { return copyAll(ctx, from, to, nil) }
+
+// unfinishedKey is in a store as long as it has only a part of another.
+const unfinishedKey = "moved/unfinished"
+
+// ErrUnfinished is the error of a store that was being filled from another, and
+// lacks nobody knows what.
+var ErrUnfinished = errors.New("the store has only a part of another one, since `stsctl storage migrate` has not finished; remove it, and move again to a new one")
+
+// copyAll copies, and at the end, in the transaction by which the other store
+// becomes one, makes some more operations.
+func copyAll(ctx context.Context, from, to KV, last []Op) (int, error) {
 	list, _, err := to.List(ctx, "", "", 1)
 	if err != nil {
 		return 0, fmt.Errorf("reading where to copy to: %w", err)
@@ -30,6 +43,42 @@ func Copy(ctx context.Context, from, to KV) (int, error) {
 	if len(list) > 0 {
 		return 0, errors.New("the store to copy to is not empty, and nothing is replaced; copy to a new one")
 	}
+	if list, _, err = from.List(ctx, "", "", 1); err != nil {
+		return 0, fmt.Errorf("reading what to copy: %w", err)
+	}
+	if len(list) == 0 {
+		return 0, errors.New("the store to copy has nothing in it; is its name, or the prefix of its keys, the right one?")
+	}
+	if err := unfinished(ctx, from); err != nil {
+		return 0, fmt.Errorf("what to copy: %w", err)
+	}
+	_, done, err := to.Txn(ctx, []Compare{{unfinishedKey, 0}}, []Op{{Key: unfinishedKey}})
+	if err != nil || !done {
+		return 0, cmp.Or(err, errors.New("somebody else copies to the same store"))
+	}
+	n, err := copyEntries(ctx, from, to)
+	if err != nil {
+		return 0, err
+	}
+	if _, _, err := to.Txn(ctx, nil, append(last, Op{Key: unfinishedKey, Delete: true})); err != nil {
+		return 0, fmt.Errorf("writing entries: %w", err)
+	}
+	return n, nil
+}
+
+// unfinished returns ErrUnfinished of a store that has only a part of another.
+func unfinished(ctx context.Context, kv KV) error {
+	_, err := kv.Get(ctx, unfinishedKey)
+	switch {
+	case errors.Is(err, ErrNotFound):
+		return nil
+	case err != nil:
+		return err
+	}
+	return ErrUnfinished
+}
+
+func copyEntries(ctx context.Context, from, to KV) (int, error) {
 	var ops []Op
 	size := 0
 	flush := func() error {
@@ -101,7 +150,8 @@ func nextLasting(next func() (Entry, error, bool)) (Entry, error) {
 	}
 }
 
-// entries returns the entries of a store, read in pages.
+// entries returns the entries of a store, read in pages, without the note that it is
+// not finished.
 func entries(ctx context.Context, kv KV) iter.Seq2[Entry, error] {
 	return func(yield func(Entry, error) bool) {
 		for after := ""; ; {
@@ -111,7 +161,7 @@ func entries(ctx context.Context, kv KV) iter.Seq2[Entry, error] {
 				return
 			}
 			for _, e := range page {
-				if !yield(e, nil) {
+				if e.Key != unfinishedKey && !yield(e, nil) {
 					return
 				}
 				after = e.Key

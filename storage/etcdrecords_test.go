@@ -16,9 +16,11 @@ import (
 )
 
 // recordsOnEtcd has two nodes share what is kept above the key-value contract: large
-// changes, history, shadow revisions and their collection, counts, and revocations.
+// changes, history, shadow revisions and their collection, counts, revocations and
+// registered clients.
 func recordsOnEtcd(t *testing.T, c *etcdtest.Cluster) {
 	o := etcdOptions(c)
+	o.ExpiryMargin = time.Second
 	kvs := []*storage.Etcd{openEtcd(t, o), openEtcd(t, o)}
 	a, b := storage.NewStore(kvs[0]), storage.NewStore(kvs[1])
 	t.Run("revisions", func(t *testing.T) { revisionsOnEtcd(t, a, b, kvs[1]) })
@@ -30,8 +32,83 @@ func recordsOnEtcd(t *testing.T, c *etcdtest.Cluster) {
 		if _, err := here.Add(t.Context(), r); err != nil || !here.Revoked(r.Name(), r.Before) {
 			t.Fatalf("%v, here %t", err, here.Revoked(r.Name(), r.Before))
 		}
-		within(t, "there", func() bool { return there.Revoked(r.Name(), r.Before) })
+		soon(t, "there", func() bool { return there.Revoked(r.Name(), r.Before) })
 	})
+	t.Run("registrations", func(t *testing.T) { registrationsOnEtcd(t, kvs[0], kvs[1]) })
+}
+
+// soon holds that something is known to the other node within a second, as it is
+// promised, of an etcd that is well.
+func soon(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	took := within(t, what, holds)
+	t.Logf("%s after %s", what, took)
+	if took > time.Second {
+		t.Errorf("%s after %s, more than a second", what, took)
+	}
+}
+
+// registrationsOnEtcd registers, changes and deletes at one node and the other, from
+// both at once, and lets one go that nobody uses.
+func registrationsOnEtcd(t *testing.T, a, b storage.KV) {
+	ctx := t.Context()
+	here, there := registrations(t, a), registrations(t, b)
+	v := registered("agents~a", "agents")
+	if err := here.Create(ctx, v, 2); err != nil || here.all()[v.Name] == nil {
+		t.Fatalf("%v, there when Create has returned: %t", err, here.all()[v.Name] != nil)
+	}
+	soon(t, "registered", func() bool { return there.all()[v.Name] != nil })
+	next := *there.all()[v.Name]
+	if !next.Expires.Equal(v.Expires) {
+		t.Errorf("expires %s, put was %s", next.Expires, v.Expires)
+	}
+	old := next
+	next.Secret = "new"
+	if err := there.Replace(ctx, next); err != nil {
+		t.Fatal(err)
+	}
+	if err := here.Replace(ctx, old); !errors.Is(err, sts.ErrConflict) {
+		t.Errorf("replaced by who has seen the one before: %v", err)
+	}
+	soon(t, "changed", func() bool { return here.all()[v.Name].Secret == "new" })
+	if err := here.Delete(ctx, *here.all()[v.Name]); err != nil || here.all()[v.Name] != nil {
+		t.Fatalf("deleted: %v", err)
+	}
+	soon(t, "deleted", func() bool { return there.all()[v.Name] == nil })
+
+	const most = 3
+	var created, refused atomic.Int64
+	var g sync.WaitGroup
+	for i := range 8 {
+		g.Go(func() {
+			switch err := []*registrar{here, there}[i%2].Create(ctx, registered(fmt.Sprintf("agents~%d", i), "agents"), most); {
+			case err == nil:
+				created.Add(1)
+			case errors.Is(err, sts.ErrTooMany):
+				refused.Add(1)
+			default:
+				t.Error(err)
+			}
+		})
+	}
+	g.Wait()
+	if created.Load() != most || refused.Load() != 8-most {
+		t.Errorf("%d created, %d refused", created.Load(), refused.Load())
+	}
+	soon(t, "all known to both", func() bool { return len(here.all()) == most && len(there.all()) == most })
+	unused := registered("partners~a", "partners")
+	unused.Expires = time.Now().Add(2 * time.Second).UTC().Truncate(time.Second)
+	if err := here.Create(ctx, unused, 1); err != nil {
+		t.Fatal(err)
+	}
+	soon(t, "the one that nobody uses", func() bool { return there.all()[unused.Name] != nil })
+	within(t, "expired", func() bool { return here.all()[unused.Name] == nil && there.all()[unused.Name] == nil })
+	if now := time.Now(); now.Before(unused.Expires) {
+		t.Errorf("expired at %s, before %s", now, unused.Expires)
+	}
+	if err := there.Create(ctx, registered("partners~b", "partners"), 1); err != nil {
+		t.Errorf("in its place: %v", err)
+	}
 }
 
 func revisionsOnEtcd(t *testing.T, a, b *storage.Store, kv storage.KV) {

@@ -82,11 +82,7 @@ func noteMoment(ctx context.Context, kv KV, key string, now time.Time) error {
 // notes the moment: what was used once may be known elsewhere only, see
 // [Store.Begins].
 func Move(ctx context.Context, from, to KV, now time.Time) (int, error) {
-	n, err := Copy(ctx, from, to)
-	if err != nil {
-		return 0, err
-	}
-	return n, noteMoment(ctx, to, movedKey, now)
+	return copyAll(ctx, from, to, []Op{{Key: movedKey, Value: restoredAt(now)}})
 }
 
 // restoredAt is what a store that was restored at a moment notes: the first full
@@ -101,8 +97,12 @@ func (s *Store) Restored(ctx context.Context) (time.Time, error) {
 
 // Begins returns since when the store, with what remembers single uses beside it,
 // has forgotten nothing: the moment of a restore or of a move, zero if there was
-// neither.
+// neither. It is called before the store is used: the error is ErrUnfinished if it
+// has only a part of another.
 func (s *Store) Begins(ctx context.Context) (time.Time, error) {
+	if err := unfinished(ctx, s.kv); err != nil {
+		return time.Time{}, err
+	}
 	restored, err := s.moment(ctx, restoredKey)
 	if err != nil {
 		return time.Time{}, err

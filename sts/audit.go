@@ -144,9 +144,9 @@ type RecordedChange struct {
 
 // RecordRegistration says what is done with the registration of a client. It is
 // recorded before it is done; if it could not be, another record with the same
-// decision denies it.
+// decision denies it. That one has expired, each node records that has seen it go.
 type RecordRegistration struct {
-	Action    string       `json:"action"` // register, read, update or delete
+	Action    string       `json:"action"` // register, read, update, delete or expire
 	Template  string       `json:"template,omitempty"`
 	Client    string       `json:"client,omitempty"`             // whose registration it is
 	Statement *RecordParty `json:"software_statement,omitempty"` // that was presented

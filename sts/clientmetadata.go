@@ -181,7 +181,7 @@ func (m *ClientMetadata) consistent() *Error {
 	case m.JWKS != "" && m.JWKSURI != "": // "MUST NOT both be present" [RFC 7591 §2]
 		return badMetadata("jwks_uri", "jwks and jwks_uri are given together; keep one")
 	case !slices.Contains(registrable, m.AuthMethod):
-		return badMetadata("token_endpoint_auth_method", "token_endpoint_auth_method is none by which a registered client can authenticate here")
+		return badMetadata("token_endpoint_auth_method", "token_endpoint_auth_method is not one by which a registered client can authenticate here")
 	case m.SigningAlg != "" && !slices.Contains(DefaultAlgorithms, m.SigningAlg):
 		return badMetadata("token_endpoint_auth_signing_alg", "token_endpoint_auth_signing_alg must be one of "+strings.Join(DefaultAlgorithms, ", "))
 	case m.SigningAlg != "" && m.AuthMethod != PrivateKeyJWT:

@@ -19,6 +19,7 @@ func (s *Service) Run(ctx context.Context) error {
 	// At the end what is not written yet, while the store still works.
 	defer s.saveUsage(context.WithoutCancel(ctx), true)
 	defer s.tellSuppressed(context.WithoutCancel(ctx), true)
+	defer s.tellEnded(context.WithoutCancel(ctx))
 	defer s.tellLate(ctx)
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.watchFailures(ctx) })
@@ -37,6 +38,7 @@ func (s *Service) watchFailures(ctx context.Context) error {
 		}
 		s.tellSuppressed(ctx, false)
 		s.tellLate(ctx)
+		s.tellEnded(ctx)
 		if failed := errors.Join(s.audit.Err(), s.store.Err(), s.replay.Err()); failed != nil && ctx.Err() == nil {
 			return failed
 		}

@@ -63,7 +63,7 @@ func (s *Service) recordOrKeep(ctx context.Context, rec *Record) error {
 	kept := *rec
 	kept.Late = true
 	if !s.late.add(&kept) {
-		return errors.Join(err, errors.New("too many records wait already, so it will not be recorded; the revocation itself says who made it, and when"))
+		return errors.Join(err, errors.New("too many records wait already, so it will not be recorded; a revocation itself says who made it, and when"))
 	}
 	return err
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -13,6 +14,9 @@ import (
 type registry struct {
 	store Registrations // nil: there is none
 	known atomic.Pointer[map[string]*Registration]
+
+	mu    sync.Mutex
+	ended []*Record // of clients that have expired, which are to be written
 }
 
 // all returns every registration. The map must not be changed.
@@ -29,6 +33,7 @@ func (s *Service) takeRegistered(all map[string]*Registration) {
 	defer s.replace.Unlock()
 	s.registry.known.Store(&all)
 	before := s.state.Load()
+	s.registry.note(before, all, s.now().UTC())
 	next := before.withRegistered(all)
 	if !samePublished(before.registered, next.registered) {
 		s.trustClients(next)
@@ -36,6 +41,52 @@ func (s *Service) takeRegistered(all map[string]*Registration) {
 	s.state.Store(next)
 	if run := s.shadow.current.Load(); run != nil && run.st.Load() != nil {
 		run.st.Store(run.st.Load().withRegistered(all))
+	}
+}
+
+// note takes down which clients the store does not keep any more because their time
+// is over. Those that go before were deleted, and that is recorded where it is done.
+func (r *registry) note(st *state, all map[string]*Registration, now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for name, c := range st.registered {
+		if _, there := all[name]; there || now.Before(c.registration.Expires) {
+			continue
+		}
+		r.ended = append(r.ended, &Record{
+			Event: EventRegister, Outcome: outcomeAllow, Time: now, Decision: newIDs().decision, Reason: c.registration.ended(st.templates[c.registration.Template]),
+			Registration: &RecordRegistration{Action: actionExpire, Template: c.registration.Template, Client: name},
+		})
+	}
+}
+
+// ended says why a client has expired.
+func (r *Registration) ended(t *ClientTemplate) string {
+	if t != nil && t.MaxLifetime > 0 && !r.Expires.Before(r.Created.Add(t.MaxLifetime)) {
+		return "max_lifetime of its template is over"
+	}
+	seen := r.Created
+	if r.Used.After(seen) {
+		seen = r.Used
+	}
+	return "no use of it was written down since " + seen.UTC().Format(time.RFC3339) + ", for longer than expire_unused of its template"
+}
+
+// tellEnded records which clients have expired. What cannot be recorded now is told
+// later.
+func (s *Service) tellEnded(ctx context.Context) {
+	r := &s.registry
+	r.mu.Lock()
+	records := r.ended
+	r.ended = nil
+	r.mu.Unlock()
+	for i, rec := range records {
+		if s.recordEvent(ctx, rec) != nil {
+			r.mu.Lock()
+			r.ended = append(records[i:], r.ended...)
+			r.mu.Unlock()
+			return
+		}
 	}
 }
 

@@ -30,8 +30,9 @@ type Registered struct {
 	ClientSecret string    // its new secret, which cannot be shown again; empty: it has none that is new
 	SecretEnds   time.Time // zero: never
 
-	Decision string
-	Nonce    string // for the next DPoP proof; empty: none is needed
+	Decision   string
+	Nonce      string // for the next DPoP proof; empty: none is needed
+	Unrecorded error  // why a deletion is not in the audit log yet; nil: it is
 }
 
 // What is done with a registration, for records.
@@ -40,6 +41,7 @@ const (
 	actionRead     = "read"
 	actionUpdate   = "update"
 	actionDelete   = "delete"
+	actionExpire   = "expire" // by the store: nobody asked for it
 )
 
 // writeAttempts bounds how often a change of a registration is tried after others.
@@ -308,7 +310,11 @@ func (s *Service) keep(ctx context.Context, r *registering, name string, do func
 		}
 		r.recorded = true
 	}
-	err := do(ctx)
+	return s.stored(do(ctx))
+}
+
+// stored is what the error of the store means to who asked.
+func (s *Service) stored(err error) *Error {
 	switch {
 	case err == nil:
 		return nil

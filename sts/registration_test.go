@@ -1,6 +1,7 @@
 package sts_test
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"encoding/json"
 	"errors"
@@ -576,6 +577,49 @@ func TestRegistrationUnrecorded(t *testing.T) {
 	}
 }
 
+// TestRegistrationDeletedUnrecorded holds that an audit log that does not work holds
+// up no deletion, by the client itself or an administrator, and that it is recorded
+// when the log works again. One that could not be done is recorded as such.
+func TestRegistrationDeletedUnrecorded(t *testing.T) {
+	full := errors.New("no space left on device")
+	for name, del := range map[string]func(f *fixture, client sts.Registered) (sts.Registered, error){
+		"by itself": func(f *fixture, client sts.Registered) (sts.Registered, error) {
+			return f.service.DeleteRegistration(t.Context(), sts.RegistrationRequest{Use: bearer(client.AccessToken), ClientID: client.Name})
+		},
+		"by an administrator": func(f *fixture, client sts.Registered) (sts.Registered, error) {
+			return f.service.DeleteRegisteredClient(t.Context(), admin, client.Name)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newRegistrationFixture(t)
+			client, other := f.register(t, "agents", nil), f.register(t, "agents", nil)
+			token, _ := f.token(t, as(client))
+			f.audit.fail(full)
+			done, err := del(f, client)
+			if err != nil || !errors.Is(done.Unrecorded, full) || done.Decision == "" {
+				t.Fatalf("deleted with %v, unrecorded because of %v", err, done.Unrecorded)
+			}
+			f.audit.fail(nil)
+			if f.introspected(t, token.Value) {
+				t.Error("its token is active")
+			}
+			before := len(f.audit.records)
+			f.runOnce(t)
+			if late := f.audit.last(); len(f.audit.records) != before+1 || !late.Late || late.Outcome != "allow" || late.Decision != done.Decision || late.Registration.Action != "delete" || late.Registration.Client != client.Name || late.Registration.Template != "agents" {
+				t.Fatalf("recorded late: %+v", late)
+			}
+			f.registered.Break(errors.New("no store"))
+			before = len(f.audit.records)
+			if _, err := del(f, other); codeOf(err) != sts.Unavailable {
+				t.Errorf("%v", err)
+			}
+			if got := f.audit.records[before:]; len(got) != 2 || got[0].Outcome != "allow" || got[1].Outcome != "deny" || got[0].Decision != got[1].Decision {
+				t.Errorf("recorded %+v", got)
+			}
+		})
+	}
+}
+
 // TestRegistrationExpires lets clients go that nobody uses, and keeps those that
 // somebody does, on two nodes with one store.
 func TestRegistrationExpires(t *testing.T) {
@@ -600,6 +644,16 @@ func TestRegistrationExpires(t *testing.T) {
 	f.registeredIs(t, unused.Name, false)
 	f.assertRefused(t, as(unused), sts.InvalidClient)
 	f.token(t, as(used))
+	before := len(f.audit.records)
+	f.audit.fail(errors.New("disk full"))
+	f.runOnce(t)
+	f.audit.fail(nil)
+	f.runOnce(t) // each node says once what it has seen go
+	f.runOnce(t)
+	if got := f.audit.records[before:]; len(got) != 1 || got[0].Event != sts.EventRegister || got[0].Outcome != "allow" || got[0].Decision == "" ||
+		got[0].Registration.Action != "expire" || got[0].Registration.Client != unused.Name || got[0].Registration.Template != "agents" || !strings.Contains(got[0].Reason, "since "+begin.UTC().Format(time.RFC3339)) {
+		t.Errorf("records of what expired: %+v", got)
+	}
 	if n := len(f.registered.All()); n != 1 {
 		t.Errorf("%d are kept", n)
 	}
@@ -610,6 +664,38 @@ func TestRegistrationExpires(t *testing.T) {
 		_, err := f.service.ReadRegistration(t.Context(), sts.RegistrationRequest{Use: bearer(used.AccessToken), ClientID: used.Name})
 		return err
 	})
+	f.registered.Expire(f.now)
+	f.runOnce(t)
+	old := f.register(t, "agents", nil)
+	for begin = f.now; f.now.Sub(begin) < 1000*time.Hour; f.now = f.now.Add(9 * time.Hour) {
+		f.token(t, as(old))
+		f.service.Renew(t.Context())
+	}
+	f.registered.Expire(f.now)
+	f.runOnce(t)
+	if last := f.audit.last(); last.Registration == nil || last.Registration.Action != "expire" || last.Registration.Client != old.Name || !strings.Contains(last.Reason, "max_lifetime") {
+		t.Errorf("record of who was used to the end: %+v", last)
+	}
+	// What is deleted before its time has not expired.
+	deleted := f.register(t, "agents", nil)
+	if _, err := here.DeleteRegisteredClient(t.Context(), admin, deleted.Name); err != nil {
+		t.Fatal(err)
+	}
+	before = len(f.audit.records)
+	f.runOnce(t)
+	if got := f.audit.records[before:]; len(got) > 0 {
+		t.Errorf("recorded %+v", got)
+	}
+}
+
+// runOnce does what runs beside requests, once.
+func (f *fixture) runOnce(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := f.service.Run(ctx); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func (f *fixture) registeredIs(t *testing.T, name string, want bool) {

@@ -96,21 +96,37 @@ func checkUpdate(req RegistrationRequest, old *Registration) (keepsSecret bool, 
 // is an *Error.
 func (s *Service) DeleteRegistration(ctx context.Context, req RegistrationRequest) (Registered, error) {
 	r := s.beginRegistration(req, actionDelete)
-	var e *Error
-	for range writeAttempts {
-		var reg *Registration
-		if reg, e = s.ownRegistration(ctx, r); e != nil {
-			break
-		}
-		if e = s.deleteRegistration(ctx, r, *reg); e == nil || e.Code != Conflict {
-			break
-		}
-	}
-	return s.answer(ctx, r, Registered{}, e)
+	return s.deleteRegistration(ctx, r, func() (*Registration, *Error) { return s.ownRegistration(ctx, r) })
 }
 
-func (s *Service) deleteRegistration(ctx context.Context, r *registering, reg Registration) *Error {
-	return s.keep(ctx, r, reg.Name, func(ctx context.Context) error { return s.registry.store.Delete(ctx, reg) })
+// deleteRegistration deletes what find finds, each time that somebody else came
+// first. A client that is gone has no rights, so this does not wait for the audit
+// log.
+func (s *Service) deleteRegistration(ctx context.Context, r *registering, find func() (*Registration, *Error)) (Registered, error) {
+	reg, e := find()
+	if e != nil {
+		return s.answer(ctx, r, Registered{}, e)
+	}
+	r.rec.Registration.Client, r.rec.Registration.Template = reg.Name, reg.Template
+	s.complete(r.decision, nil)
+	out := Registered{Decision: r.ids.decision, Nonce: s.nextNonce(r.decision)}
+	e, out.Unrecorded = s.takeAway(ctx, &r.rec, func() (e *Error) {
+		for range writeAttempts {
+			if e = s.stored(s.registry.store.Delete(ctx, *reg)); e == nil || e.Code != Conflict {
+				return e
+			}
+			var gone *Error
+			if reg, gone = find(); gone != nil {
+				return gone
+			}
+		}
+		return e
+	})
+	if e != nil {
+		e.Decision, e.Nonce = out.Decision, out.Nonce
+		return Registered{}, e
+	}
+	return out, nil
 }
 
 // ownRegistration returns the registration of a client whose registration access
@@ -194,21 +210,14 @@ func (s *Service) RegisteredClientCount() int { return len(s.registry.all()) }
 
 // DeleteRegisteredClient deletes a registered client, for an administrator. An error
 // is an *Error.
-func (s *Service) DeleteRegisteredClient(ctx context.Context, by Principal, name string) error {
+func (s *Service) DeleteRegisteredClient(ctx context.Context, by Principal, name string) (Registered, error) {
 	r := s.beginRegistration(RegistrationRequest{ClientID: name, Use: TokenUse{Source: Source{Peer: by.Peer}}}, actionDelete)
 	r.rec.Registration.By = &by
-	var e *Error
-	for range writeAttempts {
+	return s.deleteRegistration(ctx, r, func() (*Registration, *Error) {
 		reg, ok := s.registry.all()[name]
 		if !ok {
-			e = &Error{Code: NotFound, Message: "there is no registered client of this name"}
-			break
+			return nil, &Error{Code: NotFound, Message: "there is no registered client of this name"}
 		}
-		r.rec.Registration.Template = reg.Template
-		if e = s.deleteRegistration(ctx, r, *reg); e == nil || e.Code != Conflict {
-			break
-		}
-	}
-	_, err := s.answer(ctx, r, Registered{}, e)
-	return err
+		return reg, nil
+	})
 }

@@ -400,6 +400,28 @@ func TestDeletedClient(t *testing.T) {
 	}
 }
 
+// TestRevokeAfterDeletion holds that the deletion of a client does not reach what
+// others got for its tokens, that who revokes by its name is told so, and that this
+// is revoked by the subject of that name.
+func TestRevokeAfterDeletion(t *testing.T) {
+	f := newFixture(t)
+	f.apply(t, sts.Change{Put: []sts.Resource{{Audience: &sts.Audience{Name: "other", Scopes: []string{"read", "write", "admin"}, Introspectors: []string{"api"}}}}})
+	first, _ := f.token(t, f.exchange(t))
+	next, _ := f.token(t, f.next("api", "other", first.Value))
+	f.apply(t, sts.Change{Delete: []sts.Ref{{Kind: sts.KindClient, Name: "web"}, {Kind: sts.KindRule, Name: "web-itself"}, {Kind: sts.KindRule, Name: "web-users"}, {Kind: sts.KindRule, Name: "web-acted"}}})
+	if !f.introspect(t, "api", next.Value).Active {
+		t.Fatal("what another client got is not active")
+	}
+	_, err := f.service.Revoke(t.Context(), admin, sts.Revoke{Kind: sts.RevokeClient, Value: "web", Reason: "test"})
+	if e, ok := errors.AsType[*sts.Error](err); !ok || e.Code != sts.NotFound || !strings.Contains(e.Message, "subject") {
+		t.Errorf("%v", err)
+	}
+	f.revoke(t, sts.Revoke{Kind: sts.RevokeSubject, Value: "web"})
+	if f.introspect(t, "api", next.Value).Active {
+		t.Error("active after the subject was revoked")
+	}
+}
+
 // TestLineageBound ends a chain of exchanges that could not be revoked as a whole.
 func TestLineageBound(t *testing.T) {
 	f := newFixture(t)

@@ -182,11 +182,11 @@ func (s *Service) checkValue(st *state, r *Revocation) *Error {
 		}
 	case RevokeClient:
 		if _, ok := st.client(r.Value, s.now()); !ok {
-			return refuse(NotFound, "value", "there is no client of this name; tokens of one that was deleted do not count anyway")
+			return refuse(NotFound, "value", "there is no client of this name; what was issued to one that was deleted does not count anyway, and what others got for its tokens is revoked by the subject of this name")
 		}
 	case RevokeIssuer:
 		if _, ok := st.resources[Ref{KindIssuer, r.Value}]; !ok {
-			return refuse(NotFound, "value", "there is no Issuer of this name; tokens of one that was deleted do not count anyway")
+			return refuse(NotFound, "value", "there is no Issuer of this name; tokens of one that was deleted and of its workloads do not count anyway; to revoke what clients got for them, apply the Issuer again, without rules, and revoke it then")
 		}
 	default:
 		if r.Value == "" || len(r.Value) > most || strings.ContainsFunc(r.Value, func(c rune) bool { return c < ' ' || c == 0x7f }) {

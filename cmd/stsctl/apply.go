@@ -61,7 +61,7 @@ func newDelete(c *cli) *cobra.Command {
 		Short: "Delete resources, all or none",
 		Long: `Delete resources by name, or those that files define: all of them or none. A
 resource that others refer to cannot be deleted without them. KIND is client,
-issuer, audience or rule.`,
+client-template, issuer, audience or rule.`,
 		Example:           "  stsctl delete rule deploy-from-main\n  stsctl delete -f old.yaml --dry-run",
 		ValidArgsFunction: completeKinds,
 	}

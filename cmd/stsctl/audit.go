@@ -120,6 +120,9 @@ func (c *cli) verifyAudit(ctx context.Context, files []string, o auditVerify, ou
 	} else if !written {
 		c.showAuditReport(report)
 	}
+	if o.closed && !report.Closed && report.Stranger != "" {
+		return unverified("the log does not end with a checkpoint that counts: the last is by %s, %s", oneLine(report.Stranger), whoseKey)
+	}
 	if o.closed && !report.Closed {
 		return unverified("the log does not end with a checkpoint: it was truncated, or its server did not stop by itself")
 	}

@@ -9,6 +9,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -23,16 +24,19 @@ import (
 )
 
 // logSigner signs checkpoints.
-type logSigner struct{ key *ecdsa.PrivateKey }
+type logSigner struct {
+	key *ecdsa.PrivateKey
+	kid string
+}
 
 func (s logSigner) Sign(_ context.Context, _, typ string, payload []byte) (string, string, error) {
-	input := jose.SigningInput(jose.Header{Algorithm: jose.ES256, KeyID: "k1", Type: typ}, payload)
+	input := jose.SigningInput(jose.Header{Algorithm: jose.ES256, KeyID: s.kid, Type: typ}, payload)
 	sig, err := jose.Sign(jose.ES256, s.key, input)
-	return jose.Compact(input, sig), "k1", err
+	return jose.Compact(input, sig), s.kid, err
 }
 
 func (s logSigner) KeySet() jose.KeySet {
-	set, err := jose.NewKeySet(jose.Key{ID: "k1", Algorithm: jose.ES256, Public: &s.key.PublicKey})
+	set, err := jose.NewKeySet(jose.Key{ID: s.kid, Algorithm: jose.ES256, Public: &s.key.PublicKey})
 	if err != nil {
 		panic(err)
 	}
@@ -52,7 +56,7 @@ func testLog(t *testing.T) (files []string, jwks string) {
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(err)
-	signer := logSigner{key}
+	signer := logSigner{key, "k1"}
 	dir := t.TempDir()
 	now := time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC)
 	exp := now.Add(time.Hour).Unix()
@@ -160,6 +164,27 @@ func TestAuditVerifyCommand(t *testing.T) {
 	stsctl(t, exitUsage, "audit", "verify")
 }
 
+// TestAuditVerifyStranger tells who looks at a log without keys that its end is
+// signed by a key that nothing before vouches for, as after one was revoked.
+func TestAuditVerifyStranger(t *testing.T) {
+	files, _ := testLog(t)
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, _, err := storage.OpenAudit(storage.AuditOptions{File: files[len(files)-1], Signer: logSigner{key, "k2"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(a.Record(t.Context(), &sts.Record{Event: sts.EventToken, Decision: "d7"}), a.Close()); err != nil {
+		t.Fatal(err)
+	}
+	out, errs := stsctl(t, exitUnverified, append([]string{"audit", "verify", "--closed"}, files...)...)
+	if !strings.Contains(out, "signed by k2 alone, a key that nothing vouches for") || !strings.Contains(errs, "the last is by k2, a key that nothing vouches for") {
+		t.Errorf("%s%s", out, errs)
+	}
+}
+
 // edit changes the record of a refusal, and returns in which file, and what that was.
 func edit(t *testing.T, files []string) (string, []byte) {
 	t.Helper()
@@ -228,6 +253,9 @@ func TestAuditSearchCommand(t *testing.T) {
 		}
 	}
 	if out, _ := stsctl(t, exitOK, append([]string{"audit", "search", "--client", "agent"}, files...)...); !strings.Contains(out, "ISSUED OR ERROR") || strings.Count(out, "\n") != 3 {
+		t.Errorf("%s", out)
+	}
+	if out, _ := stsctl(t, exitOK, append([]string{"audit", "search", "--client", "batch", "--event", "revoke"}, files...)...); !strings.Contains(out, "client batch by ops") {
 		t.Errorf("%s", out)
 	}
 	stsctl(t, exitUsage, "audit", "search", "--since", "yesterday", files[1])

@@ -110,6 +110,9 @@ func (c *cli) showAuditChains(list []*stsv1.AuditChain, out *output) error {
 	return err
 }
 
+// whoseKey is said of a key that is neither given nor vouched for.
+const whoseKey = "a key that nothing vouches for: the one after a key that was revoked, or that of somebody who can write the file; --jwks or --issuer tells"
+
 func (c *cli) showAuditReport(r storage.AuditReport) {
 	fmt.Fprintf(c.stdout, "records %d to %d of chain %s are as they were written\n", r.First, r.Last, oneLine(r.Chain))
 	if r.First > 1 {
@@ -123,7 +126,11 @@ func (c *cli) showAuditReport(r storage.AuditReport) {
 	default:
 		fmt.Fprintf(c.stdout, "signed up to record %d, by keys that the log itself has (%d checkpoints); give --jwks or --issuer to know whose they are\n", r.Covered, r.Checkpoints)
 	}
-	if n := r.Last - r.Covered; r.Covered > 0 && !r.Closed {
+	switch n := r.Last - r.Covered; {
+	case r.Covered == 0 || r.Closed:
+	case r.Stranger != "":
+		fmt.Fprintf(c.stdout, "%d after that are chained, and signed by %s alone, %s\n", n, oneLine(r.Stranger), whoseKey)
+	default:
 		fmt.Fprintf(c.stdout, "%d after that are chained, and not signed yet\n", n)
 	}
 	if r.LongestGap > 0 {

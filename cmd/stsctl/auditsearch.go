@@ -208,6 +208,30 @@ func (r *auditRecord) used(jti string) bool {
 	return jti != "" && (r.Admin != nil && r.Admin.By.Token == jti || r.Change != nil && r.Change.By.Token == jti)
 }
 
+// what says what was done that is no decision about a token, and by which
+// administrator.
+func (r *auditRecord) what() string {
+	var done []string
+	by := ""
+	switch {
+	case r.Registration != nil:
+		done = []string{r.Registration.Action, r.Registration.Client}
+		if r.Registration.By != nil {
+			by = r.Registration.By.Name
+		}
+	case r.Revocation != nil:
+		done, by = []string{string(r.Revocation.Kind), r.Revocation.Value}, r.Revocation.By
+	case r.Change != nil:
+		done, by = []string{fmt.Sprintf("%s +%d ~%d -%d", r.Change.Line, r.Change.Created.Count, r.Change.Updated.Count, r.Change.Deleted.Count)}, r.Change.By.Name
+	case r.Admin != nil:
+		done, by = []string{r.Admin.Action, r.Admin.Target}, r.Admin.By.Name
+	}
+	if by != "" {
+		done = append(done, "by "+by)
+	}
+	return strings.Join(slices.DeleteFunc(done, func(s string) bool { return s == "" }), " ")
+}
+
 func (c *cli) showRecords(found []*auditRecord) error {
 	if len(found) == 0 {
 		fmt.Fprintln(c.stderr, "stsctl: no record fits")
@@ -229,7 +253,7 @@ func (c *cli) showRecords(found []*auditRecord) error {
 		if r.Revision > 0 {
 			rev = strconv.FormatInt(r.Revision, 10)
 		}
-		rows = append(rows, append(what, sub, act, aud, presented, issued, rev, kid))
+		rows = append(rows, append(what, sub, act, aud, presented, issued, r.what(), rev, kid))
 	}
-	return table(c.stdout, []string{"SEQ", "TIME", "EVENT", "OUTCOME", "DECISION", "CLIENT", "SUBJECT", "ACT", "AUDIENCE", "PRESENTED", "ISSUED OR ERROR", "REV", "KID"}, rows)
+	return table(c.stdout, []string{"SEQ", "TIME", "EVENT", "OUTCOME", "DECISION", "CLIENT", "SUBJECT", "ACT", "AUDIENCE", "PRESENTED", "ISSUED OR ERROR", "WHAT", "REV", "KID"}, rows)
 }

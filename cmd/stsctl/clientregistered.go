@@ -143,14 +143,19 @@ change the rules or delete the ClientTemplate to end that.`,
 		if err := c.conn.load(); err != nil {
 			return err
 		}
-		err := c.adminCall(cmd.Context(), func(ctx context.Context, admin stsv1.AdminServiceClient) error {
-			_, err := admin.DeleteRegisteredClient(ctx, &stsv1.DeleteRegisteredClientRequest{Name: args[0]})
+		var done *stsv1.DeleteRegisteredClientResponse
+		err := c.adminCall(cmd.Context(), func(ctx context.Context, admin stsv1.AdminServiceClient) (err error) {
+			done, err = admin.DeleteRegisteredClient(ctx, &stsv1.DeleteRegisteredClientRequest{Name: args[0]})
 			return err
 		})
 		if err != nil {
 			return err
 		}
-		_, err = fmt.Fprintf(c.stdout, "client %s is deleted\n", oneLine(args[0]))
+		text := fmt.Sprintf("client %s is deleted\n", oneLine(args[0]))
+		if done.GetUnrecorded() {
+			text += warnUnrecorded + "\n"
+		}
+		_, err = c.stdout.Write([]byte(text))
 		return err
 	}
 	return cmd

@@ -38,8 +38,9 @@ is made. The file that remembers which single-use tokens were used is no part of
 a store and is not copied: such tokens, if they were made before, are refused at
 the new store.
 
-If it fails, what was begun stays in the other store, and must be removed before
-another attempt: the file, or the keys below the prefix.`,
+If it fails or is interrupted, what was begun stays in the other store. No
+server starts with that, and it must be removed before another attempt: the
+file, or the keys below the prefix.`,
 		Example: `  stsctl storage migrate --from bolt:/var/lib/sts/sts.db \
     --to etcd:https://etcd-0:2379,https://etcd-1:2379,https://etcd-2:2379/sts/ --etcd-ca-file etcd-ca.pem`,
 		Args: noArgs("use --from and --to"),

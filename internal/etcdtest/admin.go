@@ -122,13 +122,17 @@ func (c *Cluster) EnableAuth(t testing.TB, prefix, password string) {
 // Snapshot saves what the cluster has, and returns the file.
 func (c *Cluster) Snapshot(t testing.TB) string {
 	t.Helper()
+	// A member may lag behind what others have acknowledged, until it is read from.
+	client := c.connect(t, []string{c.Leader(t).client}, "", "")
+	defer client.Close()
+	c.Try(t, func(ctx context.Context) error { _, err := client.Get(ctx, "etcdtest"); return err })
 	file := filepath.Join(t.TempDir(), "snapshot")
 	f, err := os.Create(file)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	data, err := c.root.Snapshot(context.Background())
+	data, err := client.Snapshot(context.Background())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -42,10 +42,14 @@ func (a *adminService) DeleteRegisteredClient(ctx context.Context, m *stsv1.Dele
 	if m.GetName() == "" {
 		return nil, malformed("name", "name is missing: name the client")
 	}
-	if err := a.service.DeleteRegisteredClient(ctx, principalOf(ctx), m.GetName()); err != nil {
+	done, err := a.service.DeleteRegisteredClient(ctx, principalOf(ctx), m.GetName())
+	if err != nil {
 		return nil, err
 	}
-	return &stsv1.DeleteRegisteredClientResponse{}, nil
+	if k, ok := callOf(ctx); ok {
+		k.decision, k.unrecorded = done.Decision, done.Unrecorded
+	}
+	return &stsv1.DeleteRegisteredClientResponse{Unrecorded: done.Unrecorded != nil}, nil
 }
 
 func registeredToProto(c sts.RegisteredClient) (*stsv1.RegisteredClient, error) {

@@ -116,7 +116,7 @@ func (s *registrationService) registered(ctx context.Context, action string, don
 		return nil, out
 	}
 	k, _ := callOf(ctx)
-	k.decision, k.nonce = done.Decision, done.Nonce
+	k.decision, k.nonce, k.unrecorded = done.Decision, done.Nonce, done.Unrecorded
 	s.chain.metrics.registrations.WithLabelValues(action).Inc()
 	if done.Name == "" {
 		return &stsv1.ClientRegistration{}, nil

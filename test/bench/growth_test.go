@@ -90,4 +90,3 @@ func (s *service) stored(t *testing.T, prefix string) (n int) {
 		n, after = n+len(list), list[len(list)-1].Key
 	}
 }
-

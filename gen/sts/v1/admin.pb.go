@@ -2934,9 +2934,12 @@ func (x *DeleteRegisteredClientRequest) GetName() string {
 	return ""
 }
 
-// DeleteRegisteredClientResponse is empty.
+// DeleteRegisteredClientResponse says what is in force.
 type DeleteRegisteredClientResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The client is deleted, and that is not in the audit log, which does not work at
+	// the moment. It is recorded when it works again, unless this node ends before.
+	Unrecorded    bool `protobuf:"varint,1,opt,name=unrecorded,proto3" json:"unrecorded,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2969,6 +2972,13 @@ func (x *DeleteRegisteredClientResponse) ProtoReflect() protoreflect.Message {
 // Deprecated: Use DeleteRegisteredClientResponse.ProtoReflect.Descriptor instead.
 func (*DeleteRegisteredClientResponse) Descriptor() ([]byte, []int) {
 	return file_sts_v1_admin_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *DeleteRegisteredClientResponse) GetUnrecorded() bool {
+	if x != nil {
+		return x.Unrecorded
+	}
+	return false
 }
 
 // BackupRequest asks for a copy of the store.
@@ -4470,8 +4480,11 @@ const file_sts_v1_admin_proto_rawDesc = "" +
 	"\bdisabled\x18\n" +
 	" \x01(\tR\bdisabled\"3\n" +
 	"\x1dDeleteRegisteredClientRequest\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\" \n" +
-	"\x1eDeleteRegisteredClientResponse\"\x0f\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"@\n" +
+	"\x1eDeleteRegisteredClientResponse\x12\x1e\n" +
+	"\n" +
+	"unrecorded\x18\x01 \x01(\bR\n" +
+	"unrecorded\"\x0f\n" +
 	"\rBackupRequest\"I\n" +
 	"\x0eBackupResponse\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\x12#\n" +

@@ -142,7 +142,8 @@ type AdminServiceClient interface {
 	ListRegisteredClients(ctx context.Context, in *ListRegisteredClientsRequest, opts ...grpc.CallOption) (*ListRegisteredClientsResponse, error)
 	// DeleteRegisteredClient deletes one: it cannot authenticate any more, and its
 	// tokens do not count. It holds at this node when it has answered, and at others
-	// within a second. After UNAVAILABLE it may or may not be deleted.
+	// within a second. After UNAVAILABLE it may or may not be deleted. An audit log
+	// that does not work holds nothing up; see `unrecorded`.
 	DeleteRegisteredClient(ctx context.Context, in *DeleteRegisteredClientRequest, opts ...grpc.CallOption) (*DeleteRegisteredClientResponse, error)
 	// Backup streams a copy of the store as it was at one moment, for stores in a
 	// file (`storage.bolt_file`): the bytes of the file in order, and at the end how
@@ -564,7 +565,8 @@ type AdminServiceServer interface {
 	ListRegisteredClients(context.Context, *ListRegisteredClientsRequest) (*ListRegisteredClientsResponse, error)
 	// DeleteRegisteredClient deletes one: it cannot authenticate any more, and its
 	// tokens do not count. It holds at this node when it has answered, and at others
-	// within a second. After UNAVAILABLE it may or may not be deleted.
+	// within a second. After UNAVAILABLE it may or may not be deleted. An audit log
+	// that does not work holds nothing up; see `unrecorded`.
 	DeleteRegisteredClient(context.Context, *DeleteRegisteredClientRequest) (*DeleteRegisteredClientResponse, error)
 	// Backup streams a copy of the store as it was at one moment, for stores in a
 	// file (`storage.bolt_file`): the bytes of the file in order, and at the end how
