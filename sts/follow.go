@@ -17,6 +17,7 @@ const failureCheck = time.Second
 // store or the audit log cannot work until the process starts anew.
 func (s *Service) Run(ctx context.Context) error {
 	// At the end what is not written yet, while the store still works.
+	defer s.renewRegistrations(context.WithoutCancel(ctx))
 	defer s.saveUsage(context.WithoutCancel(ctx), true)
 	defer s.tellSuppressed(context.WithoutCancel(ctx), true)
 	defer s.tellEnded(context.WithoutCancel(ctx))

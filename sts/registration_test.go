@@ -688,6 +688,21 @@ func TestRegistrationExpires(t *testing.T) {
 	}
 }
 
+// TestRegistrationUsedLast holds that a client is not forgotten that was used just
+// before the service ended.
+func TestRegistrationUsedLast(t *testing.T) {
+	f := newRegistrationFixture(t)
+	client := f.register(t, "agents", nil)
+	f.now = f.now.Add(2 * time.Hour)
+	f.runOnce(t)
+	f.token(t, as(client))
+	f.runOnce(t)
+	f.now = f.now.Add(10 * time.Hour) // it would have expired by now
+	f.registered.Expire(f.now)
+	f.restart(t, nil)
+	f.token(t, as(client))
+}
+
 // runOnce does what runs beside requests, once.
 func (f *fixture) runOnce(t *testing.T) {
 	t.Helper()
