@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -29,6 +30,9 @@ func VerifyBolt(path string) (BoltInfo, error) {
 		return BoltInfo{}, err
 	}
 	info, err := b.info()
+	if err == nil {
+		err = unfinished(context.Background(), b)
+	}
 	return info, errors.Join(err, b.db.Close())
 }
 
