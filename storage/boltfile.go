@@ -31,7 +31,9 @@ func VerifyBolt(path string) (BoltInfo, error) {
 	}
 	info, err := b.info()
 	if err == nil {
-		err = unfinished(context.Background(), b)
+		if err = unfinished(context.Background(), b); err != nil {
+			err = fmt.Errorf("%s: %w", path, err)
+		}
 	}
 	return info, errors.Join(err, b.db.Close())
 }
