@@ -83,8 +83,16 @@ func (q *query) bind(rules []match) ([]match, *Denial) {
 		return nil, deny(demand.denial(), "the token must be bound to a key: "+demand.advice()).
 			because("audience.binding", string(q.bound), string(demand))
 	}
-	left := slices.DeleteFunc(slices.Clone(rules), func(m match) bool { return !m.rule.Require.Binding.metBy(q.bound) })
+	var left, unmet []match
+	for _, m := range rules {
+		if m.rule.Require.Binding.metBy(q.bound) {
+			left = append(left, m)
+		} else {
+			unmet = append(unmet, m)
+		}
+	}
 	if len(left) > 0 {
+		q.unmet = unmet
 		return left, nil
 	}
 	required := rules[0].rule.Require.Binding
@@ -94,9 +102,14 @@ func (q *query) bind(rules []match) ([]match, *Denial) {
 	}
 	d = deny(required.denial(), "the rule for this request requires a token that is bound to a key: "+advice)
 	for _, m := range rules[:min(len(rules), maxReasons)] {
-		d.Reasons = append(d.Reasons, Reason{Rule: m.rule.Name, Predicate: "require.binding", Presented: string(q.bound), Expected: string(m.rule.Require.Binding)})
+		d.Reasons = append(d.Reasons, q.unbound(m))
 	}
 	return nil, d
+}
+
+// unbound is the reason of a rule whose binding is not met.
+func (q *query) unbound(m match) Reason {
+	return Reason{Rule: m.rule.Name, Predicate: "require.binding", Presented: string(q.bound), Expected: string(m.rule.Require.Binding)}
 }
 
 // demand is what the audiences and the client ask for, whatever rules say.

@@ -1,6 +1,10 @@
 package policy
 
-import "testing"
+import (
+	"errors"
+	"strings"
+	"testing"
+)
 
 // TestBinding goes through what an exchange makes of tokens that are bound, and
 // of demands. [TestDecisionIsThatOfAllRules] tries the combinations.
@@ -51,4 +55,25 @@ func TestBinding(t *testing.T) {
 			r.Proven = x5t
 		}, check: is(x5t)},
 	})
+}
+
+// TestScopeOfUnmetBinding shows that who asks for a scope which another rule gives
+// bound alone is told so.
+func TestScopeOfUnmetBinding(t *testing.T) {
+	w, r := exchange()
+	bound := w.Rules[0]
+	bound.Name, bound.Require.Binding, bound.Allow.Scopes = "bound", DPoPBinding, []string{"pay.write"}
+	w.Rules[0].Allow.Scopes = []string{"pay.read"}
+	w.Rules = append(w.Rules, bound)
+	r.Scopes = []string{"pay.read", "pay.write"}
+	_, err := compile(t, w).Decide(t.Context(), r)
+	d, ok := errors.AsType[*Denial](err)
+	if !ok || d.Code != InvalidScope || !strings.Contains(d.Message, "send a DPoP proof") || len(d.Reasons) != 2 ||
+		d.Reasons[0] != (Reason{Rule: "bound", Predicate: "require.binding", Presented: "none", Expected: "dpop"}) {
+		t.Errorf("%+v", d)
+	}
+	r.Proven.JKT = "k"
+	if _, err := compile(t, w).Decide(t.Context(), r); err != nil {
+		t.Error(explained(err))
+	}
 }

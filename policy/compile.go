@@ -32,6 +32,7 @@ type Problem struct {
 // Set is a compiled World. It is immutable.
 type Set struct {
 	audiences map[string]*audience // by identifier
+	folded    map[string]string    // identifiers by foldIdentifier
 	allow     permissions
 	deny      prohibitions
 	rules     []*rule
@@ -80,7 +81,7 @@ const defaultMaxTTL = time.Hour
 // all of them are returned and there is no Set.
 func Compile(w World) (*Set, []Problem) {
 	c := &compiler{
-		set:     &Set{audiences: map[string]*audience{}},
+		set:     &Set{audiences: map[string]*audience{}, folded: map[string]string{}},
 		named:   map[string]*audience{},
 		issuers: w.Issuers, self: w.SelfIssuer, clients: set(w.Clients),
 		programs: map[programKey]compiled{}, reading: reading{},
@@ -173,6 +174,9 @@ func (c *compiler) audience(in *Audience) {
 			continue
 		}
 		c.set.audiences[id] = a
+		if fold := foldIdentifier(id); c.set.folded[fold] == "" {
+			c.set.folded[fold] = id
+		}
 	}
 	c.named[in.Name] = a
 }

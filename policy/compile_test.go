@@ -168,10 +168,10 @@ func TestAllProblemsAtOnce(t *testing.T) {
 }
 
 func TestDidYouMean(t *testing.T) {
-	known := map[string]bool{"payments": true, "payment": true, "ledger": true, "a": true}
+	known := map[string]bool{"payments": true, "payment": true, "ledger": true, "a": true, "iat": true}
 	for name, want := range map[string]string{
 		"paymets": "payments", "paymentz": "payment", "Ledger": "ledger", "ledgre": "ledger",
-		"x": "", "ab": "a", "bc": "", "invoices": "", "": "", "ledge": "ledger", "led": "",
+		"x": "", "ab": "a", "bc": "", "invoices": "", "": "", "ledge": "ledger", "led": "", "list": "", "ita": "iat", "eldgre": "ledger",
 	} {
 		got := DidYouMean(name, known)
 		if want == "" && got != "" || want != "" && got != fmt.Sprintf("; did you mean %q?", want) {

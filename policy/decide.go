@@ -72,6 +72,7 @@ type query struct {
 	audiences []*audience // asked for; set by target if none was
 	names     []string    // as the request named them
 	bound     Binding     // what the token can be bound to, set by bind
+	unmet     []match     // rules that match and require another binding, set by bind
 
 	actors, exchanges int               // of the token if the requester acts
 	denied            map[string]string // scopes that rules deny, and one of these rules
@@ -106,7 +107,9 @@ func (s *Set) resolve(q *query) *Denial {
 	for i, id := range q.r.Targets {
 		a, ok := s.audiences[id]
 		if !ok {
-			return deny(InvalidTarget, fmt.Sprintf("audience or resource number %d of the request is not known here", i+1))
+			d := deny(InvalidTarget, fmt.Sprintf("audience or resource number %d of the request is not known here", i+1))
+			d.Reasons = s.nearAudience(id)
+			return d
 		}
 		if !slices.Contains(q.audiences, a) {
 			q.audiences, q.names = append(q.audiences, a), append(q.names, id)
@@ -162,7 +165,7 @@ func (g *grant) grantScopes(q *query, rules []match) ([]match, *Denial) {
 				return nil, deny(InvalidScope, "a scope is wider than the subject_token").because("subject_token.scope", strings.Join(q.r.Subject.Scopes, " "), q.shownScopes())
 			}
 			if !slices.ContainsFunc(rules, func(m match) bool { return m.grants(q, scope) }) {
-				return nil, q.scopeDenied(rules)
+				return nil, q.scopeDenied(rules, scope)
 			}
 			if rule, denied := q.denied[scope]; denied {
 				d := deny(InvalidScope, "a rule denies a scope to this request")
@@ -193,9 +196,17 @@ func (m match) grantsAny(q *query, scopes []string) bool {
 	return slices.ContainsFunc(scopes, func(scope string) bool { return m.grants(q, scope) })
 }
 
-func (q *query) scopeDenied(rules []match) *Denial {
+// scopeDenied refuses a scope that none of the rules that match grants. One that does
+// if the token is bound to a key comes first.
+func (q *query) scopeDenied(rules []match, scope string) *Denial {
 	d := deny(InvalidScope, "a scope is wider than the rules allow")
-	for _, m := range rules[:min(len(rules), maxReasons)] {
+	for _, m := range q.unmet {
+		if m.grants(q, scope) && len(d.Reasons) < maxReasons {
+			d.Message = "a scope is given only with a token that is bound to a key: " + m.rule.Require.Binding.advice()
+			d.Reasons = append(d.Reasons, q.unbound(m))
+		}
+	}
+	for _, m := range rules[:min(len(rules), maxReasons-len(d.Reasons))] {
 		d.Reasons = append(d.Reasons, Reason{Rule: m.rule.Name, Predicate: "allow.scopes", Presented: q.shownScopes(), Expected: strings.Join(m.scopes, " ")})
 	}
 	return d

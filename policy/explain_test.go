@@ -358,3 +358,24 @@ func TestReads(t *testing.T) {
 		})
 	}
 }
+
+// TestNearAudience shows that an audience that is not known says which one may be
+// meant, and repeats nothing of what was asked for.
+func TestNearAudience(t *testing.T) {
+	w, r := exchange()
+	for asked, want := range map[string]string{
+		"https://payments.internal/": "https://payments.internal", "payments.internal": "https://payments.internal",
+		"Payments": "payments", " payments": "payments", "paymnets": "payments", "HTTP://Payments.internal//": "https://payments.internal",
+		"something-secret": "", "/": "", "": "",
+	} {
+		r.Targets = []string{asked}
+		d := compile(t, w).Explain(t.Context(), r).Denial
+		switch {
+		case d == nil || d.Code != InvalidTarget:
+			t.Errorf("%q: %v", asked, d)
+		case want == "" && len(d.Reasons) == 0:
+		case len(d.Reasons) != 1 || d.Reasons[0].Expected != fmt.Sprintf("%q", want) || d.Reasons[0].Hint == "" || want == "" || strings.Contains(d.Reasons[0].Presented, asked):
+			t.Errorf("%q: %+v, want %q", asked, d.Reasons, want)
+		}
+	}
+}

@@ -226,6 +226,32 @@ func port(u *url.URL) string {
 	return defaultPorts[u.Scheme]
 }
 
+// foldIdentifier is an identifier of an Audience without what people get wrong about
+// it: case, a slash at the end, white space, and whether it has a scheme.
+func foldIdentifier(id string) string {
+	return strings.ToLower(strings.TrimRight(withoutScheme(strings.TrimSpace(id)), "/"))
+}
+
+// fewIdentifiers are so few that each can be compared with one that is not known.
+const fewIdentifiers = 1000
+
+// nearAudience says which identifier of an Audience may be meant by one that is not
+// known. It does not repeat that, which can be anything.
+func (s *Set) nearAudience(id string) []Reason {
+	near, ok := s.folded[foldIdentifier(id)]
+	if !ok && len(s.audiences) <= fewIdentifiers && len(id) <= maxShown {
+		near = nearest(id, s.audiences)
+	}
+	if near == "" {
+		return nil
+	}
+	hint := nearText(id, near)
+	if hint == "" {
+		hint = "differs in little; identifiers are compared as they are written"
+	}
+	return []Reason{{Predicate: "audience", Presented: "an audience or resource that is not defined", Expected: show(near, true), Hint: hint}}
+}
+
 // nearAny is the first hint about one of several values.
 func nearAny(presented string, expected []string) string {
 	for _, e := range expected {

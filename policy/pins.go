@@ -172,3 +172,29 @@ func NeverHolds(when string) bool {
 	})
 	return never
 }
+
+// LooksAt tells whether an expression depends on whose token the subject's, and the
+// actor's, is: on its sub or a claim of it. An expression that does not compile
+// depends on nothing.
+func LooksAt(when string) (subject, actor bool) {
+	env, err := environment()
+	if err != nil || when == "" || len(when) > maxExpression {
+		return false, false
+	}
+	parsed, issues := env.Compile(when)
+	if issues.Err() != nil {
+		return false, false
+	}
+	ast.PreOrderVisit(parsed.NativeRep().Expr(), ast.NewExprVisitor(func(e ast.Expr) {
+		if e.Kind() != ast.IdentKind {
+			return
+		}
+		switch e.AsIdent() {
+		case "subject.sub", "subject.claims":
+			subject = true
+		case "actor.sub", "actor.claims":
+			actor = true
+		}
+	}))
+	return subject, actor
+}

@@ -1,6 +1,7 @@
 package storage
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -29,6 +30,11 @@ func VerifyBolt(path string) (BoltInfo, error) {
 		return BoltInfo{}, err
 	}
 	info, err := b.info()
+	if err == nil {
+		if err = unfinished(context.Background(), b); err != nil {
+			err = fmt.Errorf("%s: %w", path, err)
+		}
+	}
 	return info, errors.Join(err, b.db.Close())
 }
 

@@ -416,7 +416,7 @@ func TestMoveUnfinished(t *testing.T) {
 	must(t, err)
 	defer from.Close()
 	for left := range 3 {
-		to, _ := newBolt(t)
+		to, path := newBolt(t)
 		if _, err := Move(t.Context(), from, &failing{to, left}, time.Now()); err == nil {
 			t.Fatalf("moved with %d transactions", left)
 		}
@@ -432,6 +432,10 @@ func TestMoveUnfinished(t *testing.T) {
 		}
 		if _, err := Move(t.Context(), from, to, time.Now()); err == nil {
 			t.Error("moved into a part of a store")
+		}
+		must(t, to.Close())
+		if _, err := VerifyBolt(path); !errors.Is(err, ErrUnfinished) {
+			t.Errorf("a part of a store was verified: %v", err)
 		}
 	}
 	empty, _ := newBolt(t)

@@ -49,8 +49,10 @@ func copyAll(ctx context.Context, from, to KV, last []Op) (int, error) {
 	if len(list) == 0 {
 		return 0, errors.New("the store to copy has nothing in it; is its name, or the prefix of its keys, the right one?")
 	}
-	if err := unfinished(ctx, from); err != nil {
-		return 0, fmt.Errorf("what to copy: %w", err)
+	for _, check := range []func(context.Context, KV) error{unfinished, unused} {
+		if err := check(ctx, from); err != nil {
+			return 0, fmt.Errorf("what to copy: %w", err)
+		}
 	}
 	_, done, err := to.Txn(ctx, []Compare{{unfinishedKey, 0}}, []Op{{Key: unfinishedKey}})
 	if err != nil || !done {

@@ -1,7 +1,6 @@
 package sts
 
 import (
-	"fmt"
 	"slices"
 
 	"github.com/workload-sts/sts/policy"
@@ -82,8 +81,7 @@ func partyImplies(a, b *policy.Party) bool {
 		return false
 	}
 	for name, v := range a.Claims {
-		w, ok := b.Claims[name]
-		if !ok || fmt.Sprintf("%#v", v) != fmt.Sprintf("%#v", w) {
+		if w, ok := b.Claims[name]; !ok || !contains(valueKeys(v), valueKeys(w)) {
 			return false
 		}
 	}

@@ -42,7 +42,7 @@ var lintMeanings = map[string]string{
 	lintImpersonate: "The requester does not show in the token as an actor.",
 	lintUnaddressed: "Tokens that are addressed to others can be exchanged.",
 	lintLong:        "Tokens of the rule live longer than an hour.",
-	LintUntested:    "No test case is granted one of the scopes by the rule.",
+	LintUntested:    "No test case is granted one of the scopes, or for one of the audiences, by the rule.",
 	lintAnyScope:    "Every scope that the Audiences define, now or later, can be had by asking for it.",
 	lintMapsSub:     "The subject of the token is what a claim says that the Issuer does not keep unique.",
 	lintUnbound:     "The rule gives unbound a scope that another rule gives bound to a key alone.",
@@ -64,6 +64,7 @@ func (o *Offline) Lint() []Finding {
 			l.rules = append(l.rules, o.st.resources[ref].Rule)
 		}
 	}
+	l.near, l.bound = newLintIndex(l.rules), l.boundTargets()
 	for _, r := range l.rules {
 		l.reach(r)
 		if r.Deny == nil {
@@ -80,6 +81,8 @@ func (o *Offline) Lint() []Finding {
 type lint struct {
 	o     *Offline
 	rules []*policy.Rule
+	near  *lintIndex
+	bound map[scopeAt]*policy.Rule
 	found []Finding
 }
 
@@ -90,33 +93,14 @@ func (l *lint) find(r *policy.Rule, id, field, fix, format string, args ...any) 
 	l.found = append(l.found, Finding{Problem: Problem{Ref: Ref{KindRule, r.Name}, Index: -1, Field: field, Message: fmt.Sprintf(format, args...)}, ID: id, Fix: fix})
 }
 
-// clientsOf returns the enabled clients that a requester is, by name.
-func (o *Offline) clientsOf(q policy.Requester) []string {
-	var out []string
-	for _, name := range slices.Sorted(maps.Keys(o.st.clients)) {
-		c := o.st.clients[name]
-		if c.Disabled || len(q.Clients) > 0 && !slices.Contains(q.Clients, name) {
-			continue
-		}
-		fits := true
-		for label, value := range q.Labels {
-			fits = fits && c.Labels[label] == value
-		}
-		if fits {
-			out = append(out, name)
-		}
-	}
-	return out
-}
-
 // workloads tells whether a requester is the workload itself.
 func workloads(q policy.Requester) bool { return len(q.Clients)+len(q.Labels) == 0 }
 
 // reach looks for rules that no request can match.
 func (l *lint) reach(r *policy.Rule) {
 	switch {
-	case !workloads(r.Requester) && len(l.o.clientsOf(r.Requester)) == 0:
-		l.find(r, lintUnreachable, "requester", "give a Client these labels, enable it, or remove the rule", "no enabled Client is this requester")
+	case !workloads(r.Requester) && len(l.o.clientsOf(r.Requester))+len(l.o.templatesOf(r.Requester)) == 0:
+		l.find(r, lintUnreachable, "requester", "give a Client or a ClientTemplate these labels, enable it, or remove the rule", "no enabled Client is this requester, and no ClientTemplate has its labels")
 	case workloads(r.Requester) && r.Subject != nil && r.Deny == nil:
 		if i := l.o.st.resources[Ref{KindIssuer, r.Subject.Issuer}].Issuer; i != nil && !i.SelfPresented {
 			l.find(r, lintUnreachable, "subject.issuer", "set self_presented in the Issuer, or name the requester", "the workloads of Issuer %q may not present their tokens themselves", i.Name)
@@ -125,18 +109,26 @@ func (l *lint) reach(r *policy.Rule) {
 	if policy.NeverHolds(r.When) {
 		l.find(r, lintUnreachable, "when", "correct the expression, or remove the rule", "the expression is false for every request")
 	}
+	if b := r.Require.Binding; (b == policy.DPoPBinding || b == policy.MTLSBinding) && !slices.ContainsFunc(r.Allow.Audiences, func(name string) bool {
+		a := l.o.st.resources[Ref{KindAudience, name}].Audience
+		return a == nil || a.Binding != policy.DPoPBinding && a.Binding != policy.MTLSBinding || a.Binding == b
+	}) {
+		l.find(r, lintUnreachable, "require.binding", "require what the Audience demands", "every Audience of the rule demands another binding")
+	}
 }
 
 // identities looks at who a rule is for.
 func (l *lint) identities(r *policy.Rule) {
+	ofSubject, ofActor := policy.LooksAt(r.When)
 	for _, p := range []struct {
 		field string
 		*policy.Party
-	}{{"subject", r.Subject}, {"actor", r.Actor}} {
+		when bool // the expression is about it
+	}{{"subject", r.Subject, ofSubject}, {"actor", r.Actor, ofActor}} {
 		if p.Party == nil {
 			continue
 		}
-		if p.Issuer != policy.Self && len(p.Claims)+len(p.ClaimGlobs) == 0 && r.When == "" {
+		if p.Issuer != policy.Self && len(p.Claims)+len(p.ClaimGlobs) == 0 && !p.when {
 			l.find(r, lintAnySubject, p.field, "say whose tokens by claims", "every token of Issuer %q fits", p.Issuer)
 		}
 		for _, name := range slices.Sorted(maps.Keys(p.ClaimGlobs)) {
@@ -169,33 +161,45 @@ func (l *lint) grants(r *policy.Rule) {
 	}
 }
 
-// others compares a rule with the others.
+// maxOthers bounds how many other rules are named for one reason: the next lint
+// finds what is left.
+const maxOthers = 3
+
+// against returns the first rules, by name, that make one superfluous by what is
+// told about each.
+func (l *lint) against(r *policy.Rule, does func(other *policy.Rule) bool) []string {
+	var names []string
+	l.near.near(r, func(other *policy.Rule) {
+		i, known := slices.BinarySearch(names, other.Name)
+		if i < maxOthers && !known && does(other) {
+			names = slices.Insert(names, i, other.Name)
+			names = names[:min(len(names), maxOthers)]
+		}
+	})
+	return names
+}
+
+// others compares a rule that allows with the others.
 func (l *lint) others(r *policy.Rule) {
-	for _, other := range l.rules {
-		if other == r {
-			continue
-		}
-		switch {
-		case other.Deny != nil:
-			if denies(other, r, "") {
-				l.find(r, lintUnreachable, "", "remove one of the two", "rule %q denies all that it grants", other.Name)
-			}
-		case implies(other, r) && (!implies(r, other) || other.Name < r.Name):
-			l.find(r, lintRedundant, "", "remove it", "rule %q grants all of this, to the same requesters and more", other.Name)
-		case boundAlone(other) && !boundAlone(r):
-			if scope, audience, ok := l.shared(other, r); ok {
-				l.find(r, lintUnbound, "allow.scopes", "add require.binding, or set binding in the Audience", "scope %q for audience %q is given without a key, while rule %q gives it with one alone", scope, audience, other.Name)
-			}
-		}
+	for _, name := range l.against(r, func(other *policy.Rule) bool { return other.Deny != nil && denies(other, r, "") }) {
+		l.find(r, lintUnreachable, "", "remove one of the two", "rule %q denies all that it grants", name)
+	}
+	for _, name := range l.against(r, func(other *policy.Rule) bool {
+		return other.Deny == nil && implies(other, r) && (!implies(r, other) || other.Name < r.Name)
+	}) {
+		l.find(r, lintRedundant, "", "remove it", "rule %q grants all of this, to the same requesters and more", name)
+	}
+	if !boundAlone(r) {
+		l.unbound(r)
 	}
 }
 
 // prohibitions compares a rule that denies with the others that do.
 func (l *lint) prohibitions(r *policy.Rule) {
-	for _, other := range l.rules {
-		if other != r && other.Deny != nil && alsoDenies(other, r) && (!alsoDenies(r, other) || other.Name < r.Name) {
-			l.find(r, lintRedundant, "", "remove it", "rule %q denies all of this, and more", other.Name)
-		}
+	for _, name := range l.against(r, func(other *policy.Rule) bool {
+		return other.Deny != nil && alsoDenies(other, r) && (!alsoDenies(r, other) || other.Name < r.Name)
+	}) {
+		l.find(r, lintRedundant, "", "remove it", "rule %q denies all of this, and more", name)
 	}
 }
 
@@ -203,18 +207,48 @@ func boundAlone(r *policy.Rule) bool {
 	return r.Require.Binding != "" && r.Require.Binding != policy.NoBinding
 }
 
-// shared finds a scope that two rules grant for an audience that does not demand a
-// binding by itself.
-func (l *lint) shared(a, b *policy.Rule) (scope, audience string, ok bool) {
-	for _, audience := range b.Allow.Audiences {
-		if res := l.o.st.resources[Ref{KindAudience, audience}].Audience; res == nil || res.Binding != "" && res.Binding != policy.NoBinding || !slices.Contains(a.Allow.Audiences, audience) {
+// scopeAt is a scope for an Audience.
+type scopeAt struct{ audience, scope string }
+
+// boundTargets are what rules give bound alone, each by the first of them, of
+// Audiences that do not demand a binding by themselves.
+func (l *lint) boundTargets() map[scopeAt]*policy.Rule {
+	out := map[scopeAt]*policy.Rule{}
+	for _, r := range l.rules {
+		if r.Deny != nil || !boundAlone(r) {
 			continue
 		}
-		for _, scope := range scopesOf(b) {
-			if slices.Contains(scopesOf(a), scope) {
-				return scope, audience, true
+		for _, audience := range r.Allow.Audiences {
+			a := l.o.st.resources[Ref{KindAudience, audience}].Audience
+			if a == nil || a.Binding != "" && a.Binding != policy.NoBinding {
+				continue
+			}
+			for _, scope := range grantable(r, a) {
+				if to := (scopeAt{audience, scope}); out[to] == nil {
+					out[to] = r
+				}
 			}
 		}
 	}
-	return "", "", false
+	return out
+}
+
+// unbound looks for a scope that a rule gives unbound and another bound alone.
+func (l *lint) unbound(r *policy.Rule) {
+	for _, audience := range r.Allow.Audiences {
+		for _, scope := range grantable(r, l.o.st.resources[Ref{KindAudience, audience}].Audience) {
+			if other := l.bound[scopeAt{audience, scope}]; other != nil {
+				l.find(r, lintUnbound, "allow.scopes", "add require.binding, or set binding in the Audience", "scope %q for audience %q is given without a key, while rule %q gives it with one alone", scope, audience, other.Name)
+				return
+			}
+		}
+	}
+}
+
+// grantable are the scopes of an Audience that a rule can grant.
+func grantable(r *policy.Rule, a *Audience) []string {
+	if r.Allow.ScopesFromRequest && a != nil {
+		return a.Scopes
+	}
+	return scopesOf(r)
 }

@@ -1,9 +1,12 @@
 package sts
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 	"time"
+
+	"pgregory.net/rapid"
 
 	"github.com/workload-sts/sts/policy"
 )
@@ -18,9 +21,11 @@ func offlineWith(t *testing.T, more ...*policy.Rule) *Offline {
 	resources := []Resource{
 		{Audience: &Audience{Name: "payments", Scopes: []string{"read", "write"}}},
 		{Audience: &Audience{Name: "orders", Scopes: []string{"read"}}},
+		{Audience: &Audience{Name: "bound", Scopes: []string{"read"}, Binding: policy.DPoPBinding}},
 		{Issuer: &Issuer{Name: "idp", Issuer: "https://idp.example.com"}},
 		{Issuer: &Issuer{Name: "gitlab", Preset: "gitlab"}},
 		{Client: &Client{Name: "web"}}, {Client: &Client{Name: "api", Audiences: []string{"payments"}}},
+		{ClientTemplate: &ClientTemplate{Name: "agents", Methods: []AuthMethod{SecretBasic}, Labels: map[string]string{"tier": "agent"}}},
 		{Rule: good},
 	}
 	for _, r := range more {
@@ -83,6 +88,48 @@ func TestLint(t *testing.T) {
 			deny("no", policy.Deny{Scopes: []string{"write"}}, func(r *policy.Rule) { r.Requester = web }),
 			deny("yes", policy.Deny{Audiences: []string{"payments"}, Scopes: []string{"write"}}, none),
 		}, nil},
+		{"for all tokens by an expression about something else", []*policy.Rule{allow(func(r *policy.Rule) {
+			r.Subject, r.When = &policy.Party{Issuer: "idp"}, `client.id != "x" && subject.issuer == "idp" && actor.sub != "y"`
+		})}, []string{"other any-subject"}},
+		{"pinned by an expression", []*policy.Rule{allow(func(r *policy.Rule) {
+			r.Subject, r.When = &policy.Party{Issuer: "idp"}, `subject.sub.startsWith("a")`
+		})}, nil},
+		{"superfluous by one value of several", []*policy.Rule{
+			allow(func(r *policy.Rule) {
+				r.Subject = &policy.Party{Issuer: "idp", Claims: map[string]any{"team": []any{"b", "a"}}}
+			}),
+			allow(func(r *policy.Rule) { r.Name = "superfluous" }),
+		}, []string{"superfluous redundant"}},
+		{"not superfluous by one value of several", []*policy.Rule{
+			allow(func(r *policy.Rule) {
+				r.Subject = &policy.Party{Issuer: "idp", Claims: map[string]any{"team": []any{"b", "a"}}}
+			}),
+			allow(func(r *policy.Rule) {
+				r.Name, r.Subject = "wider", &policy.Party{Issuer: "idp", Claims: map[string]any{"team": []any{"a", "c"}}}
+			}),
+		}, nil},
+		{"said three times, however many others there are", []*policy.Rule{
+			allow(func(r *policy.Rule) { r.Name = "a" }), allow(func(r *policy.Rule) { r.Name = "b" }), allow(func(r *policy.Rule) { r.Name = "c" }),
+			allow(func(r *policy.Rule) { r.Name = "d" }), allow(func(r *policy.Rule) { r.Name = "e" }),
+		}, []string{"b redundant", "c redundant", "c redundant", "d redundant", "d redundant", "d redundant", "e redundant", "e redundant", "e redundant"}},
+		{"unbound", []*policy.Rule{allow(func(r *policy.Rule) {
+			r.Subject, r.Allow.Audiences, r.Require.Binding = nil, []string{"payments"}, policy.DPoPBinding
+		})}, []string{"good unbound"}},
+		{"any scope unbound", []*policy.Rule{
+			allow(func(r *policy.Rule) {
+				r.Subject, r.Allow.Scopes, r.Allow.ScopesFromRequest = &policy.Party{Issuer: policy.Self}, nil, true
+			}),
+			allow(func(r *policy.Rule) { r.Name, r.Require.Binding = "bound", policy.DPoPBinding }),
+		}, []string{"other unbound"}},
+		{"a binding that the audience does not take", []*policy.Rule{allow(func(r *policy.Rule) {
+			r.Allow.Audiences, r.Require.Binding = []string{"bound"}, policy.MTLSBinding
+		})}, []string{"other unreachable"}},
+		{"registered clients", []*policy.Rule{allow(func(r *policy.Rule) {
+			r.Requester, r.Subject = policy.Requester{Labels: map[string]string{"tier": "agent"}}, nil
+		})}, nil},
+		{"nobody", []*policy.Rule{allow(func(r *policy.Rule) {
+			r.Requester, r.Subject = policy.Requester{Labels: map[string]string{"tier": "agent", "x": ""}}, nil
+		})}, []string{"other unreachable"}},
 		{"all of one from claims", []*policy.Rule{allow(func(r *policy.Rule) {
 			r.Allow.Audiences, r.Allow.ScopesFromClaims = []string{"payments"}, []policy.ScopesForValue{{Claim: "group", Value: "x", Scopes: []string{"write"}}}
 		})}, nil},
@@ -157,4 +204,140 @@ func TestWhoCan(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestLintManyRules shows that rules are not all held against each other.
+func TestLintManyRules(t *testing.T) {
+	const n = 10_000
+	var rules []*policy.Rule
+	for i := range n {
+		r := &policy.Rule{Name: fmt.Sprint("r", i), Allow: policy.Allow{Audiences: []string{"payments"}, Scopes: []string{"read"}}}
+		switch i % 4 {
+		case 0:
+			r.Subject = &policy.Party{Issuer: "idp", Claims: map[string]any{"team": "a", "repo": fmt.Sprint(i)}}
+		case 1:
+			r.Requester.Clients = []string{fmt.Sprint("c", i), fmt.Sprint("c", i+4)}
+		case 2:
+			r.Requester.Labels = map[string]string{"team": fmt.Sprint(i), "tier": "1"}
+		default:
+			r.Allow, r.Deny, r.When = policy.Allow{}, &policy.Deny{Audiences: []string{"payments"}}, fmt.Sprint("subject.claims.run == ", i)
+		}
+		rules = append(rules, r)
+	}
+	near := newLintIndex(rules)
+	compared := 0
+	for _, r := range rules {
+		near.near(r, func(*policy.Rule) { compared++ })
+	}
+	if compared > 2*n {
+		t.Errorf("%d rules are held against %d others", n, compared)
+	}
+}
+
+// TestLintIndex shows that all rules are found which imply another, or deny all of
+// it.
+func TestLintIndex(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		some := func(of ...string) []string {
+			return rapid.SliceOfNDistinct(rapid.SampledFrom(of), 0, 2, rapid.ID[string]).Draw(t, "some")
+		}
+		one := func(of ...string) string { return rapid.SampledFrom(of).Draw(t, "one") }
+		party := func() *policy.Party {
+			p := &policy.Party{Issuer: one("idp", "ci"), Claims: map[string]any{}}
+			for _, name := range some("team", "sub") {
+				if p.Claims[name] = any(one("a", "b")); rapid.Bool().Draw(t, "list") {
+					p.Claims[name] = []any{one("a", "b"), one("b", "c")}
+				}
+			}
+			if rapid.Bool().Draw(t, "glob") {
+				p.ClaimGlobs = map[string]string{"ref": one("x*", "y*")}
+			}
+			return p
+		}
+		var rules []*policy.Rule
+		for i := range rapid.IntRange(2, 12).Draw(t, "rules") {
+			r := &policy.Rule{Name: fmt.Sprint("r", i)}
+			if rapid.Bool().Draw(t, "clients") {
+				r.Requester.Clients = some("web", "api")
+			}
+			for _, name := range some("tier", "zone") {
+				if r.Requester.Labels == nil {
+					r.Requester.Labels = map[string]string{}
+				}
+				r.Requester.Labels[name] = one("1", "2")
+			}
+			if rapid.Bool().Draw(t, "subject") {
+				r.Subject = party()
+			}
+			if rapid.IntRange(0, 3).Draw(t, "actor") == 0 {
+				r.Actor = party()
+			}
+			if rapid.IntRange(0, 3).Draw(t, "when") == 0 {
+				r.When = one("true", "false")
+			}
+			if rapid.IntRange(0, 2).Draw(t, "deny") == 0 {
+				r.Requester.Workload = workloads(r.Requester) && rapid.Bool().Draw(t, "workload")
+				r.Deny = &policy.Deny{Audiences: some("payments", "orders"), Scopes: some("read", "write")}
+			} else {
+				r.Allow = policy.Allow{Audiences: append(some("orders"), "payments"), Scopes: some("read", "write"), ScopesFromRequest: rapid.Bool().Draw(t, "any")}
+			}
+			rules = append(rules, r)
+		}
+		near := newLintIndex(rules)
+		for _, r := range rules {
+			found := map[*policy.Rule]bool{}
+			near.near(r, func(other *policy.Rule) { found[other] = true })
+			for _, other := range rules {
+				var matters bool
+				switch {
+				case other == r:
+				case other.Deny != nil && r.Deny != nil:
+					matters = alsoDenies(other, r)
+				case other.Deny != nil:
+					matters = denies(other, r, "")
+				case r.Deny == nil:
+					matters = implies(other, r)
+				}
+				if matters && !found[other] {
+					t.Fatalf("%+v is not held against %+v", other, r)
+				}
+			}
+		}
+	})
+}
+
+// TestRegisteredClientsOffline shows that clients which a template could register
+// are decided about, and shown to who asks who can get a token.
+func TestRegisteredClientsOffline(t *testing.T) {
+	o := offlineWith(t,
+		&policy.Rule{Name: "agents", Requester: policy.Requester{Labels: map[string]string{"tier": "agent"}}, Allow: policy.Allow{Audiences: []string{"orders"}, Scopes: []string{"read"}}},
+		&policy.Rule{
+			Name: "onward", Requester: policy.Requester{Labels: map[string]string{"tier": "agent"}}, Subject: &policy.Party{Issuer: policy.Self},
+			Allow: policy.Allow{Audiences: []string{"bound"}, Scopes: []string{"read"}},
+		},
+	)
+	for name, want := range map[string]Code{"agents~1": "", "agents~": InvalidClient, "others~1": InvalidClient, "agents": InvalidClient} {
+		out := o.Simulate(t.Context(), Simulation{Client: name, Audiences: []string{"orders"}, Now: time.Now()})
+		if got := codeOf(out.Error); got != want {
+			t.Errorf("client %s: %q, want %q", name, got, want)
+		}
+		tried := o.Retry(t.Context(), &Record{Time: time.Now(), Client: name, Grant: ClientCredentials, AskedAudiences: []string{"orders"}, AskedType: AccessToken, Facts: &Facts{}})
+		if got := codeOf(tried.Error); got != want {
+			t.Errorf("client %s, once more: %q, want %q", name, got, want)
+		}
+	}
+	ways, err := o.WhoCan("bound", "read")
+	if err != nil || len(ways) != 1 || !slices.Equal(ways[0].Templates, []string{"agents"}) || len(ways[0].Clients) > 0 {
+		t.Fatalf("%+v %v", ways, err)
+	}
+	if from := ways[0].From; len(from) != 1 || from[0].Rule != "agents" {
+		t.Errorf("the token comes from %+v", from)
+	}
+}
+
+func codeOf(e *Error) Code {
+	if e == nil {
+		return ""
+	}
+	return e.Code
 }

@@ -2,6 +2,7 @@ package sts
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/workload-sts/sts/jose"
@@ -17,7 +18,8 @@ type Offline struct {
 
 // NewOffline returns an Offline, or what is wrong with the resources; the Index of
 // a problem is its resource's. What depends on the machine of a server, its key
-// sets and files, counts as there.
+// sets and files, counts as there. Registered clients are no resources, so each name
+// that a ClientTemplate could give to one stands for one.
 func NewOffline(issuer string, resources []Resource) (*Offline, []Problem) {
 	s := &Service{issuer: issuer, keys: offlineKeys{}, issuerKeys: offlineIssuers{}, clientKeys: offlineClients{}}
 	all, _, problems := merge(map[Ref]Resource{}, Change{Put: resources})
@@ -28,6 +30,7 @@ func NewOffline(issuer string, resources []Resource) (*Offline, []Problem) {
 	if len(problems) > 0 {
 		return nil, locate(problems, resources)
 	}
+	st.supposed = true
 	return &Offline{service: s, st: st}, nil
 }
 
@@ -55,6 +58,40 @@ func (o *Offline) Resource(kind Kind, name string) (Resource, bool) {
 // Issuer, or this service, demands: iss, aud, iat and exp.
 func (o *Offline) GoodClaims(issuer string, now time.Time, age, left time.Duration) map[string]any {
 	return o.service.goodClaims(o.st, issuer, now, age, left)
+}
+
+// WrongIssuer says what is wrong with a name of an Issuer, or self: that there is
+// none, or nothing.
+func (o *Offline) WrongIssuer(name string) string { return o.st.wrongIssuer(name) }
+
+// WrongIssuer is that of an Offline, by the resources in force.
+func (s *Service) WrongIssuer(name string) string { return s.state.Load().wrongIssuer(name) }
+
+func (st *state) wrongIssuer(name string) string {
+	known := map[string]bool{policy.Self: true}
+	for _, i := range st.issuers {
+		known[i.Name] = true
+	}
+	if known[name] {
+		return ""
+	}
+	return fmt.Sprintf("Issuer %q is not defined%s", name, policy.DidYouMean(name, known))
+}
+
+// WrongClient says what is wrong with a name of a client: that there is none, or
+// nothing.
+func (o *Offline) WrongClient(name string, now time.Time) string { return o.st.wrongClient(name, now) }
+
+// WrongClient is that of an Offline, by the resources in force.
+func (s *Service) WrongClient(name string, now time.Time) string {
+	return s.state.Load().wrongClient(name, now)
+}
+
+func (st *state) wrongClient(name string, now time.Time) string {
+	if _, ok := st.client(name, now); ok {
+		return ""
+	}
+	return fmt.Sprintf("Client %q is not defined%s", name, policy.DidYouMean(name, st.clients))
 }
 
 // GoodClaims is that of an Offline, by the resources in force.

@@ -3,6 +3,7 @@ package sts
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -146,6 +147,17 @@ func (r *Registration) compile(t *ClientTemplate) *client {
 		c.unfit = unfit.Message
 	}
 	return c
+}
+
+// supposedClient is a registered client as rules know it, by a name that its
+// template could give to it.
+func (st *state) supposedClient(name string) (*client, bool) {
+	template, rest, ok := strings.Cut(name, registeredMark)
+	t, known := st.templates[template]
+	if !ok || rest == "" || !known {
+		return nil, false
+	}
+	return newClient(&Client{Name: name, Labels: t.Labels, DPoPBound: t.DPoPBound}, nil), true
 }
 
 // client is the registration as the resource it would be. Its labels are those of

@@ -29,6 +29,10 @@ type state struct {
 	templates  map[string]*ClientTemplate
 	registered map[string]*client // dynamically, by the templates
 
+	// supposed has every name that a template could give to a client stand for one, as
+	// long as nobody knows which there are.
+	supposed bool
+
 	identifiers, scopes map[string]bool      // of all Audiences
 	quotas              map[string]*Audience // those with a quota, by identifier
 	introspectors       map[string][]string  // clients, by identifier
@@ -168,10 +172,14 @@ func (st *state) client(name string, now time.Time) (*client, bool) {
 		return c, true
 	}
 	c, ok := st.registered[name]
-	if !ok || !now.Before(c.ends) {
+	switch {
+	case ok && now.Before(c.ends):
+		return c, true
+	case st.supposed:
+		return st.supposedClient(name)
+	default:
 		return nil, false
 	}
-	return c, true
 }
 
 func (st *state) addClient(cl *client) {

@@ -12,9 +12,10 @@ import (
 // Way is a rule by which somebody gets at something, and whom it admits.
 type Way struct {
 	Rule      string   `json:"rule"`
-	Clients   []string `json:"clients,omitempty"`  // enabled ones that may ask
-	Workload  string   `json:"workload,omitempty"` // Issuer whose workloads ask themselves
-	Subject   string   `json:"subject,omitempty"`  // whose tokens; empty: none
+	Clients   []string `json:"clients,omitempty"`          // enabled ones that may ask
+	Templates []string `json:"client_templates,omitempty"` // all clients that are registered by these may ask
+	Workload  string   `json:"workload,omitempty"`         // Issuer whose workloads ask themselves
+	Subject   string   `json:"subject,omitempty"`          // whose tokens; empty: none
 	Actor     string   `json:"actor,omitempty"`
 	When      string   `json:"when,omitempty"`
 	Binding   string   `json:"binding,omitempty"`
@@ -55,16 +56,16 @@ func (o *Offline) WhoCan(audience, scope string) ([]Way, error) {
 		return nil, &Error{Code: NotFound, Message: fmt.Sprintf("Audience %q does not define scope %q", audience, scope)}
 	}
 	left := maxWays
-	return o.ways([]string{audience}, "", scope, 1, &left), nil
+	return o.ways([]string{audience}, holder{}, scope, 1, &left), nil
 }
 
-// ways are the rules that lead to tokens for one of some audiences, or to any that
-// a client gets if holder is not empty.
-func (o *Offline) ways(audiences []string, holder, scope string, depth int, left *int) []Way {
+// ways are the rules that lead to tokens for one of some audiences, or those by which
+// a holder gets any.
+func (o *Offline) ways(audiences []string, by holder, scope string, depth int, left *int) []Way {
 	var out []Way
 	for _, ref := range o.st.order {
 		r := o.st.resources[ref].Rule
-		if ref.Kind != KindRule || r.Deny != nil || *left == 0 || !o.leads(r, audiences, holder) || !grantsScope(r, scope) {
+		if ref.Kind != KindRule || r.Deny != nil || *left == 0 || !o.leads(r, audiences, by) || !grantsScope(r, scope) {
 			continue
 		}
 		*left--
@@ -75,7 +76,7 @@ func (o *Offline) ways(audiences []string, holder, scope string, depth int, left
 		if workloads(r.Requester) {
 			w.Workload = r.Subject.Issuer
 		} else {
-			w.Clients = o.clientsOf(r.Requester)
+			w.Clients, w.Templates = o.clientsOf(r.Requester), o.templatesOf(r.Requester)
 		}
 		for _, d := range o.st.order {
 			switch deny := o.st.resources[d].Rule; {
@@ -90,7 +91,7 @@ func (o *Offline) ways(audiences []string, holder, scope string, depth int, left
 			if depth == maxWayDepth {
 				w.Truncated = true
 			} else {
-				w.From = o.sources(r, w.Clients, scope, depth, left)
+				w.From = o.sources(r, w.Clients, w.Templates, scope, depth, left)
 			}
 		}
 		out = append(out, w)
@@ -99,8 +100,8 @@ func (o *Offline) ways(audiences []string, holder, scope string, depth int, left
 }
 
 // sources are the rules that lead to tokens which clients may exchange by a rule:
-// addressed to one of them, or issued to it.
-func (o *Offline) sources(r *policy.Rule, clients []string, scope string, depth int, left *int) []Way {
+// addressed to one of them, or issued to it. Registered clients have no audiences.
+func (o *Offline) sources(r *policy.Rule, clients, templates []string, scope string, depth int, left *int) []Way {
 	var audiences []string
 	for _, name := range clients {
 		audiences = append(audiences, o.st.clients[name].Client.Audiences...)
@@ -115,8 +116,15 @@ func (o *Offline) sources(r *policy.Rule, clients []string, scope string, depth 
 	}
 	var out []Way
 	seen := map[string]bool{r.Name: true}
-	for _, holder := range append([]string{""}, clients...) {
-		for _, w := range o.ways(audiences, holder, scope, depth+1, left) {
+	holders := []holder{{}}
+	for _, name := range clients {
+		holders = append(holders, holder{client: name})
+	}
+	for _, name := range templates {
+		holders = append(holders, holder{template: name})
+	}
+	for _, by := range holders {
+		for _, w := range o.ways(audiences, by, scope, depth+1, left) {
 			if !seen[w.Rule] {
 				seen[w.Rule] = true
 				out = append(out, w)
@@ -126,11 +134,64 @@ func (o *Offline) sources(r *policy.Rule, clients []string, scope string, depth 
 	return out
 }
 
-func (o *Offline) leads(r *policy.Rule, audiences []string, holder string) bool {
-	if holder != "" {
-		return !workloads(r.Requester) && slices.Contains(o.clientsOf(r.Requester), holder)
+// holder is a client, or any that is registered by a template; zero: anybody.
+type holder struct{ client, template string }
+
+func (o *Offline) leads(r *policy.Rule, audiences []string, by holder) bool {
+	switch {
+	case by.client != "":
+		return !workloads(r.Requester) && slices.Contains(o.clientsOf(r.Requester), by.client)
+	case by.template != "":
+		return slices.Contains(o.templatesOf(r.Requester), by.template)
 	}
 	return slices.ContainsFunc(audiences, func(a string) bool { return slices.Contains(r.Allow.Audiences, a) })
+}
+
+// clientsOf returns the enabled clients that a requester is, by name.
+func (o *Offline) clientsOf(q policy.Requester) []string {
+	var out []string
+	one := func(name string) {
+		if c, ok := o.st.clients[name]; ok && !c.Disabled && hasLabels(c.Labels, q.Labels) {
+			out = append(out, name)
+		}
+	}
+	if len(q.Clients) > 0 {
+		for _, name := range q.Clients {
+			one(name)
+		}
+	} else {
+		for name := range o.st.clients {
+			one(name)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
+// templatesOf returns the ClientTemplates whose registered clients a requester is,
+// by name.
+func (o *Offline) templatesOf(q policy.Requester) []string {
+	var out []string
+	if len(q.Clients) > 0 || len(q.Labels) == 0 {
+		return nil
+	}
+	for name, t := range o.st.templates {
+		if hasLabels(t.Labels, q.Labels) {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// hasLabels tells whether labels are among those that there are.
+func hasLabels(labels, some map[string]string) bool {
+	for name, value := range some {
+		if got, ok := labels[name]; !ok || got != value {
+			return false
+		}
+	}
+	return true
 }
 
 // grantsScope tells whether a rule can grant a scope; those that come from claims

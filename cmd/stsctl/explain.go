@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -106,7 +107,8 @@ func (c *cli) explainRecorded(ctx context.Context, id string, audits, dirs []str
 }
 
 // records reads an audit log until visit returns false. A line that cannot be read
-// is an error with its number: whoever asks about an audit log wants to know.
+// is an error with its number: whoever asks about an audit log wants to know. One
+// that does not end yet is being written.
 func (c *cli) records(name string, visit func(*sts.Record) bool) error {
 	in := c.stdin
 	if name != "-" {
@@ -127,6 +129,9 @@ func (c *cli) records(name string, visit func(*sts.Record) bool) error {
 			return badInput("reading %s, line %d: %v", name, n, err)
 		}
 		r, err := sts.ReadRecord(line)
+		if err != nil && !bytes.HasSuffix(line, []byte("\n")) {
+			return nil
+		}
 		if err != nil {
 			return badInput("%s:%d: %v", name, n, err)
 		}

@@ -15,7 +15,8 @@ import (
 type offline struct {
 	*sts.Offline
 	docs      []resource.Document
-	resources []sts.Resource // of docs
+	resources []sts.Resource  // of docs
+	at        map[sts.Ref]int // of resources and docs
 	tests     []*policytest.File
 }
 
@@ -33,7 +34,7 @@ func (c *cli) loadOffline(paths []string, issuer string, strict bool) (*offline,
 	if err != nil {
 		return nil, err
 	}
-	out := &offline{docs: docs}
+	out := &offline{docs: docs, at: map[sts.Ref]int{}}
 	var problems []sts.Problem
 	for i, d := range docs {
 		r, bad := server.FromProto(d.Resource)
@@ -42,6 +43,9 @@ func (c *cli) loadOffline(paths []string, issuer string, strict bool) (*offline,
 			problems = append(problems, p)
 		}
 		out.resources = append(out.resources, r)
+		if _, twice := out.at[r.Ref()]; !twice {
+			out.at[r.Ref()] = i
+		}
 	}
 	if len(problems) == 0 {
 		out.Offline, problems = sts.NewOffline(issuer, out.resources)
@@ -72,6 +76,9 @@ func (c *cli) loadTests(out *offline, paths []string) error {
 				return badInput("%v", err)
 			}
 			f, problems := policytest.Parse(file, data)
+			if len(problems) == 0 {
+				problems = f.Check(out)
+			}
 			for _, p := range problems {
 				fmt.Fprintln(c.stderr, oneLine(p.String()))
 			}

@@ -53,6 +53,9 @@ the request would be denied.`,
 			if subject != "" {
 				fields.Fields["sub"] = structpb.NewStringValue(subject)
 			}
+			if issuer == "" {
+				return usage("--subject and --claims are of a token: name its Issuer, or self, with --issuer-name")
+			}
 			r.Subject = &stsv1.TestToken{Issuer: issuer, Claims: fields}
 		}
 		x, err := c.simulated(cmd.Context(), args, r, *self)
@@ -175,11 +178,18 @@ too much than too little.`,
 }
 
 func (c *cli) printWay(w sts.Way, indent string) {
-	who := "clients " + strings.Join(w.Clients, ", ")
+	var admits []string
+	if len(w.Clients) > 0 {
+		admits = append(admits, "clients "+strings.Join(w.Clients, ", "))
+	}
+	if len(w.Templates) > 0 {
+		admits = append(admits, "clients that are registered by "+strings.Join(w.Templates, ", "))
+	}
+	who := strings.Join(admits, ", and ")
 	switch {
 	case w.Workload != "":
 		who = "workloads of issuer " + w.Workload + " themselves"
-	case len(w.Clients) == 0:
+	case who == "":
 		who = "no client"
 	}
 	line := func(what, value string) {

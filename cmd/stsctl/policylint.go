@@ -30,7 +30,8 @@ func newPolicyLint(c *cli) *cobra.Command {
 denies, that are for every token of an issuer, have wild patterns, impersonate,
 accept tokens that are addressed to others, or give tokens that live long or
 are not bound where another rule binds them; for what the presets find
-dangerous; and, if there are test cases, for scopes that no case is granted.
+dangerous; and, if there are test cases, for scopes and audiences of which no
+case is granted one.
 
 Each finding has an id. What is meant is accepted in the rule, where whoever
 reads it next finds it: accept_risks: [ID]. The exit code is 1 if there is a
@@ -73,27 +74,31 @@ finding.`,
 
 // where is the place of a field of a resource in the files.
 func (o *offline) where(ref sts.Ref, field string) (file string, line, column int) {
-	for i, r := range o.resources {
-		if r.Ref() == ref {
-			return o.docs[i].Positions.At(field)
-		}
+	i, ok := o.at[ref]
+	if !ok {
+		return "", 0, 0
 	}
-	return "", 0, 0
+	return o.docs[i].Positions.At(field)
 }
 
-// untested finds scopes that a rule grants and no case is granted by it.
+// untested finds scopes that a rule grants, and audiences that it grants them for,
+// of which no case is granted one by it. Where there are scopes and one audience,
+// the scopes tell.
 func (o *offline) untested(ctx context.Context) []sts.Finding {
 	if len(o.tests) == 0 {
 		return nil
 	}
-	shown := map[string]map[string]bool{}
+	shown, targets := map[string]map[string]bool{}, map[string]map[string]bool{}
 	for _, r := range policytest.Run(ctx, o.Offline, o.tests) {
 		if r.Outcome.Error != nil {
 			continue
 		}
 		for _, rule := range r.Outcome.Explanation.Granted.Rules {
 			if shown[rule] == nil {
-				shown[rule] = map[string]bool{}
+				shown[rule], targets[rule] = map[string]bool{}, map[string]bool{}
+			}
+			for _, id := range r.Outcome.Explanation.Granted.Audiences {
+				targets[rule][id] = true
 			}
 			for _, scope := range r.Outcome.Explanation.Granted.Scopes {
 				shown[rule][scope] = true
@@ -105,12 +110,27 @@ func (o *offline) untested(ctx context.Context) []sts.Finding {
 		if r.Rule == nil || slices.Contains(r.Rule.AcceptRisks, sts.LintUntested) {
 			continue
 		}
+		find := func(field, what, name string) {
+			out = append(out, sts.Finding{
+				Problem: sts.Problem{Ref: r.Ref(), Index: -1, Field: field, Message: fmt.Sprintf("no test case is granted %s %q by the rule", what, name)},
+				ID:      sts.LintUntested, Fix: "add a case that shows who needs it, or take it out",
+			})
+		}
 		untested := func(field, scope string) {
 			if !shown[r.Rule.Name][scope] {
-				out = append(out, sts.Finding{
-					Problem: sts.Problem{Ref: r.Ref(), Index: -1, Field: field, Message: fmt.Sprintf("no test case is granted scope %q by the rule", scope)},
-					ID:      sts.LintUntested, Fix: "add a case that shows who needs it, or take the scope out",
-				})
+				find(field, "scope", scope)
+			}
+		}
+		for i, name := range r.Rule.Allow.Audiences {
+			if len(r.Rule.Allow.Audiences) == 1 && len(r.Rule.Allow.Scopes)+len(r.Rule.Allow.ScopesFromClaims) > 0 {
+				break
+			}
+			ids := []string{name}
+			if a, ok := o.Resource(sts.KindAudience, name); ok && len(a.Audience.Identifiers) > 0 {
+				ids = a.Audience.Identifiers
+			}
+			if !slices.ContainsFunc(ids, func(id string) bool { return targets[r.Rule.Name][id] }) {
+				find(fmt.Sprintf("allow.audiences[%d]", i), "a token for audience", name)
 			}
 		}
 		for i, scope := range r.Rule.Allow.Scopes {

@@ -20,7 +20,7 @@ import (
 
 func newPolicyReplay(c *cli) *cobra.Command {
 	cmd := &cobra.Command{
-		Use:   "replay --audit FILE --against DIR|REVISION|shadow",
+		Use:   "replay --against DIR|REVISION|shadow --audit FILE [FILE]...",
 		Short: "Try other resources with the decisions of an audit log",
 		Long: `Take the decisions of an audit log once more, by other resources, and report all
 that would be otherwise: what would be denied now, what would be granted, and
@@ -28,12 +28,14 @@ what would be granted with other scopes, lifetime, subject, actors, audiences or
 binding. Nothing is asked of a server, unless the resources are those of one of
 its revisions, by number, or of its shadow revision.
 
+A log that is rotated has several files: name all that go back as far as
+--since.
+
 A record has the claims that rules could read when it was written. Where other
 rules read another claim, or an expression reads any, it cannot be told what
 they would say; such records are counted. The exit code is 1 if a decision
 would be otherwise.`,
-		Example: "  stsctl policy replay --audit /var/lib/stsd/audit.jsonl --since 7d --against policy.d/\n  stsctl policy replay --audit audit.jsonl --against 41",
-		Args:    noArgs("write `stsctl policy replay --audit FILE --against DIR`"),
+		Example: "  stsctl policy replay --since 7d --against policy.d/ --audit /var/lib/stsd/audit*.jsonl\n  stsctl policy replay --audit audit.jsonl --against 41",
 	}
 	audits := cmd.Flags().StringArray("audit", nil, "audit log `FILE`, or - for standard input; may repeat")
 	against := cmd.Flags().StringArray("against", nil, "`DIR` or file with the resources to try, which may repeat; or a revision of the server by its number, or shadow")
@@ -41,7 +43,8 @@ would be otherwise.`,
 	self := offlineIssuer(cmd)
 	out := outputFlag(cmd, "text", "json", "yaml")
 	c.conn.admin(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		*audits = append(*audits, args...)
 		if len(*audits) == 0 || len(*against) == 0 {
 			return usage("replay needs --audit FILE and --against DIR")
 		}
@@ -54,8 +57,12 @@ would be otherwise.`,
 			return err
 		}
 		report := &replayReport{groups: map[replayKey]*replayGroup{}, unknown: map[string]int{}}
+		var begins time.Time
 		for _, name := range *audits {
 			err := c.records(name, func(r *sts.Record) bool {
+				if begins.IsZero() || r.Time.Before(begins) {
+					begins = r.Time
+				}
 				if r.Event == sts.EventToken && !r.Time.Before(from) {
 					report.add(cmd.Context(), o, r)
 				}
@@ -64,6 +71,9 @@ would be otherwise.`,
 			if err != nil {
 				return err
 			}
+		}
+		if !from.IsZero() && begins.After(from) {
+			fmt.Fprintf(c.stderr, "stsctl: the records begin at %s, later than --since says; if the log was rotated, name the files before it too\n", begins.In(c.zone).Format(time.RFC3339))
 		}
 		return c.showReplay(report, out)
 	}

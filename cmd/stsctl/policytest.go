@@ -65,6 +65,9 @@ no case shows to matter: for which there is no request that fails by it alone.`,
 }
 
 func (c *cli) policyTest(ctx context.Context, paths []string, t *policyTest) error {
+	if !(t.minCoverage >= 0 && t.minCoverage <= 100) {
+		return usage("--min-coverage is between 0 and 100")
+	}
 	filter, err := regexp.Compile(t.run)
 	if err != nil {
 		return usage("--run is not a regular expression: %v", err)
@@ -73,11 +76,16 @@ func (c *cli) policyTest(ctx context.Context, paths []string, t *policyTest) err
 	if err != nil {
 		return err
 	}
+	total := 0
 	for _, f := range o.tests {
+		total += len(f.Cases)
 		f.Cases = slices.DeleteFunc(f.Cases, func(k *policytest.Case) bool { return !filter.MatchString(k.Name) })
 	}
 	results := policytest.Run(ctx, o.Offline, o.tests)
-	if len(results) == 0 {
+	switch {
+	case len(results) == 0 && total > 0:
+		return badInput("none of the names of %s matches %s", count(total, "case"), oneLine(t.run))
+	case len(results) == 0:
 		return badInput("no test cases; write them into files whose names end in _test.yaml, see docs/policy-testing.md")
 	}
 	if t.update {

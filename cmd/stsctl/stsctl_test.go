@@ -22,6 +22,8 @@ import (
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
+
+	"github.com/workload-sts/sts/sts"
 )
 
 // ctl runs one command line in this process.
@@ -244,4 +246,17 @@ func selfSigned(t *testing.T) (tls.Certificate, string) {
 		t.Fatal(err)
 	}
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: private}, file
+}
+
+// TestRecordsOfLogInUse reads a log whose last line is being written.
+func TestRecordsOfLogInUse(t *testing.T) {
+	const line = `{"event":"token","time":"2026-11-01T00:00:00Z","decision":"d1"}`
+	for text, want := range map[string]int{line + "\n" + line[:20]: 1, line + "\n" + line: 2, line[:20] + "\n" + line: -1} {
+		c := &cli{stdin: strings.NewReader(text)}
+		n := 0
+		err := c.records("-", func(*sts.Record) bool { n++; return true })
+		if want < 0 && err == nil || want >= 0 && (err != nil || n != want) {
+			t.Errorf("%q: %d records, %v; want %d", text, n, err, want)
+		}
+	}
 }

@@ -187,11 +187,16 @@ func (n *node) auditNode(file string) string {
 	if !n.shared {
 		return ""
 	}
+	return hostname() + ":" + file
+}
+
+// hostname is what this machine is called, or a dash.
+func hostname() string {
 	host, err := os.Hostname()
 	if err != nil {
-		host = "-"
+		return "-"
 	}
-	return host + ":" + file
+	return host
 }
 
 func (n *node) auditSinks(c *stsv1.AuditConfig) ([]storage.AuditSink, error) {

@@ -54,6 +54,7 @@ func (n *node) openEtcd(ctx context.Context, c *stsv1.EtcdConfig) (*storage.Stor
 	n.closers = append(n.closers, replay.Close)
 	n.replay = replay
 	n.metrics = append(n.metrics, replay.Collector())
+	n.closers = append(n.closers, storage.Announce(kv, hostname()).Close)
 	if !begins.IsZero() {
 		n.log.Info("the store was restored from a backup or moved: single-use tokens that were made until then are refused", "at", begins)
 	}

@@ -6,6 +6,7 @@ package policytest
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -33,6 +34,7 @@ type Case struct {
 
 	file *File
 	path string // in the file: cases[0]
+	at   int    // the same as a number; not in Cases, of which some may have been taken out
 	test *stsv1.PolicyTestCase
 	now  time.Time
 }
@@ -73,7 +75,7 @@ func Parse(name string, data []byte) (*File, []resource.Problem) {
 	}
 	seen := map[string]bool{}
 	for i, test := range f.tests.GetCases() {
-		c := &Case{Name: test.GetName(), file: f, path: fmt.Sprintf("cases[%d]", i), test: test, now: f.now}
+		c := &Case{Name: test.GetName(), file: f, path: fmt.Sprintf("cases[%d]", i), at: i, test: test, now: f.now}
 		_, c.Line, c.Column = f.positions.At(c.path)
 		if t := test.GetRequest().GetTime(); t != nil {
 			c.now = t.AsTime()
@@ -90,6 +92,46 @@ func Parse(name string, data []byte) (*File, []resource.Problem) {
 		return nil, problems
 	}
 	return f, nil
+}
+
+// World knows which Issuers and Clients there are; [sts.Offline] and [sts.Service]
+// do. What is wrong with a name is an empty text if there is one of it.
+type World interface {
+	WrongIssuer(name string) string
+	WrongClient(name string, now time.Time) string
+}
+
+// Check says which Issuers and Clients of the file are not defined. A typo would
+// have the requests denied, for another reason than the case is about. That of a
+// client may be what a case shows, if it says so by its code.
+func (f *File) Check(w World) []resource.Problem {
+	var problems []resource.Problem
+	bad := func(path, message string) {
+		if message != "" {
+			_, line, column := f.positions.At(path)
+			problems = append(problems, resource.Problem{File: f.Name, Line: line, Column: column, Path: path, Message: message})
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(f.tests.GetTokens())) {
+		bad("tokens."+name+".issuer", wrongIssuer(w, f.tests.GetTokens()[name]))
+	}
+	for _, c := range f.Cases {
+		r := c.test.GetRequest()
+		bad(c.path+".request.subject.issuer", wrongIssuer(w, r.GetSubject()))
+		bad(c.path+".request.actor.issuer", wrongIssuer(w, r.GetActor()))
+		if name := r.GetClient(); name != "" && c.test.GetDeny().GetCode() != string(sts.InvalidClient) {
+			bad(c.path+".request.client", w.WrongClient(name, c.now))
+		}
+	}
+	slices.SortStableFunc(problems, func(a, b resource.Problem) int { return a.Line - b.Line })
+	return problems
+}
+
+func wrongIssuer(w World, t *stsv1.TestToken) string {
+	if t.GetIssuer() == "" {
+		return "" // it is that of the token which it begins with
+	}
+	return w.WrongIssuer(t.GetIssuer())
 }
 
 func (c *Case) check(bad func(path, format string, args ...any)) {

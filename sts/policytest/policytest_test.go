@@ -191,6 +191,69 @@ cases:
 	}
 }
 
+// TestUpdateLayouts updates cases however they are laid out: what comes of it passes,
+// or it is refused.
+func TestUpdateLayouts(t *testing.T) {
+	const request = "request: {client: web, audience: payments}"
+	for _, row := range []struct{ name, text, want string }{
+		{"behind the dash", "cases:\n- grant: {scopes: [write]}\n  name: a\n  " + request + "\n", "cases:\n- grant:\n    scopes: [read]\n  name: a\n  " + request + "\n"},
+		{"a brace of its own", "cases:\n- name: a\n  grant: {\n    scopes: [write]\n  }\n  " + request + "\n", "cases:\n- name: a\n  grant:\n    scopes: [read]\n  " + request + "\n"},
+		{"a long text", "cases:\n- name: a\n  request: {client: web, audience: x}\n  deny:\n    message: no\n      such thing\n# stays\n", "cases:\n- name: a\n  request: {client: web, audience: x}\n  deny:\n    code: invalid_target\n    message: audience or resource number 1 of the request is not known here\n# stays\n"},
+		{"no line end", "cases:\n- name: a\n  " + request + "\n  grant: {scopes: [write]}", "cases:\n- name: a\n  " + request + "\n  grant:\n    scopes: [read]\n"},
+		{"nothing said, no line end", "cases:\n- name: a\n  request: {\n    client: web,\n    audience: x\n  }", "cases:\n- name: a\n  request: {\n    client: web,\n    audience: x\n  }\n  deny:\n    code: invalid_target\n"},
+		{"wide", "cases:\n-   name: a\n    " + request + "\n    grant: {scopes: [write]}\n", "cases:\n-   name: a\n    " + request + "\n    grant:\n      scopes: [read]\n"},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			f := parse(t, row.text)
+			data, n, err := f.Update(policytest.Run(t.Context(), world(t), []*policytest.File{f}))
+			if err != nil || n != 1 || string(data) != row.want {
+				t.Fatalf("%d updated, %v:\n%s", n, err, data)
+			}
+			for _, r := range policytest.Run(t.Context(), world(t), []*policytest.File{parse(t, string(data))}) {
+				if len(r.Diffs) > 0 {
+					t.Error(r.Text())
+				}
+			}
+		})
+	}
+}
+
+// TestUpdateSome updates one of several cases.
+func TestUpdateSome(t *testing.T) {
+	const before = "cases:\n- name: a\n  request: {client: web, audience: payments}\n  grant: {scopes: [read]}\n" +
+		"- name: b\n  request: {client: web, audience: payments}\n  grant: {scopes: [write], rules: [web]}\n"
+	f := parse(t, before)
+	f.Cases = f.Cases[1:]
+	data, n, err := f.Update(policytest.Run(t.Context(), world(t), []*policytest.File{f}))
+	want := strings.Replace(before, "grant: {scopes: [write], rules: [web]}", "grant:\n    scopes: [read]\n    rules: [web]", 1)
+	if err != nil || n != 1 || string(data) != want {
+		t.Errorf("%d updated, %v:\n%s", n, err, data)
+	}
+}
+
+// TestCheck shows that a case about an Issuer or a client that does not exist is
+// refused: it would be denied for another reason than it says.
+func TestCheck(t *testing.T) {
+	for _, row := range []struct{ name, from, to, want string }{
+		{"good", "- name: deploys", "- name: deploys well", ""},
+		{"issuer of a token", "issuer: ci", "issuer: cii", `x_test.yaml:3:13: tokens.job.issuer: Issuer "cii" is not defined`},
+		{"issuer in a case", "{from: job, claims: {ref: Main}}", "{issuer: slef}", `Issuer "slef" is not defined; did you mean "self"?`},
+		{"client", "client: web", "client: wbe", `Client "wbe" is not defined; did you mean "web"?`},
+		{"client that is said not to be there", "request: {subject: {from: job, age: 2h, expires_in: 1s, claims: {exp: 1000}}, audience: payments}\n  deny: {predicate: subject_token.iat}", "request: {client: nobody}\n  deny: {code: invalid_client}", ""},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			text := strings.Replace(good, row.from, row.to, 1)
+			if text == good {
+				t.Fatal("nothing was edited")
+			}
+			problems := parse(t, text).Check(world(t))
+			if row.want == "" && len(problems) > 0 || row.want != "" && (len(problems) == 0 || !strings.Contains(problems[0].String(), row.want)) {
+				t.Errorf("problems %v, want %q", problems, row.want)
+			}
+		})
+	}
+}
+
 func TestCoverage(t *testing.T) {
 	o := world(t)
 	results := policytest.Run(t.Context(), o, []*policytest.File{parse(t, good)})

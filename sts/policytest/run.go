@@ -50,6 +50,7 @@ func (c *Case) Place() string { return fmt.Sprintf("%s:%d:%d", c.file.Name, c.Li
 
 // Good knows what a good token has; [sts.Offline] and [sts.Service] do.
 type Good interface {
+	World
 	GoodClaims(issuer string, now time.Time, age, left time.Duration) map[string]any
 }
 
@@ -71,6 +72,16 @@ func Simulation(o Good, r *stsv1.TestRequest, now time.Time) (sts.Simulation, er
 	}
 	if t := r.GetTime(); t != nil {
 		now = t.AsTime()
+	}
+	for _, message := range []string{wrongIssuer(o, r.GetSubject()), wrongIssuer(o, r.GetActor())} {
+		if message != "" {
+			return sts.Simulation{}, errors.New(message)
+		}
+	}
+	if name := r.GetClient(); name != "" {
+		if message := o.WrongClient(name, now); message != "" {
+			return sts.Simulation{}, errors.New(message)
+		}
 	}
 	return f.simulation(o, r, now), nil
 }

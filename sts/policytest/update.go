@@ -3,6 +3,7 @@ package policytest
 import (
 	"bytes"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 
@@ -50,12 +51,12 @@ func (f *File) Update(results []Result) ([]byte, int, error) {
 	cases := mapValue(doc.Content[0], "cases")
 	lines := strings.SplitAfter(string(f.data), "\n")
 	changed := 0
-	for i, c := range slices.Backward(f.Cases) { // so that lines keep their numbers
+	for _, c := range slices.Backward(f.Cases) { // so that lines keep their numbers
 		r := slices.IndexFunc(results, func(r Result) bool { return r.Case == c })
 		if r < 0 || len(results[r].Diffs) == 0 {
 			continue
 		}
-		node := cases.Content[i]
+		node := cases.Content[c.at]
 		if node.Style&yaml.FlowStyle != 0 || cases.Style&yaml.FlowStyle != 0 {
 			return nil, 0, fmt.Errorf("%s: the case is written in braces; give each of its keys a line to have it updated", c.Place())
 		}
@@ -63,22 +64,56 @@ func (f *File) Update(results []Result) ([]byte, int, error) {
 		if err != nil {
 			return nil, 0, err
 		}
-		from, to := expectation(node)
+		from, to := expectation(node, lines)
+		if from == node.Line-1 { // it stands behind the dash of the case
+			block = lines[from][:node.Column-1] + block[node.Column-1:]
+		}
+		if last := from - 1; last >= 0 && !strings.HasSuffix(lines[last], "\n") {
+			lines[last] += "\n"
+		}
 		lines = slices.Replace(lines, from, to, block)
 		changed++
 	}
-	return []byte(strings.Join(lines, "")), changed, nil
+	out := []byte(strings.Join(lines, ""))
+	again, problems := Parse(f.Name, out)
+	if len(problems) > 0 || !slices.EqualFunc(f.tests.GetCases(), again.Cases, func(a *stsv1.PolicyTestCase, b *Case) bool { return a.GetName() == b.Name }) {
+		return nil, 0, fmt.Errorf("%s cannot be updated as it is laid out; give each key of its cases a line", f.Name)
+	}
+	return out, changed, nil
 }
 
 // expectation returns which lines of a file are what a case expects, from 0; none
 // after the case if it says nothing.
-func expectation(node *yaml.Node) (from, to int) {
+func expectation(node *yaml.Node, lines []string) (from, to int) {
 	for i := 0; i+1 < len(node.Content); i += 2 {
 		if key := node.Content[i]; key.Value == "grant" || key.Value == "deny" {
-			return key.Line - 1, lastLine(node.Content[i+1])
+			return key.Line - 1, ending(key, node.Content[i+1], lines)
 		}
 	}
-	return lastLine(node), lastLine(node)
+	last := len(node.Content) - 2
+	from = ending(node.Content[last], node.Content[last+1], lines)
+	return from, from
+}
+
+// ending is the line after a key and its value: after the last that has a part of
+// it, and on until they read as they do in the file. A brace and the end of a long
+// text can stand on lines of their own, which nodes do not tell.
+func ending(key, value *yaml.Node, lines []string) int {
+	var want, got any
+	if value.Decode(&want) != nil {
+		return lastLine(value)
+	}
+	for to := lastLine(value); to <= len(lines); to++ {
+		text := strings.Join(lines[key.Line-1:to], "")
+		var read map[string]any
+		if yaml.Unmarshal([]byte(strings.Repeat(" ", key.Column-1)+text[min(key.Column-1, len(text)):]), &read) != nil {
+			continue
+		}
+		if got = read[key.Value]; reflect.DeepEqual(got, want) {
+			return to
+		}
+	}
+	return lastLine(value)
 }
 
 // lastLine is the last line that a node has a value in.
@@ -127,6 +162,9 @@ func (r *Result) expectation() golden {
 			if failed := x.Rules[0].Failed(); len(failed) > 0 {
 				d.Rule, d.Predicate = x.Rules[0].Rule, failed[0].Predicate
 			}
+		}
+		if r.Case.test.GetDeny().GetMessage() != "" {
+			d.Message = e.Message
 		}
 		return golden{Deny: d}
 	}

@@ -168,7 +168,8 @@ func (x *PolicyTestCase) GetDeny() *TestDenial {
 // signatures of its tokens were verified.
 type TestRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The Client that asks. Empty: the workload presents its own token.
+	// The Client that asks; `TEMPLATE~NAME`, with any NAME, is one that was registered
+	// by a ClientTemplate. Empty: the workload presents its own token.
 	Client string `protobuf:"bytes,1,opt,name=client,proto3" json:"client,omitempty"`
 	// The subject token. Without one the client asks for itself.
 	Subject *TestToken `protobuf:"bytes,2,opt,name=subject,proto3" json:"subject,omitempty"`
