@@ -2,6 +2,7 @@ package storage
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -29,15 +30,38 @@ func (s *Store) LoadUses(ctx context.Context) ([]sts.CredentialUse, error) {
 	return out, nil
 }
 
-// SaveUses implements sts.UsageStore.
+func usageKey(client, credential string) string { return usagePrefix + credential + "/" + client }
+
+// LastUse implements sts.UsageStore.
+func (s *Store) LastUse(ctx context.Context, client, credential string) (time.Time, error) {
+	e, err := s.kv.Get(ctx, usageKey(client, credential))
+	if errors.Is(err, ErrNotFound) {
+		return time.Time{}, nil
+	}
+	if err != nil {
+		return time.Time{}, fmt.Errorf("reading when a credential was used: %w", err)
+	}
+	at, err := strconv.ParseInt(string(e.Value), 10, 64)
+	if err != nil {
+		return time.Time{}, nil
+	}
+	return time.Unix(at, 0), nil
+}
+
+// SaveUses implements sts.UsageStore. Of several nodes that write at the same time,
+// the last one has the word, until the next use.
 func (s *Store) SaveUses(ctx context.Context, put, gone []sts.CredentialUse) error {
-	key := func(u sts.CredentialUse) string { return usagePrefix + u.Credential + "/" + u.Client }
 	ops := make([]Op, 0, len(put)+len(gone))
 	for _, u := range put {
-		ops = append(ops, Op{Key: key(u), Value: strconv.AppendInt(nil, u.Last.Unix(), 10)})
+		switch last, err := s.LastUse(ctx, u.Client, u.Credential); {
+		case err != nil:
+			return err
+		case u.Last.After(last):
+			ops = append(ops, Op{Key: usageKey(u.Client, u.Credential), Value: strconv.AppendInt(nil, u.Last.Unix(), 10)})
+		}
 	}
 	for _, u := range gone {
-		ops = append(ops, Op{Key: key(u), Delete: true})
+		ops = append(ops, Op{Key: usageKey(u.Client, u.Credential), Delete: true})
 	}
 	for some := range slices.Chunk(ops, MaxTxn) {
 		if _, _, err := s.kv.Txn(ctx, nil, some); err != nil {

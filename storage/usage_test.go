@@ -29,6 +29,21 @@ func TestUses(t *testing.T) {
 	if !slices.Equal(got, put[:10]) {
 		t.Errorf("%v", got)
 	}
+	// Another node has seen an earlier use, and a later one.
+	u := put[5]
+	for _, by := range []time.Duration{-time.Second, time.Minute} {
+		other := u
+		other.Last = u.Last.Add(by)
+		must(t, s.SaveUses(t.Context(), []sts.CredentialUse{other}, nil))
+		last, err := s.LastUse(t.Context(), u.Client, u.Credential)
+		must(t, err)
+		if want := u.Last.Add(max(0, by)); !last.Equal(want) {
+			t.Errorf("used last at %v, want %v", last, want)
+		}
+	}
+	if last, err := s.LastUse(t.Context(), "nobody", "x-_y"); err != nil || !last.IsZero() {
+		t.Errorf("%v, %v", last, err)
+	}
 	// It is no resource.
 	if got, err := s.Load(t.Context(), sts.Place{Line: sts.Live}); err != nil || len(got.Resources) != 0 {
 		t.Errorf("%v, %v", got, err)

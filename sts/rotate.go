@@ -72,14 +72,14 @@ func (c *Client) hasCredential(id string) bool {
 }
 
 // ClientStatus returns how a client authenticates. The error is an *Error.
-func (s *Service) ClientStatus(name string) (ClientStatus, error) {
+func (s *Service) ClientStatus(ctx context.Context, name string) (ClientStatus, error) {
 	r, revision, err := s.Resource(Ref{KindClient, name})
 	if err != nil {
 		return ClientStatus{}, err
 	}
 	out := ClientStatus{Name: name, Method: r.Client.method(), Disabled: r.Client.Disabled, Credentials: r.Client.credentials(), Revision: revision}
 	for i := range out.Credentials {
-		out.Credentials[i].LastUsed = s.usage.of(name, out.Credentials[i].ID)
+		out.Credentials[i].LastUsed = s.usage.ofAll(ctx, name, out.Credentials[i].ID)
 	}
 	return out, nil
 }
@@ -122,7 +122,7 @@ func (s *Service) tryRotateSecret(ctx context.Context, by Principal, name string
 	next.Secrets = nil
 	out := RotatedSecret{Secret: secret, ID: fresh.ID()}
 	now := s.now()
-	if previous, ok := newest(r.Client.Secrets, now); ok && overlap > 0 {
+	if previous, ok := s.previous(ctx, r.Client, now); ok && overlap > 0 {
 		if end := now.Add(overlap).UTC().Truncate(time.Second); previous.NotAfter.IsZero() || end.Before(previous.NotAfter) {
 			previous.NotAfter = end
 		}
@@ -133,6 +133,22 @@ func (s *Service) tryRotateSecret(ctx context.Context, by Principal, name string
 	done, err := s.Apply(ctx, Change{Put: []Resource{{Client: &next}}, Expected: revision, By: by, Why: "rotation of a client secret"})
 	out.Revision = done.Revision
 	return out, err
+}
+
+// previous returns the secret of a client that works on beside a new one: the one
+// that works longest, unless only another one has ever been used. So whoever rotates
+// again because he never got the new secret takes away that, and not the one that
+// the workload has.
+func (s *Service) previous(ctx context.Context, c *Client, now time.Time) (ClientSecret, bool) {
+	best, ok := newest(c.Secrets, now)
+	if !ok || !s.usage.ofAll(ctx, c.Name, best.ID()).IsZero() {
+		return best, ok
+	}
+	used := slices.DeleteFunc(slices.Clone(c.Secrets), func(v ClientSecret) bool { return s.usage.ofAll(ctx, c.Name, v.ID()).IsZero() })
+	if other, ok := newest(used, now); ok {
+		return other, true
+	}
+	return best, true
 }
 
 // newest returns the secret that works longest; of several that do, the last one.

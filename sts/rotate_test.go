@@ -32,7 +32,7 @@ func TestRotateSecret(t *testing.T) {
 	if err != nil || revision != first.Revision || r.Client.Labels["a"] != "b" || len(r.Client.Secrets) != 2 || r.Client.Secrets[1].ID() != first.ID {
 		t.Fatalf("%+v at %d, %v", r.Client, revision, err)
 	}
-	// Again at once: the oldest goes, and the longest-lived is kept.
+	// Again, when the new one is in use: the oldest goes, and the longest-lived is kept.
 	second, err := f.service.RotateSecret(t.Context(), sts.Principal{Name: "ops"}, "web", time.Minute, first.Revision)
 	if err != nil {
 		t.Fatal(err)
@@ -112,6 +112,64 @@ func TestRotateTogether(t *testing.T) {
 	}
 }
 
+// TestRotateAgain rotates once more because the new secret got lost: the workload's
+// own works on, with the end that it had.
+func TestRotateAgain(t *testing.T) {
+	f := newFixture(t)
+	f.token(t, f.credentials("web"))
+	lost, err := f.service.RotateSecret(t.Context(), sts.Principal{Name: "ops"}, "web", time.Hour, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.now = f.now.Add(time.Minute)
+	second, err := f.service.RotateSecret(t.Context(), sts.Principal{Name: "ops"}, "web", time.Hour, 0)
+	if err != nil || !second.PreviousNotAfter.Equal(lost.PreviousNotAfter) {
+		t.Fatalf("%+v after %+v, %v", second, lost, err)
+	}
+	f.token(t, f.credentials("web"))
+	r := f.credentials("web")
+	r.Credential.Secret = lost.Secret
+	f.assertRefused(t, r, sts.InvalidClient)
+	r.Credential.Secret = second.Secret
+	f.token(t, r)
+}
+
+// TestUsageOfOtherNodes holds that a node knows within a second that another one has
+// seen a credential for the first time.
+func TestUsageOfOtherNodes(t *testing.T) {
+	f := newAssertionFixture(t)
+	uses := &memUses{uses: map[string]sts.CredentialUse{}}
+	node := func() *sts.Service {
+		s, err := sts.New(t.Context(), sts.Config{
+			Issuer: selfIssuer, Store: f.store, Keys: f.keys, IssuerKeys: f.issuers, ClientKeys: f.clients, Replay: f.replay, Audit: f.audit, Revocations: f.revoked,
+			Usage: uses, Now: func() time.Time { return f.now },
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	other := node()
+	f.service = node()
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- f.service.Run(ctx) }()
+	t.Cleanup(func() { cancel(); <-ended })
+	f.token(t, f.credentials("web"))
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		s, err := other.ClientStatus(t.Context(), "web")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if s.Credentials[0].LastUsed.Equal(f.now) {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%+v", s)
+		}
+	}
+}
+
 func TestRotateOtherMethods(t *testing.T) {
 	f := newAssertionFixture(t)
 	for _, name := range []string{"signer", "publisher", "pod"} {
@@ -140,6 +198,12 @@ func (m *memUses) LoadUses(context.Context) (out []sts.CredentialUse, err error)
 		out = append(out, u)
 	}
 	return out, nil
+}
+
+func (m *memUses) LastUse(_ context.Context, client, credential string) (time.Time, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.uses[client+" "+credential].Last, nil
 }
 
 func (m *memUses) SaveUses(_ context.Context, put, gone []sts.CredentialUse) error {
@@ -178,7 +242,7 @@ func TestUsage(t *testing.T) {
 	}
 	stop := start()
 	status := func(name string) sts.ClientStatus {
-		s, err := f.service.ClientStatus(name)
+		s, err := f.service.ClientStatus(t.Context(), name)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -223,7 +287,7 @@ func TestUsage(t *testing.T) {
 	if err != nil || slices.ContainsFunc(list, func(u sts.CredentialUse) bool { return u.Client == "web" }) || len(list) != 2 {
 		t.Errorf("%v, %v", list, err)
 	}
-	if _, err := f.service.ClientStatus("nobody"); err == nil {
+	if _, err := f.service.ClientStatus(t.Context(), "nobody"); err == nil {
 		t.Error("a client that is not there")
 	}
 }

@@ -18,12 +18,16 @@ type CredentialUse struct {
 // on: some may get lost.
 type UsageStore interface {
 	LoadUses(ctx context.Context) ([]CredentialUse, error)
-	// SaveUses writes those of put and removes those of gone.
+	// LastUse returns when a credential was used last, by any node; zero: never.
+	LastUse(ctx context.Context, client, credential string) (time.Time, error)
+	// SaveUses writes those of put that are later than what is there, and removes
+	// those of gone.
 	SaveUses(ctx context.Context, put, gone []CredentialUse) error
 }
 
 // saveUsageEvery is how often uses are written, and how much of them is lost when
-// the process is killed.
+// the process is killed. The first of a credential is written within a second: that
+// it is in use is what a rotation looks at.
 const saveUsageEvery = time.Minute
 
 // usage knows when credentials were used. What it has of clients and credentials
@@ -32,6 +36,7 @@ type usage struct {
 	store UsageStore // may be nil
 	last  sync.Map   // credentialName to *lastUse
 	saved time.Time
+	first atomic.Bool // a credential was used for the first time since then
 }
 
 type credentialName struct{ client, credential string }
@@ -50,16 +55,28 @@ func (u *usage) note(c *client, credential string, now time.Time) {
 	use, ok := u.last.Load(name)
 	if !ok {
 		use, _ = u.last.LoadOrStore(name, &lastUse{})
+		defer u.first.Store(true)
 	}
 	use.(*lastUse).at.Store(now.Unix())
 }
 
-// of returns when a credential was used last; zero: never.
+// of returns when a credential was used last, as this node knows; zero: never.
 func (u *usage) of(client, credential string) time.Time {
 	if use, ok := u.last.Load(credentialName{client, credential}); ok {
 		return time.Unix(use.(*lastUse).at.Load(), 0)
 	}
 	return time.Time{}
+}
+
+// ofAll is what any node knows, a minute ago at most.
+func (u *usage) ofAll(ctx context.Context, client, credential string) time.Time {
+	at := u.of(client, credential)
+	if u.store != nil {
+		if other, err := u.store.LastUse(ctx, client, credential); err == nil && other.After(at) {
+			at = other
+		}
+	}
+	return at
 }
 
 func (u *usage) load(ctx context.Context) error {
@@ -83,12 +100,20 @@ func (u *usage) load(ctx context.Context) error {
 // whether it was. Only Run calls it.
 func (s *Service) saveUsage(ctx context.Context, force bool) bool {
 	u, now := s.usage, s.now()
-	if !force && now.Sub(u.saved) < saveUsageEvery {
-		return false
+	due := force || now.Sub(u.saved) >= saveUsageEvery
+	if due {
+		u.saved = now
 	}
-	u.saved = now
+	if u.first.Swap(false) || due {
+		s.writeUsage(ctx, now)
+	}
+	return due
+}
+
+func (s *Service) writeUsage(ctx context.Context, now time.Time) {
+	u := s.usage
 	if u.store == nil {
-		return true
+		return
 	}
 	var put, gone []CredentialUse
 	st := s.state.Load()
@@ -104,12 +129,12 @@ func (s *Service) saveUsage(ctx context.Context, force bool) bool {
 		return true
 	})
 	if len(put)+len(gone) == 0 {
-		return true
+		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, failureCheck)
 	defer cancel()
 	if err := u.store.SaveUses(ctx, put, gone); err != nil {
-		return true // tried again; the store says by itself what is wrong with it
+		return // tried again; the store says by itself what is wrong with it
 	}
 	for _, p := range put {
 		if use, ok := u.last.Load(credentialName{p.Client, p.Credential}); ok {
@@ -119,5 +144,4 @@ func (s *Service) saveUsage(ctx context.Context, force bool) bool {
 	for _, g := range gone {
 		u.last.Delete(credentialName{g.Client, g.Credential})
 	}
-	return true
 }

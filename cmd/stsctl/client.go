@@ -132,7 +132,9 @@ func newClientRotateSecret(c *cli) *cobra.Command {
 		Short: "Give a client a new secret, and the one before an end",
 		Long: `Make a new secret for a client and print it, the only time that it can be seen.
 The secret before works on for the time of --overlap, so that the workload can
-be given the new one without an interruption; an older one goes at once.
+be given the new one without an interruption. A client has two secrets at most,
+so of two before, one goes at once: the older, or the newer if that was never
+used, as when it got lost on the way to the workload.
 
 Nothing else of the client changes. The secret before is in the Client resource
 with its end, so a file that you keep the resource in is out of date afterwards:

@@ -29,11 +29,11 @@ func (a *adminService) RotateClientSecret(ctx context.Context, m *stsv1.RotateCl
 }
 
 // GetClientStatus implements stsv1.AdminServiceServer.
-func (a *adminService) GetClientStatus(_ context.Context, m *stsv1.GetClientStatusRequest) (*stsv1.GetClientStatusResponse, error) {
+func (a *adminService) GetClientStatus(ctx context.Context, m *stsv1.GetClientStatusRequest) (*stsv1.GetClientStatusResponse, error) {
 	if m.GetName() == "" {
 		return nil, malformed("name", "name is missing: name the client")
 	}
-	c, err := a.service.ClientStatus(m.GetName())
+	c, err := a.service.ClientStatus(ctx, m.GetName())
 	if err != nil {
 		return nil, err
 	}
