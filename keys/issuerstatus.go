@@ -49,6 +49,17 @@ func (r *Remote) Status() []SourceStatus {
 	return out
 }
 
+// StatusOf returns what is known about one issuer, as Status does. False means that
+// there is none of this name.
+func (r *Remote) StatusOf(issuer string) (SourceStatus, bool) {
+	s, ok := r.source(issuer)
+	if !ok {
+		return SourceStatus{}, false
+	}
+	s.watch(r)
+	return s.statusWithKeys(r.c.Now()), true
+}
+
 // statusWithKeys is the status, with the keys of an API server that reviews tokens
 // and why they cannot be had.
 func (s *remoteSource) statusWithKeys(now time.Time) SourceStatus {

@@ -64,6 +64,19 @@ func (m *memClients) Key(_ context.Context, client, kid string, _ jose.Algorithm
 	return jose.Key{ID: kid, Algorithm: jose.ES256, Public: m.signers[client].Public()}, nil
 }
 
+func (m *memClients) Status(client string) (sts.IssuerStatus, bool) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.trusted[client] == nil {
+		return sts.IssuerStatus{}, false
+	}
+	out := sts.IssuerStatus{Name: client, Source: "jwks_uri", Keys: []sts.IssuerKey{{ID: client + "-1", Algorithm: "ES256"}}}
+	if m.err != nil {
+		out.Problem = m.err.Error()
+	}
+	return out, true
+}
+
 // jwks is the key set of a client, as it is written into its resource.
 func (m *memClients) jwks(t testing.TB, kids ...string) string {
 	t.Helper()

@@ -30,6 +30,7 @@ type ClientStatus struct {
 	Method      string // client_secret or that of the AuthMethod; empty: none
 	Disabled    bool
 	Credentials []CredentialStatus
+	Keys        *IssuerStatus // nil: it publishes none
 	Revision    int64
 }
 
@@ -80,6 +81,11 @@ func (s *Service) ClientStatus(ctx context.Context, name string) (ClientStatus, 
 	out := ClientStatus{Name: name, Method: r.Client.method(), Disabled: r.Client.Disabled, Credentials: r.Client.credentials(), Revision: revision}
 	for i := range out.Credentials {
 		out.Credentials[i].LastUsed = s.usage.ofAll(ctx, name, out.Credentials[i].ID)
+	}
+	if r.Client.publishes() {
+		if keys, ok := s.clientKeys.Status(name); ok {
+			out.Keys = &keys
+		}
 	}
 	return out, nil
 }

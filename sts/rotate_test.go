@@ -287,6 +287,12 @@ func TestUsage(t *testing.T) {
 	if err != nil || slices.ContainsFunc(list, func(u sts.CredentialUse) bool { return u.Client == "web" }) || len(list) != 2 {
 		t.Errorf("%v, %v", list, err)
 	}
+	if s := status("publisher"); s.Keys == nil || s.Keys.Name != "publisher" || s.Keys.Source != "jwks_uri" || len(s.Keys.Keys) != 1 {
+		t.Errorf("keys that are published: %+v", s.Keys)
+	}
+	if s := status("signer"); s.Keys != nil {
+		t.Errorf("keys in the resource: %+v", s.Keys)
+	}
 	if _, err := f.service.ClientStatus(t.Context(), "nobody"); err == nil {
 		t.Error("a client that is not there")
 	}

@@ -149,7 +149,7 @@ func (s *Service) trustClients(st *state) {
 	s.clientKeys.Trust(publishing)
 }
 
-func (c *client) publishes() bool { return c.PrivateKeyJWT != nil && c.PrivateKeyJWT.JWKS == "" }
+func (c *Client) publishes() bool { return c.PrivateKeyJWT != nil && c.PrivateKeyJWT.JWKS == "" }
 
 // Metadata is what the discovery documents say [OIDC Discovery 1.0 §3, RFC 8414
 // §2].

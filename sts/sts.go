@@ -575,6 +575,9 @@ type ClientKeys interface {
 	// Key returns the key that the client publishes under the id; an empty one
 	// stands for the only key. Errors are those of [IssuerKeys].
 	Key(ctx context.Context, client, kid string, alg jose.Algorithm) (jose.Key, error)
+	// Status returns what is known about the keys of a client, without asking there.
+	// False means that it publishes none.
+	Status(client string) (IssuerStatus, bool)
 }
 
 // ReplaySpace keeps apart what may be used once, by what it is: the same key in

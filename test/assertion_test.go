@@ -191,6 +191,16 @@ name: publisher
 private_key_jwt: {jwks_uri: "%s/jwks", allow_networks: [127.0.0.0/8], insecure_http: true}
 ---
 `, published.URL)+ruleFor("publisher"))
+	told := func(want ...string) {
+		t.Helper()
+		out, stderr, code := n.stsctl(t, "", "client", "status", "publisher")
+		for _, w := range want {
+			if code != 0 || !strings.Contains(out, w) {
+				t.Errorf("status has no %q: %s%s", w, out, stderr)
+			}
+		}
+	}
+	told("its keys: jwks_uri, not asked yet")
 	stranger := newSigner(t, "stranger", jose.ES256)
 	if r := n.post(t, assertionForm(stranger.assertion(t, n, nil), "jwt-bearer"), nil); r.str("error") != "invalid_client" {
 		t.Errorf("%s", r.raw)
@@ -210,11 +220,22 @@ private_key_jwt: {jwks_uri: "%s/jwks", allow_networks: [127.0.0.0/8], insecure_h
 	if got := published.fetches.Load(); got != 1 {
 		t.Errorf("%d fetches", got)
 	}
+	told("its keys: jwks_uri, fetched ", "  k1 ")
 	// A client's key source is not one of an issuer's.
 	foreign := url.Values{"grant_type": {grantExchange}, "audience": {"demo"}, "subject_token_type": {typeJWT}, "subject_token": {published.token(t, n, nil)}}
 	if r := n.token(t, foreign); r.status == http.StatusOK {
 		t.Error("a client is taken for an issuer")
 	}
+	// One that cannot be had says why.
+	n.apply(t, `
+kind: Client
+name: publisher
+private_key_jwt: {jwks_uri: "http://127.0.0.1:1/jwks", allow_networks: [127.0.0.0/8], insecure_http: true}
+`)
+	if r := n.post(t, assertionForm(s.assertion(t, n, nil), "jwt-bearer"), nil); r.status == http.StatusOK {
+		t.Error("a token without keys")
+	}
+	told("its keys: jwks_uri, never fetched", "PROBLEM: ", "connection refused")
 }
 
 // TestFederatedClient authenticates a workload by the token of its platform, again

@@ -54,7 +54,10 @@ func newClientStatus(c *cli) *cobra.Command {
 what nobody uses any more can go.
 
 The server notes a use at once and writes it down once a minute, so a use can be
-forgotten if the server is killed. Each node knows of its own.`,
+forgotten if the server is killed, and is known to other nodes after a minute.
+
+Of a client that publishes its keys it shows where they are, how old they are, and
+why they could not be fetched.`,
 		Example: "  stsctl client status orders\n  stsctl client status orders -o json",
 	}
 	c.oneClient(cmd)
@@ -81,6 +84,7 @@ type clientView struct {
 	Method      string           `json:"method,omitempty"`
 	Disabled    bool             `json:"disabled,omitempty"`
 	Credentials []credentialView `json:"credentials"`
+	Keys        *issuerView      `json:"keys,omitempty"`
 }
 
 type credentialView struct {
@@ -93,6 +97,10 @@ func (c *cli) showClient(m *stsv1.GetClientStatusResponse, out *output) error {
 	v := clientView{Name: m.GetName(), Method: m.GetMethod(), Disabled: m.GetDisabled(), Credentials: []credentialView{}}
 	for _, s := range m.GetCredentials() {
 		v.Credentials = append(v.Credentials, credentialView{s.GetId(), timeOf(s.GetNotAfter()), timeOf(s.GetLastUsed())})
+	}
+	if m.GetKeys() != nil {
+		keys := viewIssuer(m.GetKeys())
+		v.Keys = &keys
 	}
 	if written, err := out.write(c.stdout, v); written {
 		return err
@@ -119,6 +127,11 @@ func (c *cli) showClient(m *stsv1.GetClientStatusResponse, out *output) error {
 	}
 	if len(rows) > 0 {
 		if err := table(&b, []string{"  CREDENTIAL", "ENDS", "LAST USED"}, rows); err != nil {
+			return err
+		}
+	}
+	if v.Keys != nil {
+		if err := c.writeKeys(&b, "its keys", *v.Keys); err != nil {
 			return err
 		}
 	}

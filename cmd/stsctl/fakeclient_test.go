@@ -58,6 +58,9 @@ func (f *fakeServer) GetClientStatus(ctx context.Context, req *stsv1.GetClientSt
 	if c.GetPrivateKeyJwt() != nil {
 		out.Method = "private_key_jwt"
 		out.Credentials = []*stsv1.CredentialStatus{{Id: "private_key_jwt", LastUsed: in(-90 * time.Minute)}}
+		if c.GetPrivateKeyJwt().GetJwksUri() != "" {
+			out.Keys = fakeIssuers()[2]
+		}
 	}
 	for i, s := range c.GetSecrets() {
 		out.Method = "client_secret"

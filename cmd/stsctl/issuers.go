@@ -130,22 +130,30 @@ func (c *cli) showIssuers(list []*stsv1.IssuerStatus, out *output) error {
 		if i > 0 {
 			b.WriteByte('\n')
 		}
-		fmt.Fprintln(&b, oneLine("issuer "+v.Name+": "+c.sourceOf(v)))
-		var rows [][]string
-		for _, k := range v.Keys {
-			rows = append(rows, []string{"  " + dash(k.KID), k.Algorithm})
-		}
-		if len(rows) > 0 {
-			if err := table(&b, []string{"  KEY ID", "ALG"}, rows); err != nil {
-				return err
-			}
-		}
-		if v.Problem != "" {
-			fmt.Fprintln(&b, "  "+oneLine(c.problemOf(v)))
+		if err := c.writeKeys(&b, "issuer "+v.Name, v); err != nil {
+			return err
 		}
 	}
 	_, err := c.stdout.Write(b.Bytes())
 	return err
+}
+
+// writeKeys writes where the keys of something are, what they are, and what is wrong.
+func (c *cli) writeKeys(b *bytes.Buffer, of string, v issuerView) error {
+	fmt.Fprintln(b, oneLine(of+": "+c.sourceOf(v)))
+	var rows [][]string
+	for _, k := range v.Keys {
+		rows = append(rows, []string{"  " + dash(k.KID), k.Algorithm})
+	}
+	if len(rows) > 0 {
+		if err := table(b, []string{"  KEY ID", "ALG"}, rows); err != nil {
+			return err
+		}
+	}
+	if v.Problem != "" {
+		fmt.Fprintln(b, "  "+oneLine(c.problemOf(v)))
+	}
+	return nil
 }
 
 // sourceOf says where keys come from, and how old they are.

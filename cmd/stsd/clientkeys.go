@@ -37,6 +37,11 @@ func (k clientKeys) Key(ctx context.Context, client, kid string, alg jose.Algori
 	return k.remote.Key(ctx, client, kid, alg)
 }
 
+func (k clientKeys) Status(client string) (sts.IssuerStatus, bool) {
+	s, ok := k.remote.StatusOf(client)
+	return statusOf(s), ok
+}
+
 // noIssuer stands where a Source has an issuer identifier. Nothing is compared
 // with it and nobody is asked by it.
 const noIssuer = "https://client.invalid"

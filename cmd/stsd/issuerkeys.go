@@ -44,14 +44,18 @@ func (k issuerKeys) Review(ctx context.Context, issuer, token, audience string) 
 func (k issuerKeys) Status() []sts.IssuerStatus {
 	var out []sts.IssuerStatus
 	for _, s := range k.remote.Status() {
-		status := sts.IssuerStatus{Name: s.Issuer, Source: string(s.Kind), Fetched: s.Fetched, Asked: s.Asked, Refresh: s.Refresh, Stale: s.Stale}
-		for _, key := range s.Keys {
-			status.Keys = append(status.Keys, sts.IssuerKey{ID: key.ID, Algorithm: key.Algorithm})
-		}
-		if s.Err != nil {
-			status.Problem = s.Err.Error()
-		}
-		out = append(out, status)
+		out = append(out, statusOf(s))
+	}
+	return out
+}
+
+func statusOf(s keys.SourceStatus) sts.IssuerStatus {
+	out := sts.IssuerStatus{Name: s.Issuer, Source: string(s.Kind), Fetched: s.Fetched, Asked: s.Asked, Refresh: s.Refresh, Stale: s.Stale}
+	for _, key := range s.Keys {
+		out.Keys = append(out.Keys, sts.IssuerKey{ID: key.ID, Algorithm: key.Algorithm})
+	}
+	if s.Err != nil {
+		out.Problem = s.Err.Error()
 	}
 	return out
 }

@@ -23,8 +23,9 @@ import (
 // noClientKeys is a sts.ClientKeys without clients.
 type noClientKeys struct{}
 
-func (noClientKeys) Check(*sts.ClientKey) error      { return nil }
-func (noClientKeys) Trust(map[string]*sts.ClientKey) {}
+func (noClientKeys) Check(*sts.ClientKey) error                 { return nil }
+func (noClientKeys) Status(string) (_ sts.IssuerStatus, _ bool) { return }
+func (noClientKeys) Trust(map[string]*sts.ClientKey)            {}
 
 func (noClientKeys) Key(context.Context, string, string, jose.Algorithm) (jose.Key, error) {
 	return jose.Key{}, jose.ErrUnknownKey

@@ -38,6 +38,9 @@ func (a *adminService) GetClientStatus(ctx context.Context, m *stsv1.GetClientSt
 		return nil, err
 	}
 	out := &stsv1.GetClientStatusResponse{Name: c.Name, Method: c.Method, Disabled: c.Disabled, Revision: c.Revision}
+	if c.Keys != nil {
+		out.Keys = keysToProto(*c.Keys)
+	}
 	for _, s := range c.Credentials {
 		out.Credentials = append(out.Credentials, &stsv1.CredentialStatus{Id: s.ID, NotAfter: timeToProto(s.NotAfter), LastUsed: timeToProto(s.LastUsed)})
 	}

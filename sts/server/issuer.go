@@ -22,21 +22,25 @@ func (a *adminService) ListIssuerStatus(_ context.Context, req *stsv1.ListIssuer
 			out.NextPageToken = out.Issuers[size-1].GetName()
 			break
 		}
-		m := &stsv1.IssuerStatus{
-			Name:    s.Name,
-			Source:  s.Source,
-			Fetched: timeToProto(s.Fetched),
-			Asked:   timeToProto(s.Asked),
-			Refresh: timeToProto(s.Refresh),
-			Stale:   timeToProto(s.Stale),
-			Problem: s.Problem,
-		}
-		for _, k := range s.Keys {
-			m.Keys = append(m.Keys, &stsv1.IssuerKey{Kid: k.ID, Algorithm: k.Algorithm})
-		}
-		out.Issuers = append(out.Issuers, m)
+		out.Issuers = append(out.Issuers, keysToProto(s))
 	}
 	return out, nil
+}
+
+func keysToProto(s sts.IssuerStatus) *stsv1.IssuerStatus {
+	m := &stsv1.IssuerStatus{
+		Name:    s.Name,
+		Source:  s.Source,
+		Fetched: timeToProto(s.Fetched),
+		Asked:   timeToProto(s.Asked),
+		Refresh: timeToProto(s.Refresh),
+		Stale:   timeToProto(s.Stale),
+		Problem: s.Problem,
+	}
+	for _, k := range s.Keys {
+		m.Keys = append(m.Keys, &stsv1.IssuerKey{Kid: k.ID, Algorithm: k.Algorithm})
+	}
+	return m
 }
 
 // bundle returns nil for what is not there, which says something else than what is

@@ -232,8 +232,9 @@ func (noIssuers) Key(context.Context, string, string, jose.Algorithm) (jose.Key,
 // noClientKeys has no keys of clients.
 type noClientKeys struct{}
 
-func (noClientKeys) Check(*sts.ClientKey) error      { return nil }
-func (noClientKeys) Trust(map[string]*sts.ClientKey) {}
+func (noClientKeys) Check(*sts.ClientKey) error                 { return nil }
+func (noClientKeys) Status(string) (_ sts.IssuerStatus, _ bool) { return }
+func (noClientKeys) Trust(map[string]*sts.ClientKey)            {}
 func (noClientKeys) Key(context.Context, string, string, jose.Algorithm) (jose.Key, error) {
 	return jose.Key{}, jose.ErrUnknownKey
 }

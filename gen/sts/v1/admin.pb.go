@@ -1073,7 +1073,10 @@ type GetClientStatusResponse struct {
 	// when the client authenticated last.
 	Credentials []*CredentialStatus `protobuf:"bytes,4,rep,name=credentials,proto3" json:"credentials,omitempty"`
 	// The revision that the client was read at.
-	Revision      int64 `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"`
+	Revision int64 `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"`
+	// The keys that it publishes at `jwks_uri` or in `jwks_file`, as this node has
+	// them; not set for other clients. Its name is that of the client.
+	Keys          *IssuerStatus `protobuf:"bytes,6,opt,name=keys,proto3" json:"keys,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1143,6 +1146,13 @@ func (x *GetClientStatusResponse) GetRevision() int64 {
 	return 0
 }
 
+func (x *GetClientStatusResponse) GetKeys() *IssuerStatus {
+	if x != nil {
+		return x.Keys
+	}
+	return nil
+}
+
 // CredentialStatus is a credential of a client.
 type CredentialStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1150,8 +1160,8 @@ type CredentialStatus struct {
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// When it stops working; not set: never by itself.
 	NotAfter *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"`
-	// When it authenticated the client last, by what this node knows: it writes
-	// down once a minute when that was. Not set: never.
+	// When it authenticated the client last. What another node has seen is known
+	// here within a minute, and a first use within a second. Not set: never.
 	LastUsed      *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=last_used,json=lastUsed,proto3" json:"last_used,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -4340,13 +4350,14 @@ const file_sts_v1_admin_proto_rawDesc = "" +
 	"\x12previous_not_after\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x10previousNotAfter\x12\x1a\n" +
 	"\brevision\x18\x04 \x01(\x03R\brevision\",\n" +
 	"\x16GetClientStatusRequest\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"\xb9\x01\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\xe3\x01\n" +
 	"\x17GetClientStatusResponse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06method\x18\x02 \x01(\tR\x06method\x12\x1a\n" +
 	"\bdisabled\x18\x03 \x01(\bR\bdisabled\x12:\n" +
 	"\vcredentials\x18\x04 \x03(\v2\x18.sts.v1.CredentialStatusR\vcredentials\x12\x1a\n" +
-	"\brevision\x18\x05 \x01(\x03R\brevision\"\x94\x01\n" +
+	"\brevision\x18\x05 \x01(\x03R\brevision\x12(\n" +
+	"\x04keys\x18\x06 \x01(\v2\x14.sts.v1.IssuerStatusR\x04keys\"\x94\x01\n" +
 	"\x10CredentialStatus\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x127\n" +
 	"\tnot_after\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfter\x127\n" +
@@ -4706,120 +4717,121 @@ var file_sts_v1_admin_proto_depIdxs = []int32{
 	62, // 10: sts.v1.RotateClientSecretRequest.overlap:type_name -> google.protobuf.Duration
 	63, // 11: sts.v1.RotateClientSecretResponse.previous_not_after:type_name -> google.protobuf.Timestamp
 	16, // 12: sts.v1.GetClientStatusResponse.credentials:type_name -> sts.v1.CredentialStatus
-	63, // 13: sts.v1.CredentialStatus.not_after:type_name -> google.protobuf.Timestamp
-	63, // 14: sts.v1.CredentialStatus.last_used:type_name -> google.protobuf.Timestamp
-	19, // 15: sts.v1.ListKeysResponse.key_sets:type_name -> sts.v1.KeySetStatus
-	20, // 16: sts.v1.KeySetStatus.keys:type_name -> sts.v1.KeyStatus
-	63, // 17: sts.v1.KeySetStatus.rotation_due:type_name -> google.protobuf.Timestamp
-	63, // 18: sts.v1.KeyStatus.published:type_name -> google.protobuf.Timestamp
-	63, // 19: sts.v1.KeyStatus.signs:type_name -> google.protobuf.Timestamp
-	63, // 20: sts.v1.KeyStatus.ends:type_name -> google.protobuf.Timestamp
-	63, // 21: sts.v1.KeyStatus.revoked:type_name -> google.protobuf.Timestamp
-	63, // 22: sts.v1.KeyStatus.last_fetch:type_name -> google.protobuf.Timestamp
-	20, // 23: sts.v1.RotateKeyResponse.key:type_name -> sts.v1.KeyStatus
-	20, // 24: sts.v1.RevokeKeyResponse.revoked:type_name -> sts.v1.KeyStatus
-	20, // 25: sts.v1.RevokeKeyResponse.successor:type_name -> sts.v1.KeyStatus
-	63, // 26: sts.v1.RevokeKeyResponse.accepted_until:type_name -> google.protobuf.Timestamp
-	28, // 27: sts.v1.ListAuditChainsResponse.chains:type_name -> sts.v1.AuditChain
-	63, // 28: sts.v1.AuditChain.begun:type_name -> google.protobuf.Timestamp
-	63, // 29: sts.v1.AuditChain.time:type_name -> google.protobuf.Timestamp
-	30, // 30: sts.v1.ListIssuerStatusResponse.issuers:type_name -> sts.v1.IssuerStatus
-	31, // 31: sts.v1.IssuerStatus.keys:type_name -> sts.v1.IssuerKey
-	63, // 32: sts.v1.IssuerStatus.fetched:type_name -> google.protobuf.Timestamp
-	63, // 33: sts.v1.IssuerStatus.asked:type_name -> google.protobuf.Timestamp
-	63, // 34: sts.v1.IssuerStatus.refresh:type_name -> google.protobuf.Timestamp
-	63, // 35: sts.v1.IssuerStatus.stale:type_name -> google.protobuf.Timestamp
-	63, // 36: sts.v1.RevokeRequest.before:type_name -> google.protobuf.Timestamp
-	63, // 37: sts.v1.RevokeRequest.until:type_name -> google.protobuf.Timestamp
-	34, // 38: sts.v1.RevokeResponse.revocation:type_name -> sts.v1.Revocation
-	63, // 39: sts.v1.Revocation.before:type_name -> google.protobuf.Timestamp
-	63, // 40: sts.v1.Revocation.expires:type_name -> google.protobuf.Timestamp
-	63, // 41: sts.v1.Revocation.created:type_name -> google.protobuf.Timestamp
-	34, // 42: sts.v1.ListRevocationsResponse.revocations:type_name -> sts.v1.Revocation
-	39, // 43: sts.v1.ListRegisteredClientsResponse.clients:type_name -> sts.v1.RegisteredClient
-	64, // 44: sts.v1.RegisteredClient.metadata:type_name -> google.protobuf.Struct
-	63, // 45: sts.v1.RegisteredClient.created:type_name -> google.protobuf.Timestamp
-	63, // 46: sts.v1.RegisteredClient.changed:type_name -> google.protobuf.Timestamp
-	63, // 47: sts.v1.RegisteredClient.last_used:type_name -> google.protobuf.Timestamp
-	63, // 48: sts.v1.RegisteredClient.ends:type_name -> google.protobuf.Timestamp
-	44, // 49: sts.v1.BackupResponse.end:type_name -> sts.v1.BackupEnd
-	63, // 50: sts.v1.Revision.time:type_name -> google.protobuf.Timestamp
-	46, // 51: sts.v1.Revision.created:type_name -> sts.v1.ChangedResources
-	46, // 52: sts.v1.Revision.updated:type_name -> sts.v1.ChangedResources
-	46, // 53: sts.v1.Revision.deleted:type_name -> sts.v1.ChangedResources
-	4,  // 54: sts.v1.ChangedResources.first:type_name -> sts.v1.ResourceRef
-	45, // 55: sts.v1.ListRevisionsResponse.revisions:type_name -> sts.v1.Revision
-	45, // 56: sts.v1.GetRevisionResponse.revision:type_name -> sts.v1.Revision
-	51, // 57: sts.v1.GetRevisionResponse.differences:type_name -> sts.v1.ResourceDiff
-	4,  // 58: sts.v1.ResourceDiff.ref:type_name -> sts.v1.ResourceRef
-	61, // 59: sts.v1.ResourceDiff.before:type_name -> sts.v1.Resource
-	61, // 60: sts.v1.ResourceDiff.after:type_name -> sts.v1.Resource
-	45, // 61: sts.v1.GetShadowResponse.revision:type_name -> sts.v1.Revision
-	63, // 62: sts.v1.GetShadowResponse.since:type_name -> google.protobuf.Timestamp
-	60, // 63: sts.v1.GetShadowResponse.counts:type_name -> sts.v1.GetShadowResponse.CountsEntry
-	55, // 64: sts.v1.GetShadowResponse.differences:type_name -> sts.v1.DecisionDiff
-	56, // 65: sts.v1.DecisionDiff.live:type_name -> sts.v1.DecidedBy
-	56, // 66: sts.v1.DecisionDiff.shadow:type_name -> sts.v1.DecidedBy
-	63, // 67: sts.v1.DecisionDiff.first:type_name -> google.protobuf.Timestamp
-	63, // 68: sts.v1.DecisionDiff.last:type_name -> google.protobuf.Timestamp
-	62, // 69: sts.v1.DecidedBy.lifetime:type_name -> google.protobuf.Duration
-	0,  // 70: sts.v1.AdminService.Apply:input_type -> sts.v1.ApplyRequest
-	0,  // 71: sts.v1.AdminService.ApplyMany:input_type -> sts.v1.ApplyRequest
-	6,  // 72: sts.v1.AdminService.GetResource:input_type -> sts.v1.GetResourceRequest
-	8,  // 73: sts.v1.AdminService.ListResources:input_type -> sts.v1.ListResourcesRequest
-	2,  // 74: sts.v1.AdminService.PutResource:input_type -> sts.v1.PutResourceRequest
-	10, // 75: sts.v1.AdminService.DeleteResource:input_type -> sts.v1.DeleteResourceRequest
-	12, // 76: sts.v1.AdminService.RotateClientSecret:input_type -> sts.v1.RotateClientSecretRequest
-	14, // 77: sts.v1.AdminService.GetClientStatus:input_type -> sts.v1.GetClientStatusRequest
-	17, // 78: sts.v1.AdminService.ListKeys:input_type -> sts.v1.ListKeysRequest
-	21, // 79: sts.v1.AdminService.RotateKey:input_type -> sts.v1.RotateKeyRequest
-	23, // 80: sts.v1.AdminService.RevokeKey:input_type -> sts.v1.RevokeKeyRequest
-	65, // 81: sts.v1.AdminService.ExplainDecision:input_type -> sts.v1.ExplainDecisionRequest
-	66, // 82: sts.v1.AdminService.SimulateRequest:input_type -> sts.v1.SimulateRequestRequest
-	32, // 83: sts.v1.AdminService.Revoke:input_type -> sts.v1.RevokeRequest
-	35, // 84: sts.v1.AdminService.ListRevocations:input_type -> sts.v1.ListRevocationsRequest
-	37, // 85: sts.v1.AdminService.ListRegisteredClients:input_type -> sts.v1.ListRegisteredClientsRequest
-	40, // 86: sts.v1.AdminService.DeleteRegisteredClient:input_type -> sts.v1.DeleteRegisteredClientRequest
-	42, // 87: sts.v1.AdminService.Backup:input_type -> sts.v1.BackupRequest
-	26, // 88: sts.v1.AdminService.ListAuditChains:input_type -> sts.v1.ListAuditChainsRequest
-	25, // 89: sts.v1.AdminService.ListIssuerStatus:input_type -> sts.v1.ListIssuerStatusRequest
-	47, // 90: sts.v1.AdminService.ListRevisions:input_type -> sts.v1.ListRevisionsRequest
-	49, // 91: sts.v1.AdminService.GetRevision:input_type -> sts.v1.GetRevisionRequest
-	52, // 92: sts.v1.AdminService.Rollback:input_type -> sts.v1.RollbackRequest
-	53, // 93: sts.v1.AdminService.GetShadow:input_type -> sts.v1.GetShadowRequest
-	57, // 94: sts.v1.AdminService.PromoteShadow:input_type -> sts.v1.PromoteShadowRequest
-	58, // 95: sts.v1.AdminService.DiscardShadow:input_type -> sts.v1.DiscardShadowRequest
-	5,  // 96: sts.v1.AdminService.Apply:output_type -> sts.v1.ApplyResponse
-	5,  // 97: sts.v1.AdminService.ApplyMany:output_type -> sts.v1.ApplyResponse
-	7,  // 98: sts.v1.AdminService.GetResource:output_type -> sts.v1.GetResourceResponse
-	9,  // 99: sts.v1.AdminService.ListResources:output_type -> sts.v1.ListResourcesResponse
-	3,  // 100: sts.v1.AdminService.PutResource:output_type -> sts.v1.PutResourceResponse
-	11, // 101: sts.v1.AdminService.DeleteResource:output_type -> sts.v1.DeleteResourceResponse
-	13, // 102: sts.v1.AdminService.RotateClientSecret:output_type -> sts.v1.RotateClientSecretResponse
-	15, // 103: sts.v1.AdminService.GetClientStatus:output_type -> sts.v1.GetClientStatusResponse
-	18, // 104: sts.v1.AdminService.ListKeys:output_type -> sts.v1.ListKeysResponse
-	22, // 105: sts.v1.AdminService.RotateKey:output_type -> sts.v1.RotateKeyResponse
-	24, // 106: sts.v1.AdminService.RevokeKey:output_type -> sts.v1.RevokeKeyResponse
-	67, // 107: sts.v1.AdminService.ExplainDecision:output_type -> sts.v1.ExplainDecisionResponse
-	68, // 108: sts.v1.AdminService.SimulateRequest:output_type -> sts.v1.SimulateRequestResponse
-	33, // 109: sts.v1.AdminService.Revoke:output_type -> sts.v1.RevokeResponse
-	36, // 110: sts.v1.AdminService.ListRevocations:output_type -> sts.v1.ListRevocationsResponse
-	38, // 111: sts.v1.AdminService.ListRegisteredClients:output_type -> sts.v1.ListRegisteredClientsResponse
-	41, // 112: sts.v1.AdminService.DeleteRegisteredClient:output_type -> sts.v1.DeleteRegisteredClientResponse
-	43, // 113: sts.v1.AdminService.Backup:output_type -> sts.v1.BackupResponse
-	27, // 114: sts.v1.AdminService.ListAuditChains:output_type -> sts.v1.ListAuditChainsResponse
-	29, // 115: sts.v1.AdminService.ListIssuerStatus:output_type -> sts.v1.ListIssuerStatusResponse
-	48, // 116: sts.v1.AdminService.ListRevisions:output_type -> sts.v1.ListRevisionsResponse
-	50, // 117: sts.v1.AdminService.GetRevision:output_type -> sts.v1.GetRevisionResponse
-	5,  // 118: sts.v1.AdminService.Rollback:output_type -> sts.v1.ApplyResponse
-	54, // 119: sts.v1.AdminService.GetShadow:output_type -> sts.v1.GetShadowResponse
-	5,  // 120: sts.v1.AdminService.PromoteShadow:output_type -> sts.v1.ApplyResponse
-	59, // 121: sts.v1.AdminService.DiscardShadow:output_type -> sts.v1.DiscardShadowResponse
-	96, // [96:122] is the sub-list for method output_type
-	70, // [70:96] is the sub-list for method input_type
-	70, // [70:70] is the sub-list for extension type_name
-	70, // [70:70] is the sub-list for extension extendee
-	0,  // [0:70] is the sub-list for field type_name
+	30, // 13: sts.v1.GetClientStatusResponse.keys:type_name -> sts.v1.IssuerStatus
+	63, // 14: sts.v1.CredentialStatus.not_after:type_name -> google.protobuf.Timestamp
+	63, // 15: sts.v1.CredentialStatus.last_used:type_name -> google.protobuf.Timestamp
+	19, // 16: sts.v1.ListKeysResponse.key_sets:type_name -> sts.v1.KeySetStatus
+	20, // 17: sts.v1.KeySetStatus.keys:type_name -> sts.v1.KeyStatus
+	63, // 18: sts.v1.KeySetStatus.rotation_due:type_name -> google.protobuf.Timestamp
+	63, // 19: sts.v1.KeyStatus.published:type_name -> google.protobuf.Timestamp
+	63, // 20: sts.v1.KeyStatus.signs:type_name -> google.protobuf.Timestamp
+	63, // 21: sts.v1.KeyStatus.ends:type_name -> google.protobuf.Timestamp
+	63, // 22: sts.v1.KeyStatus.revoked:type_name -> google.protobuf.Timestamp
+	63, // 23: sts.v1.KeyStatus.last_fetch:type_name -> google.protobuf.Timestamp
+	20, // 24: sts.v1.RotateKeyResponse.key:type_name -> sts.v1.KeyStatus
+	20, // 25: sts.v1.RevokeKeyResponse.revoked:type_name -> sts.v1.KeyStatus
+	20, // 26: sts.v1.RevokeKeyResponse.successor:type_name -> sts.v1.KeyStatus
+	63, // 27: sts.v1.RevokeKeyResponse.accepted_until:type_name -> google.protobuf.Timestamp
+	28, // 28: sts.v1.ListAuditChainsResponse.chains:type_name -> sts.v1.AuditChain
+	63, // 29: sts.v1.AuditChain.begun:type_name -> google.protobuf.Timestamp
+	63, // 30: sts.v1.AuditChain.time:type_name -> google.protobuf.Timestamp
+	30, // 31: sts.v1.ListIssuerStatusResponse.issuers:type_name -> sts.v1.IssuerStatus
+	31, // 32: sts.v1.IssuerStatus.keys:type_name -> sts.v1.IssuerKey
+	63, // 33: sts.v1.IssuerStatus.fetched:type_name -> google.protobuf.Timestamp
+	63, // 34: sts.v1.IssuerStatus.asked:type_name -> google.protobuf.Timestamp
+	63, // 35: sts.v1.IssuerStatus.refresh:type_name -> google.protobuf.Timestamp
+	63, // 36: sts.v1.IssuerStatus.stale:type_name -> google.protobuf.Timestamp
+	63, // 37: sts.v1.RevokeRequest.before:type_name -> google.protobuf.Timestamp
+	63, // 38: sts.v1.RevokeRequest.until:type_name -> google.protobuf.Timestamp
+	34, // 39: sts.v1.RevokeResponse.revocation:type_name -> sts.v1.Revocation
+	63, // 40: sts.v1.Revocation.before:type_name -> google.protobuf.Timestamp
+	63, // 41: sts.v1.Revocation.expires:type_name -> google.protobuf.Timestamp
+	63, // 42: sts.v1.Revocation.created:type_name -> google.protobuf.Timestamp
+	34, // 43: sts.v1.ListRevocationsResponse.revocations:type_name -> sts.v1.Revocation
+	39, // 44: sts.v1.ListRegisteredClientsResponse.clients:type_name -> sts.v1.RegisteredClient
+	64, // 45: sts.v1.RegisteredClient.metadata:type_name -> google.protobuf.Struct
+	63, // 46: sts.v1.RegisteredClient.created:type_name -> google.protobuf.Timestamp
+	63, // 47: sts.v1.RegisteredClient.changed:type_name -> google.protobuf.Timestamp
+	63, // 48: sts.v1.RegisteredClient.last_used:type_name -> google.protobuf.Timestamp
+	63, // 49: sts.v1.RegisteredClient.ends:type_name -> google.protobuf.Timestamp
+	44, // 50: sts.v1.BackupResponse.end:type_name -> sts.v1.BackupEnd
+	63, // 51: sts.v1.Revision.time:type_name -> google.protobuf.Timestamp
+	46, // 52: sts.v1.Revision.created:type_name -> sts.v1.ChangedResources
+	46, // 53: sts.v1.Revision.updated:type_name -> sts.v1.ChangedResources
+	46, // 54: sts.v1.Revision.deleted:type_name -> sts.v1.ChangedResources
+	4,  // 55: sts.v1.ChangedResources.first:type_name -> sts.v1.ResourceRef
+	45, // 56: sts.v1.ListRevisionsResponse.revisions:type_name -> sts.v1.Revision
+	45, // 57: sts.v1.GetRevisionResponse.revision:type_name -> sts.v1.Revision
+	51, // 58: sts.v1.GetRevisionResponse.differences:type_name -> sts.v1.ResourceDiff
+	4,  // 59: sts.v1.ResourceDiff.ref:type_name -> sts.v1.ResourceRef
+	61, // 60: sts.v1.ResourceDiff.before:type_name -> sts.v1.Resource
+	61, // 61: sts.v1.ResourceDiff.after:type_name -> sts.v1.Resource
+	45, // 62: sts.v1.GetShadowResponse.revision:type_name -> sts.v1.Revision
+	63, // 63: sts.v1.GetShadowResponse.since:type_name -> google.protobuf.Timestamp
+	60, // 64: sts.v1.GetShadowResponse.counts:type_name -> sts.v1.GetShadowResponse.CountsEntry
+	55, // 65: sts.v1.GetShadowResponse.differences:type_name -> sts.v1.DecisionDiff
+	56, // 66: sts.v1.DecisionDiff.live:type_name -> sts.v1.DecidedBy
+	56, // 67: sts.v1.DecisionDiff.shadow:type_name -> sts.v1.DecidedBy
+	63, // 68: sts.v1.DecisionDiff.first:type_name -> google.protobuf.Timestamp
+	63, // 69: sts.v1.DecisionDiff.last:type_name -> google.protobuf.Timestamp
+	62, // 70: sts.v1.DecidedBy.lifetime:type_name -> google.protobuf.Duration
+	0,  // 71: sts.v1.AdminService.Apply:input_type -> sts.v1.ApplyRequest
+	0,  // 72: sts.v1.AdminService.ApplyMany:input_type -> sts.v1.ApplyRequest
+	6,  // 73: sts.v1.AdminService.GetResource:input_type -> sts.v1.GetResourceRequest
+	8,  // 74: sts.v1.AdminService.ListResources:input_type -> sts.v1.ListResourcesRequest
+	2,  // 75: sts.v1.AdminService.PutResource:input_type -> sts.v1.PutResourceRequest
+	10, // 76: sts.v1.AdminService.DeleteResource:input_type -> sts.v1.DeleteResourceRequest
+	12, // 77: sts.v1.AdminService.RotateClientSecret:input_type -> sts.v1.RotateClientSecretRequest
+	14, // 78: sts.v1.AdminService.GetClientStatus:input_type -> sts.v1.GetClientStatusRequest
+	17, // 79: sts.v1.AdminService.ListKeys:input_type -> sts.v1.ListKeysRequest
+	21, // 80: sts.v1.AdminService.RotateKey:input_type -> sts.v1.RotateKeyRequest
+	23, // 81: sts.v1.AdminService.RevokeKey:input_type -> sts.v1.RevokeKeyRequest
+	65, // 82: sts.v1.AdminService.ExplainDecision:input_type -> sts.v1.ExplainDecisionRequest
+	66, // 83: sts.v1.AdminService.SimulateRequest:input_type -> sts.v1.SimulateRequestRequest
+	32, // 84: sts.v1.AdminService.Revoke:input_type -> sts.v1.RevokeRequest
+	35, // 85: sts.v1.AdminService.ListRevocations:input_type -> sts.v1.ListRevocationsRequest
+	37, // 86: sts.v1.AdminService.ListRegisteredClients:input_type -> sts.v1.ListRegisteredClientsRequest
+	40, // 87: sts.v1.AdminService.DeleteRegisteredClient:input_type -> sts.v1.DeleteRegisteredClientRequest
+	42, // 88: sts.v1.AdminService.Backup:input_type -> sts.v1.BackupRequest
+	26, // 89: sts.v1.AdminService.ListAuditChains:input_type -> sts.v1.ListAuditChainsRequest
+	25, // 90: sts.v1.AdminService.ListIssuerStatus:input_type -> sts.v1.ListIssuerStatusRequest
+	47, // 91: sts.v1.AdminService.ListRevisions:input_type -> sts.v1.ListRevisionsRequest
+	49, // 92: sts.v1.AdminService.GetRevision:input_type -> sts.v1.GetRevisionRequest
+	52, // 93: sts.v1.AdminService.Rollback:input_type -> sts.v1.RollbackRequest
+	53, // 94: sts.v1.AdminService.GetShadow:input_type -> sts.v1.GetShadowRequest
+	57, // 95: sts.v1.AdminService.PromoteShadow:input_type -> sts.v1.PromoteShadowRequest
+	58, // 96: sts.v1.AdminService.DiscardShadow:input_type -> sts.v1.DiscardShadowRequest
+	5,  // 97: sts.v1.AdminService.Apply:output_type -> sts.v1.ApplyResponse
+	5,  // 98: sts.v1.AdminService.ApplyMany:output_type -> sts.v1.ApplyResponse
+	7,  // 99: sts.v1.AdminService.GetResource:output_type -> sts.v1.GetResourceResponse
+	9,  // 100: sts.v1.AdminService.ListResources:output_type -> sts.v1.ListResourcesResponse
+	3,  // 101: sts.v1.AdminService.PutResource:output_type -> sts.v1.PutResourceResponse
+	11, // 102: sts.v1.AdminService.DeleteResource:output_type -> sts.v1.DeleteResourceResponse
+	13, // 103: sts.v1.AdminService.RotateClientSecret:output_type -> sts.v1.RotateClientSecretResponse
+	15, // 104: sts.v1.AdminService.GetClientStatus:output_type -> sts.v1.GetClientStatusResponse
+	18, // 105: sts.v1.AdminService.ListKeys:output_type -> sts.v1.ListKeysResponse
+	22, // 106: sts.v1.AdminService.RotateKey:output_type -> sts.v1.RotateKeyResponse
+	24, // 107: sts.v1.AdminService.RevokeKey:output_type -> sts.v1.RevokeKeyResponse
+	67, // 108: sts.v1.AdminService.ExplainDecision:output_type -> sts.v1.ExplainDecisionResponse
+	68, // 109: sts.v1.AdminService.SimulateRequest:output_type -> sts.v1.SimulateRequestResponse
+	33, // 110: sts.v1.AdminService.Revoke:output_type -> sts.v1.RevokeResponse
+	36, // 111: sts.v1.AdminService.ListRevocations:output_type -> sts.v1.ListRevocationsResponse
+	38, // 112: sts.v1.AdminService.ListRegisteredClients:output_type -> sts.v1.ListRegisteredClientsResponse
+	41, // 113: sts.v1.AdminService.DeleteRegisteredClient:output_type -> sts.v1.DeleteRegisteredClientResponse
+	43, // 114: sts.v1.AdminService.Backup:output_type -> sts.v1.BackupResponse
+	27, // 115: sts.v1.AdminService.ListAuditChains:output_type -> sts.v1.ListAuditChainsResponse
+	29, // 116: sts.v1.AdminService.ListIssuerStatus:output_type -> sts.v1.ListIssuerStatusResponse
+	48, // 117: sts.v1.AdminService.ListRevisions:output_type -> sts.v1.ListRevisionsResponse
+	50, // 118: sts.v1.AdminService.GetRevision:output_type -> sts.v1.GetRevisionResponse
+	5,  // 119: sts.v1.AdminService.Rollback:output_type -> sts.v1.ApplyResponse
+	54, // 120: sts.v1.AdminService.GetShadow:output_type -> sts.v1.GetShadowResponse
+	5,  // 121: sts.v1.AdminService.PromoteShadow:output_type -> sts.v1.ApplyResponse
+	59, // 122: sts.v1.AdminService.DiscardShadow:output_type -> sts.v1.DiscardShadowResponse
+	97, // [97:123] is the sub-list for method output_type
+	71, // [71:97] is the sub-list for method input_type
+	71, // [71:71] is the sub-list for extension type_name
+	71, // [71:71] is the sub-list for extension extendee
+	0,  // [0:71] is the sub-list for field type_name
 }
 
 func init() { file_sts_v1_admin_proto_init() }
