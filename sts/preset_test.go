@@ -273,6 +273,7 @@ func TestPresetIssuers(t *testing.T) {
 		"terraform enterprise":             {sts.Issuer{Preset: "terraform-cloud", Issuer: "https://tfe.example.com"}, ""},
 		"aws look-alike":                   {sts.Issuer{Preset: "aws", Issuer: "https://tokens.sts.global.api.aws.evil.com"}, "issuer"},
 		"azure of everybody":               {sts.Issuer{Preset: "azure", Issuer: "https://login.microsoftonline.com/common/v2.0"}, "issuer"},
+		"azure in China":                   {sts.Issuer{Preset: "azure", Issuer: "https://login.partner.microsoftonline.cn/72f988bf-86f1-41af-91ab-2d7cd011db47/v2.0"}, ""},
 		"azure version 1":                  {sts.Issuer{Preset: "azure", Issuer: "https://sts.windows.net/72f988bf-86f1-41af-91ab-2d7cd011db47/"}, ""},
 		"no issuer at all":                 {sts.Issuer{}, "issuer"},
 	} {

@@ -50,7 +50,8 @@ var aws = preset{
 	},
 }
 
-// azure is a tenant of Microsoft Entra [learn.microsoft.com, Access tokens].
+// azure is a tenant of Microsoft Entra, also in a national cloud [learn.microsoft.com,
+// Access tokens; National clouds].
 var azure = preset{
 	pattern: func(iss string) string {
 		if azureTenant(iss) != "" {
@@ -74,7 +75,7 @@ var azure = preset{
 	},
 }
 
-var azureIssuer = regexp.MustCompile(`^(?:https://login\.microsoftonline\.(?:com|us)/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})/v2\.0|https://sts\.windows\.net/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})/)$`)
+var azureIssuer = regexp.MustCompile(`^(?:https://login\.(?:microsoftonline\.com|microsoftonline\.us|partner\.microsoftonline\.cn)/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})/v2\.0|https://sts\.windows\.net/([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})/)$`)
 
 func azureTenant(iss string) string {
 	m := azureIssuer.FindStringSubmatch(iss)
