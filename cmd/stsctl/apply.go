@@ -35,7 +35,7 @@ no file mentions stay as they are; remove them with ` + "`stsctl delete`" + `.`,
 	cmd.Flags().StringArrayVarP(&paths, "file", "f", nil, "`FILE`, directory or - to read; may repeat")
 	cmd.Flags().BoolVar(&req.DryRun, "dry-run", false, "check everything on the server, change nothing")
 	cmd.Flags().StringVar(&req.Why, "why", "", "`REASON` of the change, for `stsctl policy history`")
-	cmd.Flags().BoolVar(&req.Shadow, "shadow", false, "put nothing in force: have the change decide beside what is, see `stsctl policy diff --shadow`")
+	cmd.Flags().BoolVar(&req.Shadow, "shadow", false, "put nothing in force: have the change decide beside what is, see stsctl policy diff --shadow")
 	cmd.Flags().Int64Var(&req.ExpectedRevision, "expected-revision", 0, "refuse if the resources have another `REVISION`, because someone else changed them")
 	out := outputFlag(cmd, "text", "json", "yaml")
 	c.conn.admin(cmd)
@@ -70,7 +70,7 @@ client-template, issuer, audience or rule.`,
 	cmd.Flags().StringArrayVarP(&paths, "file", "f", nil, "`FILE`, directory or - whose resources to delete; may repeat")
 	cmd.Flags().BoolVar(&req.DryRun, "dry-run", false, "check everything on the server, change nothing")
 	cmd.Flags().StringVar(&req.Why, "why", "", "`REASON` of the change, for `stsctl policy history`")
-	cmd.Flags().BoolVar(&req.Shadow, "shadow", false, "put nothing in force: have the change decide beside what is, see `stsctl policy diff --shadow`")
+	cmd.Flags().BoolVar(&req.Shadow, "shadow", false, "put nothing in force: have the change decide beside what is, see stsctl policy diff --shadow")
 	out := outputFlag(cmd, "text", "json", "yaml")
 	c.conn.admin(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {

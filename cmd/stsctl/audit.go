@@ -74,6 +74,7 @@ another machine, and give it the next time:
 	cmd.Flags().BoolVar(&o.server, "server", false, "hold the log to the checkpoint that the server keeps, which needs a connection as an administrator")
 	out := outputFlag(cmd, "text", "json", "yaml")
 	c.conn.admin(cmd)
+	cmd.Flag("issuer").Usage = "issuer identifier, a `URL`: trust the keys that this server publishes; STS_ISSUER alone does not ask for that"
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		// Not by STS_ISSUER alone: a log can be verified where the server is not reached.
 		if err := c.conn.load(); err != nil {

@@ -56,8 +56,8 @@ what nobody uses any more can go.
 The server notes a use at once and writes it down once a minute, so a use can be
 forgotten if the server is killed, and is known to other nodes after a minute.
 
-Of a client that publishes its keys it shows where they are, how old they are, and
-why they could not be fetched.`,
+Of a client that publishes its keys it shows where they are, how old they are,
+and why they could not be fetched.`,
 		Example: "  stsctl client status orders\n  stsctl client status orders -o json",
 	}
 	c.oneClient(cmd)
@@ -155,7 +155,7 @@ with its end, so a file that you keep the resource in is out of date afterwards:
 		Example: "  stsctl client rotate-secret orders\n  stsctl client rotate-secret orders --overlap 0s -o json",
 	}
 	c.oneClient(cmd)
-	overlap := cmd.Flags().Duration("overlap", sts.DefaultOverlap, "how `long` the secret before works on; 0s ends it at once")
+	overlap := cmd.Flags().Duration("overlap", sts.DefaultOverlap, "for what `TIME` the secret before works on; 0s ends it at once")
 	out := outputFlag(cmd, "text", "json", "yaml")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		if *overlap < 0 {

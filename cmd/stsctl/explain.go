@@ -34,7 +34,7 @@ if another is in force now, the last line says what that makes of the request.
 The node that took the decision remembers it for a while. From another time or
 node, read it from its audit log with --audit, together with the resources of
 --dir: nothing is asked of a server then.`,
-		Example: "  stsctl explain 5v1q1y6c9kz3m0h2\n  stsctl explain 5v1q1y6c9kz3m0h2 --audit /var/lib/stsd/audit.jsonl --dir policy.d/",
+		Example: "  stsctl explain 5v1q1y6c9kz3m0h2\n  stsctl explain 5v1q1y6c9kz3m0h2 --audit /var/lib/sts/audit.jsonl --dir policy.d/",
 		Args:    oneDecision,
 	}
 	audits := cmd.Flags().StringArray("audit", nil, "audit log `FILE` to find the decision in; may repeat")

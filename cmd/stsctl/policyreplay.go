@@ -35,7 +35,7 @@ A record has the claims that rules could read when it was written. Where other
 rules read another claim, or an expression reads any, it cannot be told what
 they would say; such records are counted. The exit code is 1 if a decision
 would be otherwise.`,
-		Example: "  stsctl policy replay --since 7d --against policy.d/ --audit /var/lib/stsd/audit*.jsonl\n  stsctl policy replay --audit audit.jsonl --against 41",
+		Example: "  stsctl policy replay --since 7d --against policy.d/ --audit /var/lib/sts/audit*.jsonl\n  stsctl policy replay --audit audit.jsonl --against 41",
 	}
 	audits := cmd.Flags().StringArray("audit", nil, "audit log `FILE`, or - for standard input; may repeat")
 	against := cmd.Flags().StringArray("against", nil, "`DIR` or file with the resources to try, which may repeat; or a revision of the server by its number, or shadow")

@@ -61,6 +61,13 @@ func TestHelpTexts(t *testing.T) {
 			if f.Usage == "" {
 				t.Errorf("%s: no help for --%s", path, f.Name)
 			}
+			value, _ := pflag.UnquoteUsage(f)
+			switch named := strings.Contains(f.Usage, "`"); {
+			case named && f.Value.Type() == "bool":
+				t.Errorf("%s: --%s takes no value, and the help calls it %q", path, f.Name, value)
+			case named && value == strings.ToLower(value) && !strings.Contains(value, "|"):
+				t.Errorf("%s: the value of --%s is called %q in the help; write it in upper case", path, f.Name, value)
+			}
 			for _, word := range []string{"secret", "admin-token"} {
 				if strings.Contains(f.Name, word) && !strings.HasSuffix(f.Name, "-file") {
 					t.Errorf("%s: --%s takes a secret as its value", path, f.Name)

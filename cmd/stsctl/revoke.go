@@ -33,8 +33,9 @@ workloads get new tokens.
   --all           everything, of this service and of all Issuers
 
 Subjects, clients, issuers and all are revoked as of now, or with --before, of
-an earlier time: tokens issued later count. To keep a client from getting new
-ones, disable it.
+an earlier time: tokens issued later count. A time ahead, a minute at most, is
+for nodes whose clocks differ. To keep a client from getting new ones, disable
+it.
 
 Without --token the token of an Issuer needs --of NAME beside --jti or --key.
 Verifiers that do not ask this service accept a token until it expires.`,
@@ -61,7 +62,7 @@ Verifiers that do not ask this service accept a token until it expires.`,
 	cmd.Flags().StringVar(&token, "token", "", "this `TOKEN`, @FILE or -")
 	cmd.Flags().BoolVar(&all, "all", false, "every token")
 	cmd.Flags().StringVar(&of, "of", "", "`NAME` of the Issuer of a --jti or --key (default: this service)")
-	cmd.Flags().StringVar(&before, "before", "", "tokens issued until this `TIME`, such as 2026-11-25T10:00:00Z, or -1h for an hour ago (default: now)")
+	cmd.Flags().StringVar(&before, "before", "", "tokens issued until this `TIME`, such as 2026-11-25T10:00:00Z, or -1h for an hour ago, or 5s for in five seconds (default: now)")
 	cmd.Flags().StringVar(&until, "until", "", "keep the revocation until this `TIME` at least")
 	cmd.Flags().StringVar(&req.Reason, "reason", "", "why, for whoever finds it later; required")
 	out := outputFlag(cmd, "text", "json", "yaml")
