@@ -5,11 +5,14 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	stsv1 "github.com/workload-sts/sts/gen/sts/v1"
 	"github.com/workload-sts/sts/policy"
@@ -98,5 +101,39 @@ func TestExampleConfiguration(t *testing.T) {
 	}
 	if c.Issuer == "" || c.Http.Tls.CertFile == "" || c.Audit.File == "" {
 		t.Errorf("the example leaves out what is required: %v", c)
+	}
+	for i, m := range regexp.MustCompile(`(?m)^# ([a-z]+: \{.*\})$`).FindAllSubmatch(data, -1) {
+		if _, problems := resource.Decode(fmt.Sprintf("comment %d", i+1), m[1], &stsv1.ServerConfig{}); len(problems) > 0 {
+			t.Error(problems)
+		}
+	}
+}
+
+// TestConfigurationOnPages holds that the pieces of configuration that the pages
+// show have only keys that exist.
+func TestConfigurationOnPages(t *testing.T) {
+	pages, err := filepath.Glob("../../docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := 0
+	for _, page := range append(pages, "../../README.md") {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile("(?s)```(?:yaml)?\n(.*?)```").FindAllSubmatch(text, -1) {
+			first, _, _ := strings.Cut(string(m[1]), ":")
+			if (&stsv1.ServerConfig{}).ProtoReflect().Descriptor().Fields().ByName(protoreflect.Name(first)) == nil {
+				continue // of something else
+			}
+			seen++
+			if _, problems := resource.Decode(page, m[1], &stsv1.ServerConfig{}); len(problems) > 0 {
+				t.Error(problems)
+			}
+		}
+	}
+	if seen < 7 {
+		t.Errorf("only %d pieces of configuration found", seen)
 	}
 }

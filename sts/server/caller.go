@@ -179,7 +179,7 @@ func readAdminToken(file string) (string, error) {
 	}
 	secret := strings.TrimRight(string(data), "\r\n")
 	if _, err := sts.HashSecret(secret); err != nil || !strings.HasPrefix(secret, sts.SecretPrefix) {
-		return "", fmt.Errorf("%s has no secret as `stsctl secret new` prints it", file)
+		return "", fmt.Errorf("%s does not have one secret alone, which begins with %s; write it with `stsctl secret new -o json | jq -r .secret`", file, sts.SecretPrefix)
 	}
 	return secret, nil
 }

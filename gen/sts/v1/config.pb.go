@@ -244,9 +244,10 @@ type AdminConfig struct {
 	// Administrators by TLS certificate, on both listeners. Needs
 	// `tls.client_certificates`.
 	Clients []*AdminClientConfig `protobuf:"bytes,2,rep,name=clients,proto3" json:"clients,omitempty"`
-	// File with a secret whose bearer may do everything, as `stsctl secret new`
-	// prints it, with mode 0600. It is for setting the service up from elsewhere; it
-	// is read at each use, so remove the file when tokens do. Default: none.
+	// File with a secret whose bearer may do everything: that of `stsctl secret new`,
+	// and nothing else, with mode 0600. It is for setting the service up from
+	// elsewhere; it is read at each use, so remove the file when tokens do. Default:
+	// none.
 	TokenFile     string `protobuf:"bytes,3,opt,name=token_file,json=tokenFile,proto3" json:"token_file,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
