@@ -379,6 +379,12 @@ func TestAdminTokenFile(t *testing.T) {
 		}
 		os.Remove(file)
 	}
+	if err := os.WriteFile(file, []byte("# for the workload\n"+f.admin+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := CheckAdminToken(file); err == nil || !strings.Contains(err.Error(), "one secret alone") {
+		t.Errorf("all that `stsctl secret new` prints: %v", err)
+	}
 	f.assertNoCanary(t, f.log.String())
 }
 
