@@ -115,8 +115,9 @@ func (r *Ring) step(ctx context.Context, s *keySet) time.Duration {
 	}
 	r.note(s, problemCreate, r.advance(ctx, s, newer))
 	wait := r.pause(s)
-	if due := r.due(s.Name); !due.IsZero() {
-		until := due.Sub(r.c.Now())
+	now := r.c.Now()
+	if due := r.due(s.Name, now); !due.IsZero() {
+		until := due.Sub(now)
 		if until <= 0 {
 			until = retryEvery // another node is about to make it, or it failed
 		}
@@ -134,7 +135,7 @@ func (r *Ring) advance(ctx context.Context, s *keySet, newer *storedKey) error {
 	case slices.ContainsFunc(r.stateNow().of(s.Name), unscheduled):
 		return r.schedule(ctx, s.Name)
 	}
-	if due := r.due(s.Name); due.IsZero() || now.Before(due) {
+	if due := r.due(s.Name, now); due.IsZero() || now.Before(due) {
 		return nil
 	}
 	_, err := r.replace(ctx, s)
@@ -142,9 +143,8 @@ func (r *Ring) advance(ctx context.Context, s *keySet, newer *storedKey) error {
 }
 
 // due is when the next key of a set is to be made; zero if it is there or nobody
-// asked for one.
-func (r *Ring) due(set string) time.Time {
-	now := r.c.Now()
+// asked for one, and now if nothing signs.
+func (r *Ring) due(set string, now time.Time) time.Time {
 	line := r.at(now).lines[set]
 	if _, waits := next(line); waits {
 		return time.Time{}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -223,6 +224,31 @@ func TestProviderTrouble(t *testing.T) {
 	if now := signs(t, r, "default"); now == kid || len(r.Status()[0].Problems) != 0 || r.Ready() != nil {
 		t.Errorf("key %s signs; %q, %v", now, r.Status()[0].Problems, r.Ready())
 	}
+}
+
+// TestDueNow lets time pass between two looks at the clock, as it does: a set in
+// which nothing signs, because it is new or its key was revoked while the provider
+// was down, gets a key by itself.
+func TestDueNow(t *testing.T) {
+	v := &fakeVault{real: true}
+	v.rotate()
+	f := newFixture(t, jose.ES256, v)
+	f.Now = func() time.Time { f.clock.advance(1); return f.clock.now() }
+	kid := signs(t, f.open(t), "default")
+	f.Sets = append(f.Sets, SetConfig{Name: "new", Algorithm: jose.EdDSA, Provider: Local(filepath.Join(t.TempDir(), "key"), true)})
+	r := f.open(t)
+	v.down = true
+	if out, err := r.Revoke(t.Context(), kid); err != nil || out.Successor.KID != "" {
+		t.Fatalf("revoked without a successor: %+v, %v", out, err)
+	}
+	r.tend(t)
+	v.down = false
+	r.tend(t) // makes the keys
+	r.tend(t) // opens them
+	signs(t, r, "default")
+	f.clock.advance(f.Schedule.PublishAhead)
+	r.tend(t)
+	signs(t, r, "new")
 }
 
 // TestRun lets two nodes run by the clock on the wall, through rotations by
