@@ -138,7 +138,15 @@ func (r *Ring) advance(ctx context.Context, s *keySet, newer *storedKey) error {
 	if due := r.due(s.Name, now); due.IsZero() || now.Before(due) {
 		return nil
 	}
-	_, err := r.replace(ctx, s)
+	// An attempt that failed has changed what is stored, which wakes all nodes.
+	at, before := s.notMadeLast()
+	if now.Sub(at).Abs() < retryEvery/2 {
+		return before
+	}
+	made, err := r.replace(ctx, s)
+	if err == nil && !made {
+		return before // another node is about to, or has failed to
+	}
 	return err
 }
 
@@ -303,7 +311,7 @@ func (r *Ring) replace(ctx context.Context, s *keySet) (made bool, err error) {
 		err = r.add(ctx, key)
 		return err == nil, err
 	}
-	s.inspectAgain() // it may have been made all the same
+	s.notMade(r.c.Now())
 	release := r.change(context.WithoutCancel(ctx), func(st *state) bool {
 		_, taken := st.Claims[s.Name]
 		delete(st.Claims, s.Name)

@@ -208,6 +208,12 @@ func TestProviderTrouble(t *testing.T) {
 	if len(st.Problems) != 2 || !strings.Contains(st.Problems[0], "does not answer") {
 		t.Errorf("%q", st.Problems)
 	}
+	before := f.store.revision
+	r.tend(t)
+	r.tend(t) // woken by what came of the attempt
+	if now := r.Status()[0].Problems; f.store.revision != before || len(now) != 2 {
+		t.Errorf("tried again at once: %d changes of the state, %q", f.store.revision-before, now)
+	}
 	if signs(t, r, "default") != kid {
 		t.Error("another key signs")
 	}
@@ -219,6 +225,7 @@ func TestProviderTrouble(t *testing.T) {
 		t.Error("something signs")
 	}
 	v.down = false
+	f.clock.advance(retryEvery)
 	r.tend(t) // makes the key
 	r.tend(t) // opens it
 	if now := signs(t, r, "default"); now == kid || len(r.Status()[0].Problems) != 0 || r.Ready() != nil {
@@ -243,6 +250,7 @@ func TestDueNow(t *testing.T) {
 	}
 	r.tend(t)
 	v.down = false
+	f.clock.advance(retryEvery)
 	r.tend(t) // makes the keys
 	r.tend(t) // opens them
 	signs(t, r, "default")
