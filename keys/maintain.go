@@ -108,14 +108,15 @@ func (r *Ring) pause(s *keySet) time.Duration {
 func (r *Ring) step(ctx context.Context, s *keySet) time.Duration {
 	r.note(s, problemOpen, r.openSigners(ctx, s))
 	var newer *storedKey
-	if s.inspectionDue(r.c.Now(), r.pause(s)) {
+	// A step comes up to a quarter of a pause early.
+	if pause := r.pause(s); s.nextInspection(r.c.Now(), pause) <= pause/4 {
 		var err error
 		newer, err = r.inspect(ctx, s)
 		r.note(s, problemInspect, err)
 	}
 	r.note(s, problemCreate, r.advance(ctx, s, newer))
-	wait := r.pause(s)
 	now := r.c.Now()
+	wait := s.nextInspection(now, r.pause(s))
 	if due := r.due(s.Name, now); !due.IsZero() {
 		until := due.Sub(now)
 		if until <= 0 {

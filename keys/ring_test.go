@@ -259,6 +259,34 @@ func TestDueNow(t *testing.T) {
 	signs(t, r, "new")
 }
 
+// TestNoticedInTime holds that what somebody else does with a key is noticed within
+// 30 seconds, whenever a set is looked at in between for other reasons.
+func TestNoticedInTime(t *testing.T) {
+	v := &fakeVault{real: true}
+	v.rotate()
+	f := newFixture(t, jose.ES256, v)
+	r := f.open(t)
+	for woken := range 30 * time.Second / time.Second {
+		s := r.sets["default"]
+		s.inspected = time.Time{}
+		r.step(t.Context(), s) // looks
+		v.rotate()
+		since, known := woken*time.Second, len(r.stateNow().Keys)
+		f.clock.advance(since)
+		for range 3 {
+			wait := r.step(t.Context(), s)
+			if len(r.stateNow().Keys) > known {
+				break
+			}
+			since += wait
+			f.clock.advance(wait)
+		}
+		if since > 30*time.Second || len(r.stateNow().Keys) == known {
+			t.Errorf("woken after %d s: noticed after %s", woken, since)
+		}
+	}
+}
+
 // TestRun lets two nodes run by the clock on the wall, through rotations by
 // schedule and by hand, while callers sign: always with one key, and always with
 // one that has been published long enough.

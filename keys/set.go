@@ -54,11 +54,11 @@ func (s *keySet) failing() bool {
 	return slices.ContainsFunc(s.problems.errs[:], func(err error) bool { return err != nil }) || len(s.unusable) > 0
 }
 
-// inspectionDue tells whether the provider is to be asked again.
-func (s *keySet) inspectionDue(now time.Time, every time.Duration) bool {
+// nextInspection is how long it is until the provider is to be asked again.
+func (s *keySet) nextInspection(now time.Time, every time.Duration) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return now.Sub(s.inspected).Abs() >= every
+	return max(every-now.Sub(s.inspected).Abs(), 0)
 }
 
 // notMade notes that the next key could not be made. It may have been made all the
