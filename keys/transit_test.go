@@ -199,6 +199,27 @@ func TestUnfitKeys(t *testing.T) {
 	}
 }
 
+// TestChangedAlgorithm restarts with an algorithm that the transit key is not for:
+// what signs goes on, and no version is made that nothing could sign with.
+func TestChangedAlgorithm(t *testing.T) {
+	v := startVault(t)
+	f := newFixture(t, jose.ES256, Vault(v.key(jose.ES256), VaultOptions{}))
+	kid := signs(t, f.open(t), "default")
+	f.Sets[0].Algorithm = jose.ES384
+	r := f.open(t)
+	f.clock.advance(f.Schedule.Period)
+	r.tend(t)
+	if _, err := r.Rotate(t.Context(), "default"); err == nil || !strings.Contains(err.Error(), "needs ecdsa-p384") {
+		t.Errorf("rotated: %v", err)
+	}
+	if info, err := v.key(jose.ES256).Info(t.Context()); err != nil || info.Latest != 1 {
+		t.Errorf("there is version %d, %v", info.Latest, err)
+	}
+	if signs(t, r, "default") != kid {
+		t.Error("another key signs")
+	}
+}
+
 // TestBroadToken warns of a token that may do more than it needs [Y-08].
 func TestBroadToken(t *testing.T) {
 	v := startVault(t)
