@@ -108,7 +108,7 @@ func (p transit) inspect(ctx context.Context, s SetConfig, known []placed) (repo
 	if err := p.fits(s, info); err != nil {
 		return report{}, err
 	}
-	r := report{unusable: map[string]error{}, warnings: p.dangers(info)}
+	r := report{unusable: map[string]error{}, warnings: dangers(p.key, info)}
 	if len(known) == 0 && len(r.warnings) > 0 {
 		// Later it is a warning: what has been signed with goes on.
 		return report{}, fmt.Errorf("the key is not fit to sign tokens: %s", strings.Join(r.warnings, "; "))
@@ -197,7 +197,7 @@ func (p transit) disabled(info vault.Info, version int) error {
 }
 
 // dangers is what somebody may do with the key that nobody should.
-func (p transit) dangers(info vault.Info) []string {
+func dangers(key *vault.Key, info vault.Info) []string {
 	var out []string
 	for _, d := range []struct {
 		is   bool
@@ -206,10 +206,10 @@ func (p transit) dangers(info vault.Info) []string {
 		{info.Exportable, "its private key can be exported (exportable=true), and that cannot be undone: make another key"},
 		{info.PlaintextBackup, "its private key can be read from a backup (allow_plaintext_backup=true), and that cannot be undone: make another key"},
 		{info.Derived, "it is derived (derived=true) and so another key in each context: make another key without"},
-		{info.DeletionAllowed, fmt.Sprintf("it can be deleted: `vault write %s/config deletion_allowed=false`", p.key)},
+		{info.DeletionAllowed, fmt.Sprintf("it can be deleted: `vault write %s/config deletion_allowed=false`", key)},
 	} {
 		if d.is {
-			out = append(out, fmt.Sprintf("%s: %s", p.key, d.what))
+			out = append(out, fmt.Sprintf("%s: %s", key, d.what))
 		}
 	}
 	return out
