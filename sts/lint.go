@@ -30,6 +30,7 @@ const (
 	lintUnbound     = "unbound"
 	lintAnyScope    = "any-scope"
 	lintMapsSub     = "maps-sub"
+	lintLaterHops   = "later-hops"
 	LintUntested    = "untested-grant" // found by who has test cases
 )
 
@@ -45,6 +46,7 @@ var lintMeanings = map[string]string{
 	LintUntested:    "No test case is granted one of the scopes, or for one of the audiences, by the rule.",
 	lintAnyScope:    "Every scope that the Audiences define, now or later, can be had by asking for it.",
 	lintMapsSub:     "The subject of the token is what a claim says that the Issuer does not keep unique.",
+	lintLaterHops:   "What a denied token is exchanged for elsewhere can be exchanged for what is denied.",
 	lintUnbound:     "The rule gives unbound a scope that another rule gives bound to a key alone.",
 }
 
@@ -201,7 +203,36 @@ func (l *lint) prohibitions(r *policy.Rule) {
 	}) {
 		l.find(r, lintRedundant, "", "remove it", "rule %q denies all of this, and more", name)
 	}
+	if r.Subject != nil && r.Subject.Issuer != policy.Self && len(r.Deny.Audiences) > 0 {
+		l.laterHops(r)
+	}
 }
+
+// laterHops looks whether what a prohibition is about can be got by a detour: it sees
+// the tokens of an issuer, and not those that they are exchanged for.
+func (l *lint) laterHops(r *policy.Rule) {
+	within := func(audience string) bool { return slices.Contains(r.Deny.Audiences, audience) }
+	way := slices.IndexFunc(l.rules, func(other *policy.Rule) bool {
+		return other.Deny == nil && ofSelf(other) && slices.ContainsFunc(other.Allow.Audiences, within)
+	})
+	guarded := slices.ContainsFunc(l.rules, func(other *policy.Rule) bool {
+		return other.Deny != nil && ofSelf(other) && !slices.ContainsFunc(r.Deny.Audiences, func(audience string) bool {
+			return len(other.Deny.Audiences) > 0 && !slices.Contains(other.Deny.Audiences, audience)
+		})
+	})
+	detour := slices.ContainsFunc(l.o.st.order, func(ref Ref) bool {
+		a := l.o.st.resources[ref].Audience
+		return a != nil && !within(a.Name) && (len(r.Deny.Scopes) == 0 ||
+			slices.ContainsFunc(a.Scopes, func(scope string) bool { return slices.Contains(r.Deny.Scopes, scope) }))
+	})
+	if way >= 0 && detour && !guarded {
+		l.find(r, lintLaterHops, "deny.audiences", fmt.Sprintf("deny scopes or the whole request, or add a rule that denies the same to subjects of issuer self whose sub begins with %s:", r.Subject.Issuer),
+			"what such a token was exchanged for at another audience is a token of issuer self, and rule %q takes that", l.rules[way].Name)
+	}
+}
+
+// ofSelf tells whether a rule is about tokens of this service.
+func ofSelf(r *policy.Rule) bool { return r.Subject != nil && r.Subject.Issuer == policy.Self }
 
 func boundAlone(r *policy.Rule) bool {
 	return r.Require.Binding != "" && r.Require.Binding != policy.NoBinding

@@ -56,6 +56,13 @@ func TestLint(t *testing.T) {
 		return r
 	}
 	none := func(*policy.Rule) {}
+	onwards := allow(func(r *policy.Rule) { r.Name, r.Subject = "onwards", &policy.Party{Issuer: policy.Self} })
+	noOrders := deny("no", policy.Deny{Audiences: []string{"orders"}}, func(r *policy.Rule) { r.Subject = idp })
+	alsoOnwards := func(d policy.Deny) *policy.Rule {
+		return deny("nor", d, func(r *policy.Rule) {
+			r.Subject = &policy.Party{Issuer: policy.Self, ClaimGlobs: map[string]string{"sub": "idp:x*"}}
+		})
+	}
 	for _, tc := range []struct {
 		name  string
 		rules []*policy.Rule
@@ -72,6 +79,13 @@ func TestLint(t *testing.T) {
 		{"everything denied", []*policy.Rule{deny("no", policy.Deny{}, none)}, []string{"good unreachable"}},
 		{"its audience denied", []*policy.Rule{deny("no", policy.Deny{Audiences: []string{"payments"}}, none)}, []string{"good unreachable"}},
 		{"another audience denied", []*policy.Rule{deny("no", policy.Deny{Audiences: []string{"orders"}}, none)}, nil},
+		{"denied at the first hop alone", []*policy.Rule{onwards, noOrders}, []string{"no later-hops"}},
+		{"denied at the first hop alone, elsewhere at the others", []*policy.Rule{onwards, noOrders, alsoOnwards(policy.Deny{Audiences: []string{"payments"}})}, []string{"no later-hops"}},
+		{"denied at every hop", []*policy.Rule{onwards, noOrders, alsoOnwards(policy.Deny{Audiences: []string{"orders", "payments"}})}, nil},
+		{"denied at every hop, and everywhere at the others", []*policy.Rule{onwards, noOrders, alsoOnwards(policy.Deny{})}, nil},
+		{"scopes denied at the first hop alone", []*policy.Rule{onwards, deny("no", policy.Deny{Audiences: []string{"orders"}, Scopes: []string{"read"}}, func(r *policy.Rule) { r.Subject = idp })}, []string{"no later-hops"}},
+		{"scopes that nobody else has", []*policy.Rule{onwards, deny("no", policy.Deny{Audiences: []string{"payments"}, Scopes: []string{"write"}}, func(r *policy.Rule) { r.Subject = idp })}, nil},
+		{"denied at the first hop, and no other", []*policy.Rule{noOrders}, nil},
 		{"all of its scopes denied", []*policy.Rule{deny("no", policy.Deny{Scopes: []string{"read", "write"}}, none)}, []string{"good unreachable"}},
 		{"one of its scopes denied", []*policy.Rule{deny("no", policy.Deny{Scopes: []string{"write"}}, none)}, nil},
 		{"denied to others", []*policy.Rule{deny("no", policy.Deny{}, func(r *policy.Rule) { r.Requester = policy.Requester{Clients: []string{"api"}} })}, nil},
