@@ -108,15 +108,17 @@ func (r *Ring) pause(s *keySet) time.Duration {
 func (r *Ring) step(ctx context.Context, s *keySet) time.Duration {
 	r.note(s, problemOpen, r.openSigners(ctx, s))
 	var newer *storedKey
-	if s.inspectionDue(r.c.Now(), r.pause(s)) {
+	// A step comes up to a quarter of a pause early.
+	if pause := r.pause(s); s.nextInspection(r.c.Now(), pause) <= pause/4 {
 		var err error
 		newer, err = r.inspect(ctx, s)
 		r.note(s, problemInspect, err)
 	}
 	r.note(s, problemCreate, r.advance(ctx, s, newer))
-	wait := r.pause(s)
-	if due := r.due(s.Name); !due.IsZero() {
-		until := due.Sub(r.c.Now())
+	now := r.c.Now()
+	wait := s.nextInspection(now, r.pause(s))
+	if due := r.due(s.Name, now); !due.IsZero() {
+		until := due.Sub(now)
 		if until <= 0 {
 			until = retryEvery // another node is about to make it, or it failed
 		}
@@ -134,17 +136,24 @@ func (r *Ring) advance(ctx context.Context, s *keySet, newer *storedKey) error {
 	case slices.ContainsFunc(r.stateNow().of(s.Name), unscheduled):
 		return r.schedule(ctx, s.Name)
 	}
-	if due := r.due(s.Name); due.IsZero() || now.Before(due) {
+	if due := r.due(s.Name, now); due.IsZero() || now.Before(due) {
 		return nil
 	}
-	_, err := r.replace(ctx, s)
+	// An attempt that failed has changed what is stored, which wakes all nodes.
+	at, before := s.notMadeLast()
+	if now.Sub(at).Abs() < retryEvery/2 {
+		return before
+	}
+	made, err := r.replace(ctx, s)
+	if err == nil && !made {
+		return before // another node is about to, or has failed to
+	}
 	return err
 }
 
 // due is when the next key of a set is to be made; zero if it is there or nobody
-// asked for one.
-func (r *Ring) due(set string) time.Time {
-	now := r.c.Now()
+// asked for one, and now if nothing signs.
+func (r *Ring) due(set string, now time.Time) time.Time {
 	line := r.at(now).lines[set]
 	if _, waits := next(line); waits {
 		return time.Time{}
@@ -303,7 +312,7 @@ func (r *Ring) replace(ctx context.Context, s *keySet) (made bool, err error) {
 		err = r.add(ctx, key)
 		return err == nil, err
 	}
-	s.inspectAgain() // it may have been made all the same
+	s.notMade(r.c.Now())
 	release := r.change(context.WithoutCancel(ctx), func(st *state) bool {
 		_, taken := st.Claims[s.Name]
 		delete(st.Claims, s.Name)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -207,6 +208,12 @@ func TestProviderTrouble(t *testing.T) {
 	if len(st.Problems) != 2 || !strings.Contains(st.Problems[0], "does not answer") {
 		t.Errorf("%q", st.Problems)
 	}
+	before := f.store.revision
+	r.tend(t)
+	r.tend(t) // woken by what came of the attempt
+	if now := r.Status()[0].Problems; f.store.revision != before || len(now) != 2 {
+		t.Errorf("tried again at once: %d changes of the state, %q", f.store.revision-before, now)
+	}
 	if signs(t, r, "default") != kid {
 		t.Error("another key signs")
 	}
@@ -218,10 +225,65 @@ func TestProviderTrouble(t *testing.T) {
 		t.Error("something signs")
 	}
 	v.down = false
+	f.clock.advance(retryEvery)
 	r.tend(t) // makes the key
 	r.tend(t) // opens it
 	if now := signs(t, r, "default"); now == kid || len(r.Status()[0].Problems) != 0 || r.Ready() != nil {
 		t.Errorf("key %s signs; %q, %v", now, r.Status()[0].Problems, r.Ready())
+	}
+}
+
+// TestDueNow lets time pass between two looks at the clock, as it does: a set in
+// which nothing signs, because it is new or its key was revoked while the provider
+// was down, gets a key by itself.
+func TestDueNow(t *testing.T) {
+	v := &fakeVault{real: true}
+	v.rotate()
+	f := newFixture(t, jose.ES256, v)
+	f.Now = func() time.Time { f.clock.advance(1); return f.clock.now() }
+	kid := signs(t, f.open(t), "default")
+	f.Sets = append(f.Sets, SetConfig{Name: "new", Algorithm: jose.EdDSA, Provider: Local(filepath.Join(t.TempDir(), "key"), true)})
+	r := f.open(t)
+	v.down = true
+	if out, err := r.Revoke(t.Context(), kid); err != nil || out.Successor.KID != "" {
+		t.Fatalf("revoked without a successor: %+v, %v", out, err)
+	}
+	r.tend(t)
+	v.down = false
+	f.clock.advance(retryEvery)
+	r.tend(t) // makes the keys
+	r.tend(t) // opens them
+	signs(t, r, "default")
+	f.clock.advance(f.Schedule.PublishAhead)
+	r.tend(t)
+	signs(t, r, "new")
+}
+
+// TestNoticedInTime holds that what somebody else does with a key is noticed within
+// 30 seconds, whenever a set is looked at in between for other reasons.
+func TestNoticedInTime(t *testing.T) {
+	v := &fakeVault{real: true}
+	v.rotate()
+	f := newFixture(t, jose.ES256, v)
+	r := f.open(t)
+	for woken := range 30 * time.Second / time.Second {
+		s := r.sets["default"]
+		s.inspected = time.Time{}
+		r.step(t.Context(), s) // looks
+		v.rotate()
+		since, known := woken*time.Second, len(r.stateNow().Keys)
+		f.clock.advance(since)
+		for range 3 {
+			wait := r.step(t.Context(), s)
+			if len(r.stateNow().Keys) > known {
+				break
+			}
+			since += wait
+			f.clock.advance(wait)
+		}
+		if since > 30*time.Second || len(r.stateNow().Keys) == known {
+			t.Errorf("woken after %d s: noticed after %s", woken, since)
+		}
 	}
 }
 

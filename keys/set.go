@@ -20,6 +20,7 @@ type keySet struct {
 	unusable  map[string]error  // by kid: what the provider will not sign with
 	problems  problems
 	inspected time.Time // when the provider was asked last
+	notMadeAt time.Time // when it was last tried in vain to make the next key
 	past      tally     // of signers that are closed
 }
 
@@ -53,18 +54,27 @@ func (s *keySet) failing() bool {
 	return slices.ContainsFunc(s.problems.errs[:], func(err error) bool { return err != nil }) || len(s.unusable) > 0
 }
 
-// inspectionDue tells whether the provider is to be asked again.
-func (s *keySet) inspectionDue(now time.Time, every time.Duration) bool {
+// nextInspection is how long it is until the provider is to be asked again.
+func (s *keySet) nextInspection(now time.Time, every time.Duration) time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return now.Sub(s.inspected).Abs() >= every
+	return max(every-now.Sub(s.inspected).Abs(), 0)
 }
 
-// inspectAgain makes the next inspection due.
-func (s *keySet) inspectAgain() {
+// notMade notes that the next key could not be made. It may have been made all the
+// same, so the next inspection is due.
+func (s *keySet) notMade(at time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.inspected = time.Time{}
+	s.notMadeAt, s.inspected = at, time.Time{}
+}
+
+// notMadeLast returns when it was last tried in vain to make the next key, and why
+// it cannot be made as far as is known.
+func (s *keySet) notMadeLast() (time.Time, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.notMadeAt, s.problems.errs[problemCreate]
 }
 
 // inspect asks the provider what has become of the keys, and returns a key that

@@ -52,7 +52,7 @@ func (r *Ring) Status() []SetStatus {
 			}
 		}
 		if s := r.sets[name]; s != nil {
-			st.Algorithm, st.Provider, st.RotationDue = string(s.Algorithm), s.Provider.kind(), r.due(name)
+			st.Algorithm, st.Provider, st.RotationDue = string(s.Algorithm), s.Provider.kind(), r.due(name, now)
 			st.Problems = r.troubles(s)
 		} else {
 			st.Problems = []string{"this key set is not in the configuration of this node: its keys stay published until they are revoked"}

@@ -60,17 +60,24 @@ func readTransitKey(k storedKey) (m transitKey, err error) {
 }
 
 // create makes a version. That it was made is told by what Vault has afterwards,
-// not by the answer.
+// not by the answer. None is made that the set cannot use: it would be made again
+// and again.
 func (p transit) create(ctx context.Context, s SetConfig, known []storedKey) (storedKey, error) {
-	err := p.key.Rotate(ctx)
+	info, err := p.key.Info(ctx)
+	if err != nil {
+		return storedKey{}, vaultError(err)
+	}
+	if err := p.fits(s, info); err != nil {
+		return storedKey{}, err
+	}
+	err = p.key.Rotate(ctx)
 	if e, ok := errors.AsType[*vault.Error](err); ok && e.Kind == vault.Denied {
 		err = fmt.Errorf("%w: allow update on %s/rotate, or let Vault rotate (auto_rotate_period) or somebody else: what they make is taken over", err, p.key)
 	}
 	if err != nil {
 		return storedKey{}, vaultError(err)
 	}
-	info, err := p.key.Info(ctx)
-	if err != nil {
+	if info, err = p.key.Info(ctx); err != nil {
 		return storedKey{}, vaultError(err)
 	}
 	k, err := p.newest(s, info)
@@ -98,10 +105,10 @@ func (p transit) inspect(ctx context.Context, s SetConfig, known []placed) (repo
 	if err != nil {
 		return report{}, vaultError(err)
 	}
-	if want := transitTypes[s.Algorithm]; !strings.HasPrefix(info.Type, want) {
-		return report{}, fmt.Errorf("%s is of type %s, and algorithm %s needs %s: name another key, or the algorithm that fits", p.key, info.Type, s.Algorithm, want)
+	if err := p.fits(s, info); err != nil {
+		return report{}, err
 	}
-	r := report{unusable: map[string]error{}, warnings: p.dangers(info)}
+	r := report{unusable: map[string]error{}, warnings: dangers(p.key, info)}
 	if len(known) == 0 && len(r.warnings) > 0 {
 		// Later it is a warning: what has been signed with goes on.
 		return report{}, fmt.Errorf("the key is not fit to sign tokens: %s", strings.Join(r.warnings, "; "))
@@ -133,6 +140,14 @@ var transitTypes = map[jose.Algorithm]string{
 	jose.EdDSA: "ed25519",
 	jose.RS256: "rsa-",
 	jose.PS256: "rsa-",
+}
+
+// fits tells why a transit key is none for the algorithm of a set.
+func (p transit) fits(s SetConfig, info vault.Info) error {
+	if want := transitTypes[s.Algorithm]; !strings.HasPrefix(info.Type, want) {
+		return fmt.Errorf("%s is of type %s, and algorithm %s needs %s: name another key, or the algorithm that fits", p.key, info.Type, s.Algorithm, want)
+	}
+	return nil
 }
 
 // missing is the report of a transit key that is not there. It is not made anew:
@@ -182,7 +197,7 @@ func (p transit) disabled(info vault.Info, version int) error {
 }
 
 // dangers is what somebody may do with the key that nobody should.
-func (p transit) dangers(info vault.Info) []string {
+func dangers(key *vault.Key, info vault.Info) []string {
 	var out []string
 	for _, d := range []struct {
 		is   bool
@@ -191,10 +206,10 @@ func (p transit) dangers(info vault.Info) []string {
 		{info.Exportable, "its private key can be exported (exportable=true), and that cannot be undone: make another key"},
 		{info.PlaintextBackup, "its private key can be read from a backup (allow_plaintext_backup=true), and that cannot be undone: make another key"},
 		{info.Derived, "it is derived (derived=true) and so another key in each context: make another key without"},
-		{info.DeletionAllowed, fmt.Sprintf("it can be deleted: `vault write %s/config deletion_allowed=false`", p.key)},
+		{info.DeletionAllowed, fmt.Sprintf("it can be deleted: `vault write %s/config deletion_allowed=false`", key)},
 	} {
 		if d.is {
-			out = append(out, fmt.Sprintf("%s: %s", p.key, d.what))
+			out = append(out, fmt.Sprintf("%s: %s", key, d.what))
 		}
 	}
 	return out

@@ -199,6 +199,46 @@ func TestUnfitKeys(t *testing.T) {
 	}
 }
 
+// TestUnfitWrapping begins with transit keys that nothing should be encrypted with.
+func TestUnfitWrapping(t *testing.T) {
+	v := startVault(t)
+	v.Do(t, http.MethodPost, "transit/keys/exportable", map[string]any{"type": "aes256-gcm96", "exportable": true})
+	v.Transit(t, "deletable", "aes256-gcm96")
+	v.Do(t, http.MethodPost, "transit/keys/deletable/config", map[string]any{"deletion_allowed": true})
+	for name, says := range map[string]string{
+		"missing":    "vault write -f transit/keys/missing type=aes256-gcm96",
+		"exportable": "exportable=true",
+		"deletable":  "transit/keys/deletable/config deletion_allowed=false",
+		"k-ES256":    "is of type ecdsa-p256, and signing keys are encrypted with one of aes128-gcm96",
+	} {
+		f := newFixture(t, jose.ES256, Wrapped(v.client.Key("transit", name)))
+		if _, err := Open(t.Context(), f.Config); err == nil || !strings.Contains(err.Error(), says) || f.store.data != nil {
+			t.Errorf("%s: %v; want an error that says %q", name, err, says)
+		}
+	}
+}
+
+// TestChangedAlgorithm restarts with an algorithm that the transit key is not for:
+// what signs goes on, and no version is made that nothing could sign with.
+func TestChangedAlgorithm(t *testing.T) {
+	v := startVault(t)
+	f := newFixture(t, jose.ES256, Vault(v.key(jose.ES256), VaultOptions{}))
+	kid := signs(t, f.open(t), "default")
+	f.Sets[0].Algorithm = jose.ES384
+	r := f.open(t)
+	f.clock.advance(f.Schedule.Period)
+	r.tend(t)
+	if _, err := r.Rotate(t.Context(), "default"); err == nil || !strings.Contains(err.Error(), "needs ecdsa-p384") {
+		t.Errorf("rotated: %v", err)
+	}
+	if info, err := v.key(jose.ES256).Info(t.Context()); err != nil || info.Latest != 1 {
+		t.Errorf("there is version %d, %v", info.Latest, err)
+	}
+	if signs(t, r, "default") != kid {
+		t.Error("another key signs")
+	}
+}
+
 // TestBroadToken warns of a token that may do more than it needs [Y-08].
 func TestBroadToken(t *testing.T) {
 	v := startVault(t)

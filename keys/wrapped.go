@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/workload-sts/sts/keys/vault"
@@ -28,9 +30,37 @@ type transitBox struct{ key *vault.Key }
 
 func (b transitBox) String() string { return b.key.String() }
 
-func (b transitBox) seal(ctx context.Context, plaintext, bound []byte, _ bool) ([]byte, error) {
+func (b transitBox) seal(ctx context.Context, plaintext, bound []byte, first bool) ([]byte, error) {
+	if first {
+		if err := b.fit(ctx); err != nil {
+			return nil, err
+		}
+	}
 	ciphertext, err := b.key.Encrypt(ctx, plaintext, bound)
 	return []byte(ciphertext), vaultError(err)
+}
+
+// wrappingTypes are the types of transit keys that bind a ciphertext to what it is
+// for.
+var wrappingTypes = []string{"aes128-gcm96", "aes256-gcm96", "chacha20-poly1305"}
+
+// fit tells why nothing should be encrypted with the key. What was encrypted with it
+// before stays in use.
+func (b transitBox) fit(ctx context.Context) error {
+	info, err := b.key.Info(ctx)
+	if e, ok := errors.AsType[*vault.Error](err); ok && e.Kind == vault.NoKey {
+		return fmt.Errorf("vault has no key %s: make it with `vault write -f %s type=aes256-gcm96`", b.key, b.key)
+	}
+	if err != nil {
+		return vaultError(err)
+	}
+	if !slices.Contains(wrappingTypes, info.Type) {
+		return fmt.Errorf("%s is of type %s, and signing keys are encrypted with one of %s: name another key", b.key, info.Type, strings.Join(wrappingTypes, ", "))
+	}
+	if bad := dangers(b.key, info); len(bad) > 0 {
+		return fmt.Errorf("the key is not fit to encrypt signing keys: %s", strings.Join(bad, "; "))
+	}
+	return nil
 }
 
 func (b transitBox) open(ctx context.Context, ciphertext, bound []byte) ([]byte, error) {

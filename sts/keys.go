@@ -31,7 +31,7 @@ func (s *Service) Keys() []KeySetStatus { return s.keys.Status() }
 func (s *Service) RotateKey(ctx context.Context, by Principal, set string) (key KeyStatus, err error) {
 	err = s.administer(ctx, by, "rotate key", set, func() (err error) {
 		if key, err = s.keys.Rotate(ctx, set); err != nil {
-			return keysError(err, "the next key cannot be made now; try again later")
+			return keysError(err, "the next key cannot be made now; the log of the server says why")
 		}
 		return nil
 	})

@@ -24,10 +24,10 @@ func (k configCheck) storage(c *stsv1.StorageConfig) {
 			k.report("storage.replay_file", "is for bolt_file; in etcd, what was used once is kept with everything else")
 		}
 	default:
-		c.BoltFile = k.newFile("storage.bolt_file", c.BoltFile)
 		if c.ReplayFile == "" {
-			c.ReplayFile = c.BoltFile + ".replay"
+			c.ReplayFile = c.BoltFile + ".replay" // before either has the directory of the configuration
 		}
+		c.BoltFile = k.newFile("storage.bolt_file", c.BoltFile)
 		c.ReplayFile = k.newFile("storage.replay_file", c.ReplayFile)
 		k.apart("storage.replay_file", c.ReplayFile, "storage.bolt_file", c.BoltFile)
 	}
