@@ -441,7 +441,11 @@ func TestDenialMoreAllowsNoMore(t *testing.T) {
 		w := drawWorld(t)
 		before := compileRapid(t, w)
 		more := w
-		more.Rules = append(slices.Clone(w.Rules), drawDeny(t, 99))
+		denial := drawDeny(t, 99)
+		if rapid.Bool().Draw(t, "for everybody") {
+			denial.Requester, denial.Subject, denial.Actor, denial.When = Requester{}, nil, nil, ""
+		}
+		more.Rules = append(slices.Clone(w.Rules), denial)
 		after := compileRapid(t, more)
 		for range 50 {
 			r := drawRequest(t, w)
