@@ -321,6 +321,28 @@ func (r *Ring) replace(ctx context.Context, s *keySet) (made bool, err error) {
 	return false, errors.Join(fmt.Errorf("making the next key of key set %q: %w", s.Name, err), release)
 }
 
+// succeed makes a key for a set in which nothing signs, or waits until another node
+// has: all of them see that there is none.
+func (r *Ring) succeed(ctx context.Context, s *keySet) error {
+	ctx, cancel := context.WithTimeout(ctx, createTime)
+	defer cancel()
+	for {
+		made, err := r.replace(ctx, s)
+		if made || err != nil {
+			return err
+		}
+		if _, signs := r.at(r.c.Now()).signing[s.Name]; signs {
+			return nil
+		}
+		if !sleep(ctx, retryEvery/10) {
+			return fmt.Errorf("another server is making the next key of key set %q, and has not within %s", s.Name, createTime)
+		}
+		if err := r.load(ctx); err != nil {
+			return err
+		}
+	}
+}
+
 // sweep removes keys whose tokens have all expired. Those that were revoked stay:
 // they say that nothing before them comes back.
 func (r *Ring) sweep(ctx context.Context) error {

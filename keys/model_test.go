@@ -211,7 +211,10 @@ func (w *world) revoke() {
 	}
 	s := n.ring.stateNow()
 	kid := s.Keys[rapid.IntRange(0, len(s.Keys)-1).Draw(w.t, "victim")].ID
-	_, _ = n.ring.Revoke(context.Background(), kid) // an error may have left it revoked
+	// It waits for another node that has begun to make a key, and is dead maybe.
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	_, _ = n.ring.Revoke(ctx, kid) // an error may have left it revoked
 	w.emergency = w.now.Add(w.surprise())
 }
 

@@ -259,6 +259,36 @@ func TestDueNow(t *testing.T) {
 	signs(t, r, "new")
 }
 
+// TestRevokeBesideAnother revokes while another node is already making the key that
+// is missing then: the answer has it.
+func TestRevokeBesideAnother(t *testing.T) {
+	v := &fakeVault{real: true}
+	v.rotate()
+	f := newFixture(t, jose.ES256, v)
+	a, b := f.open(t), f.open(t)
+	kid := signs(t, a, "default")
+	claim := func(st *state) bool { st.Claims["default"] = f.clock.now(); return true }
+	if err := b.change(t.Context(), claim); err != nil {
+		t.Fatal(err)
+	}
+	var other sync.WaitGroup
+	defer other.Wait()
+	other.Go(func() {
+		time.Sleep(250 * time.Millisecond)
+		err := b.change(t.Context(), func(st *state) bool { delete(st.Claims, "default"); return true })
+		if err == nil {
+			_, err = b.replace(t.Context(), b.sets["default"])
+		}
+		if err != nil {
+			t.Error(err)
+		}
+	})
+	out, err := a.Revoke(t.Context(), kid)
+	if err != nil || out.Successor.KID == "" || out.Successor.KID == kid {
+		t.Errorf("%+v, %v", out, err)
+	}
+}
+
 // TestNoticedInTime holds that what somebody else does with a key is noticed within
 // 30 seconds, whenever a set is looked at in between for other reasons.
 func TestNoticedInTime(t *testing.T) {

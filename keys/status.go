@@ -194,8 +194,7 @@ func (r *Ring) Revoke(ctx context.Context, kid string) (Revocation, error) {
 	}
 	if s := r.sets[set]; s != nil {
 		if _, signs := r.at(r.c.Now()).signing[set]; !signs {
-			_, err := r.replace(ctx, s)
-			r.note(s, problemCreate, err)
+			r.note(s, problemCreate, r.succeed(ctx, s))
 		}
 		r.note(s, problemOpen, r.openSigners(ctx, s))
 	}
