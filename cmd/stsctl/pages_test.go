@@ -73,7 +73,7 @@ func pages(t *testing.T) []string {
 // commandLines returns what stands behind `stsctl` in the code of a page, up to
 // where the command ends.
 func commandLines(page, text string) []string {
-	code := []string{text}
+	var code []string
 	if filepath.Ext(page) == ".md" {
 		code = append(codeBlock.FindAllString(text, -1), codeSpan.FindAllString(codeBlock.ReplaceAllString(text, ""), -1)...)
 	} else {
