@@ -130,7 +130,7 @@ var vaultFaults = []vaultFault{{
 		n.vault.Transit(t, "sts", "ecdsa-p256")
 		n.revoke(t, lost)
 	},
-	reason: "vault has no such key",
+	reason: "vault has no", // such key, says who signs, and: key any more, who looked
 }}
 
 // faultNode is a server on a Vault, and who watches what it asks there.
