@@ -208,7 +208,8 @@ func (h *history) end() {
 	}
 	h.t.Logf("%d calls, %d records, %d outages: %v", len(past.Calls), len(past.Records), len(past.Outages), counts)
 	for _, kind := range []string{"issue: yes", "use: yes", "use: no", "exchange: yes", "exchange: no", "introspect: yes", "introspect: no", "revoke: yes", "write: yes", "read: yes"} {
-		if counts[kind] == 0 {
+		// Of few calls, as beside a disk that hangs, none may be one that is refused.
+		if counts[kind] == 0 && (len(past.Calls) >= 1000 || strings.HasSuffix(kind, "yes")) {
 			h.t.Errorf("no call was %s: the history shows nothing", kind)
 		}
 	}
