@@ -112,6 +112,13 @@ func (l *Log) Add(c Call) {
 	l.h.Calls = append(l.h.Calls, c)
 }
 
+// Calls returns how many calls were noted.
+func (l *Log) Calls() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.h.Calls)
+}
+
 // Publish notes a key set that was fetched.
 func (l *Log) Publish(p Published) {
 	l.mu.Lock()
