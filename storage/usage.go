@@ -48,15 +48,39 @@ func (s *Store) LastUse(ctx context.Context, client, credential string) (time.Ti
 	return time.Unix(at, 0), nil
 }
 
+// fewUses are so few that each is asked for, and not all that there are.
+const fewUses = 32
+
+// lastUses returns what is there of some uses, by their keys.
+func (s *Store) lastUses(ctx context.Context, of []sts.CredentialUse) (map[string]time.Time, error) {
+	out := make(map[string]time.Time, len(of))
+	if len(of) > fewUses {
+		all, err := s.LoadUses(ctx)
+		for _, u := range all {
+			out[usageKey(u.Client, u.Credential)] = u.Last
+		}
+		return out, err
+	}
+	for _, u := range of {
+		last, err := s.LastUse(ctx, u.Client, u.Credential)
+		if err != nil {
+			return nil, err
+		}
+		out[usageKey(u.Client, u.Credential)] = last
+	}
+	return out, nil
+}
+
 // SaveUses implements sts.UsageStore. Of several nodes that write at the same time,
 // the last one has the word, until the next use.
 func (s *Store) SaveUses(ctx context.Context, put, gone []sts.CredentialUse) error {
 	ops := make([]Op, 0, len(put)+len(gone))
+	last, err := s.lastUses(ctx, put)
+	if err != nil {
+		return err
+	}
 	for _, u := range put {
-		switch last, err := s.LastUse(ctx, u.Client, u.Credential); {
-		case err != nil:
-			return err
-		case u.Last.After(last):
+		if u.Last.After(last[usageKey(u.Client, u.Credential)]) {
 			ops = append(ops, Op{Key: usageKey(u.Client, u.Credential), Value: strconv.AppendInt(nil, u.Last.Unix(), 10)})
 		}
 	}
