@@ -68,24 +68,9 @@ func (r *Registrations) Confirmed() time.Time {
 func (r *Registrations) load(ctx context.Context) error {
 	asked := time.Now()
 	all, last := map[string]*sts.Registration{}, map[string]int64{}
-	revision, after := int64(0), ""
-	for {
-		page, at, err := r.kv.List(ctx, registeredPrefix, after, registrationPage)
-		if err != nil {
-			return fmt.Errorf("reading registered clients: %w", err)
-		}
-		if after == "" {
-			revision = at // later pages are read again by the watch
-		}
-		for _, e := range page {
-			if err := putRegistered(all, last, e); err != nil {
-				return err
-			}
-		}
-		if len(page) < registrationPage {
-			break
-		}
-		after = page[len(page)-1].Key
+	revision, err := inPages(ctx, r.kv, registeredPrefix, registrationPage, func(e Entry) error { return putRegistered(all, last, e) })
+	if err != nil {
+		return fmt.Errorf("reading registered clients: %w", err)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()

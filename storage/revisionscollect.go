@@ -146,22 +146,8 @@ func (s *Store) deleteUnderHead(ctx context.Context, h head, keys []string) (don
 // each calls f with the entries below a prefix, of which there may be too many to
 // hold at once.
 func (s *Store) each(ctx context.Context, prefix string, f func(Entry) error) error {
-	after := ""
-	for {
-		list, _, err := s.kv.List(ctx, prefix, after, listedAtOnce)
-		if err != nil {
-			return err
-		}
-		for _, e := range list {
-			if err := f(e); err != nil {
-				return err
-			}
-			after = e.Key
-		}
-		if len(list) < listedAtOnce {
-			return nil
-		}
-	}
+	_, err := inPages(ctx, s.kv, prefix, listedAtOnce, f)
+	return err
 }
 
 // placeOf reads the key of a manifest.

@@ -53,26 +53,15 @@ func (s *Store) Revocations(ctx context.Context) (*Revocations, error) {
 func (r *Revocations) load(ctx context.Context) error {
 	asked := time.Now()
 	until := map[sts.RevocationName]uint32{}
-	revision, after := int64(0), ""
-	for {
-		page, at, err := r.kv.List(ctx, revokedPrefix, after, revocationPage)
-		if err != nil {
-			return fmt.Errorf("reading revocations: %w", err)
-		}
-		if after == "" {
-			revision = at // later pages are read again by the watch
-		}
-		for _, e := range page {
-			name, last, err := readRevoked(e)
-			if err != nil {
-				return err
-			}
+	revision, err := inPages(ctx, r.kv, revokedPrefix, revocationPage, func(e Entry) error {
+		name, last, err := readRevoked(e)
+		if err == nil {
 			until[name] = last
 		}
-		if len(page) < revocationPage {
-			break
-		}
-		after = page[len(page)-1].Key
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("reading revocations: %w", err)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
