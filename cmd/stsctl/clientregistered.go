@@ -70,24 +70,16 @@ func viewRegistered(m *stsv1.RegisteredClient) registeredView {
 }
 
 func (c *cli) listRegistered(ctx context.Context, template string, limit int, out *output) error {
+	list, more, err := upTo(ctx, c, limit, func(ctx context.Context, admin stsv1.AdminServiceClient, size int32, token string) ([]*stsv1.RegisteredClient, string, error) {
+		page, err := admin.ListRegisteredClients(ctx, &stsv1.ListRegisteredClientsRequest{Template: template, PageSize: size, PageToken: token})
+		return page.GetClients(), page.GetNextPageToken(), err
+	})
+	if err != nil {
+		return err
+	}
 	views := []registeredView{}
-	req := &stsv1.ListRegisteredClientsRequest{Template: template}
-	for {
-		req.PageSize = int32(min(limit-len(views), 1000))
-		var page *stsv1.ListRegisteredClientsResponse
-		err := c.adminCall(ctx, func(ctx context.Context, admin stsv1.AdminServiceClient) (err error) {
-			page, err = admin.ListRegisteredClients(ctx, req)
-			return err
-		})
-		if err != nil {
-			return err
-		}
-		for _, m := range page.GetClients() {
-			views = append(views, viewRegistered(m))
-		}
-		if req.PageToken = page.GetNextPageToken(); req.PageToken == "" || len(views) >= limit {
-			break
-		}
+	for _, m := range list {
+		views = append(views, viewRegistered(m))
 	}
 	if written, err := out.write(c.stdout, map[string]any{"clients": views}); written {
 		return err
@@ -98,10 +90,8 @@ func (c *cli) listRegistered(ctx context.Context, template string, limit int, ou
 	} else if err := table(&b, []string{"NAME", "STATE", "METHOD", "BY", "REGISTERED", "LAST USED", "ENDS", "CALLED"}, c.registeredRows(views)); err != nil {
 		return err
 	}
-	if req.PageToken != "" {
-		fmt.Fprintf(&b, "there are more; --limit says how many to show\n")
-	}
-	_, err := c.stdout.Write(b.Bytes())
+	tellMore(&b, more)
+	_, err = c.stdout.Write(b.Bytes())
 	return err
 }
 

@@ -185,24 +185,16 @@ func (c *cli) listRevocations(ctx context.Context, kind string, limit int, out *
 	if err := c.conn.load(); err != nil {
 		return err
 	}
+	list, more, err := upTo(ctx, c, limit, func(ctx context.Context, admin stsv1.AdminServiceClient, size int32, token string) ([]*stsv1.Revocation, string, error) {
+		page, err := admin.ListRevocations(ctx, &stsv1.ListRevocationsRequest{Kind: kind, PageSize: size, PageToken: token})
+		return page.GetRevocations(), page.GetNextPageToken(), err
+	})
+	if err != nil {
+		return err
+	}
 	views := []revocationView{}
-	req := &stsv1.ListRevocationsRequest{Kind: kind}
-	for {
-		req.PageSize = int32(min(limit-len(views), 1000))
-		var page *stsv1.ListRevocationsResponse
-		err := c.adminCall(ctx, func(ctx context.Context, admin stsv1.AdminServiceClient) (err error) {
-			page, err = admin.ListRevocations(ctx, req)
-			return err
-		})
-		if err != nil {
-			return err
-		}
-		for _, m := range page.GetRevocations() {
-			views = append(views, viewRevocation(m))
-		}
-		if req.PageToken = page.GetNextPageToken(); req.PageToken == "" || len(views) >= limit {
-			break
-		}
+	for _, m := range list {
+		views = append(views, viewRevocation(m))
 	}
 	if written, err := out.write(c.stdout, map[string]any{"revocations": views}); written {
 		return err
@@ -219,10 +211,8 @@ func (c *cli) listRevocations(ctx context.Context, kind string, limit int, out *
 			return err
 		}
 	}
-	if req.PageToken != "" {
-		fmt.Fprintf(&b, "there are more; --limit says how many to show\n")
-	}
-	_, err := c.stdout.Write(b.Bytes())
+	tellMore(&b, more)
+	_, err = c.stdout.Write(b.Bytes())
 	return err
 }
 
