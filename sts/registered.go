@@ -65,11 +65,7 @@ func (r *Registration) ended(t *ClientTemplate) string {
 	if t != nil && t.MaxLifetime > 0 && !r.Expires.Before(r.Created.Add(t.MaxLifetime)) {
 		return "max_lifetime of its template is over"
 	}
-	seen := r.Created
-	if r.Used.After(seen) {
-		seen = r.Used
-	}
-	return "no use of it was written down since " + seen.UTC().Format(time.RFC3339) + ", for longer than expire_unused of its template"
+	return "no use of it was written down since " + r.seen().UTC().Format(time.RFC3339) + ", for longer than expire_unused of its template"
 }
 
 // tellEnded records which clients have expired. What cannot be recorded now is told
@@ -181,15 +177,20 @@ func (r *Registration) client(t *ClientTemplate) *Client {
 	return c
 }
 
+// seen is when the client was used last, as far as that is written down, or else
+// registered.
+func (r *Registration) seen() time.Time {
+	if r.Used.After(r.Created) {
+		return r.Used
+	}
+	return r.Created
+}
+
 // ends is when a client does not count any more: when its life is over, or when it
 // has not authenticated for as long as its template says. Since a use is written
 // down when a tenth of that time has passed, that much is added.
 func (r *Registration) ends(t *ClientTemplate) time.Time {
-	seen := r.Created
-	if r.Used.After(seen) {
-		seen = r.Used
-	}
-	end := seen.Add(t.expireUnused() + t.expireUnused()/usedOften)
+	end := r.seen().Add(t.expireUnused() + t.expireUnused()/usedOften)
 	if life := r.Created.Add(t.MaxLifetime); t.MaxLifetime > 0 && life.Before(end) {
 		end = life
 	}
@@ -231,11 +232,7 @@ func (s *Service) renewed(c *client) (Registration, bool) {
 		return Registration{}, false
 	}
 	next := *c.registration
-	seen := next.Created
-	if next.Used.After(seen) {
-		seen = next.Used
-	}
-	if used := s.usage.of(c.Name, c.credentials()[0].ID); used.Sub(seen) >= t.expireUnused()/usedOften {
+	if used := s.usage.of(c.Name, c.credentials()[0].ID); used.Sub(next.seen()) >= t.expireUnused()/usedOften {
 		next.Used = used.UTC()
 	}
 	next.Expires = next.ends(t)

@@ -89,7 +89,7 @@ func (a *adminService) ListResources(ctx context.Context, m *stsv1.ListResources
 	if kind != "" && !kinds[kind] {
 		return nil, badKind()
 	}
-	size, bad := pageSize(m.GetPageSize())
+	size, bad := pageSize(m.GetPageSize(), defaultPageSize, maxPageSize)
 	if bad != nil {
 		return nil, bad
 	}

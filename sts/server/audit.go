@@ -8,7 +8,7 @@ import (
 
 // ListAuditChains implements stsv1.AdminServiceServer.
 func (a *adminService) ListAuditChains(ctx context.Context, req *stsv1.ListAuditChainsRequest) (*stsv1.ListAuditChainsResponse, error) {
-	size, bad := pageSize(req.GetPageSize())
+	size, bad := pageSize(req.GetPageSize(), defaultPageSize, maxPageSize)
 	if bad != nil {
 		return nil, bad
 	}

@@ -9,7 +9,7 @@ import (
 
 // ListIssuerStatus implements stsv1.AdminServiceServer.
 func (a *adminService) ListIssuerStatus(_ context.Context, req *stsv1.ListIssuerStatusRequest) (*stsv1.ListIssuerStatusResponse, error) {
-	size, bad := pageSize(req.GetPageSize())
+	size, bad := pageSize(req.GetPageSize(), defaultPageSize, maxPageSize)
 	if bad != nil {
 		return nil, bad
 	}

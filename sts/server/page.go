@@ -15,15 +15,19 @@ const (
 	maxPageSize     = 1000
 )
 
-// pageSize returns how many a page has.
-func pageSize(asked int32) (int, *refusal) {
+// pageSize returns how many a page has: as many as were asked for, or what is usual.
+func pageSize(asked int32, usual, most int) (int, *refusal) {
 	switch {
 	case asked == 0:
-		return defaultPageSize, nil
-	case asked < 0 || asked > maxPageSize:
-		return 0, malformed("page_size", fmt.Sprintf("page_size must be between 1 and %d", maxPageSize))
+		return usual, nil
+	case asked < 0 || int(asked) > most:
+		return 0, malformed("page_size", fmt.Sprintf("page_size must be between 1 and %d", most))
 	}
 	return int(asked), nil
+}
+
+func badPageToken() *refusal {
+	return malformed("page_token", "page_token is not the next_page_token of a page")
 }
 
 // pageToken says after which resource the next page starts, and of which revision
@@ -39,7 +43,7 @@ func readPageToken(s string) (revision int64, last sts.Ref, bad *refusal) {
 	revision, numberErr := strconv.ParseInt(number, 10, 64)
 	last = sts.Ref{Kind: sts.Kind(kind), Name: name}
 	if err != nil || numberErr != nil || !ok || !kinds[last.Kind] || name == "" {
-		return 0, sts.Ref{}, malformed("page_token", "page_token is not the next_page_token of a page")
+		return 0, sts.Ref{}, badPageToken()
 	}
 	return revision, last, nil
 }

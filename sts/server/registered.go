@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"encoding/base64"
-	"fmt"
 
 	stsv1 "github.com/workload-sts/sts/gen/sts/v1"
 	"github.com/workload-sts/sts/sts"
@@ -11,16 +10,13 @@ import (
 
 // ListRegisteredClients implements stsv1.AdminServiceServer.
 func (a *adminService) ListRegisteredClients(_ context.Context, m *stsv1.ListRegisteredClientsRequest) (*stsv1.ListRegisteredClientsResponse, error) {
-	size := int(m.GetPageSize())
-	switch {
-	case size == 0:
-		size = defaultPageSize
-	case size < 0 || size > maxPageSize:
-		return nil, malformed("page_size", fmt.Sprintf("page_size must be between 1 and %d", maxPageSize))
+	size, bad := pageSize(m.GetPageSize(), defaultPageSize, maxPageSize)
+	if bad != nil {
+		return nil, bad
 	}
 	after, err := base64.RawURLEncoding.Strict().DecodeString(m.GetPageToken())
 	if err != nil || len(after) > maxParameter {
-		return nil, malformed("page_token", "page_token is not the next_page_token of a page")
+		return nil, badPageToken()
 	}
 	page, more := a.service.RegisteredClients(m.GetTemplate(), string(after), size)
 	out := &stsv1.ListRegisteredClientsResponse{}

@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"fmt"
 	"strconv"
 
 	"google.golang.org/protobuf/proto"
@@ -30,18 +29,15 @@ func principalOf(ctx context.Context) sts.Principal {
 
 // ListRevisions implements stsv1.AdminServiceServer.
 func (a *adminService) ListRevisions(ctx context.Context, m *stsv1.ListRevisionsRequest) (*stsv1.ListRevisionsResponse, error) {
-	size := int(m.GetPageSize())
-	switch {
-	case size == 0:
-		size = defaultHistoryPage
-	case size < 0 || size > maxHistoryPage:
-		return nil, malformed("page_size", fmt.Sprintf("page_size must be between 1 and %d", maxHistoryPage))
+	size, bad := pageSize(m.GetPageSize(), defaultHistoryPage, maxHistoryPage)
+	if bad != nil {
+		return nil, bad
 	}
 	var before int64
 	if m.GetPageToken() != "" {
 		var err error
 		if before, err = strconv.ParseInt(m.GetPageToken(), 10, 64); err != nil || before <= 0 {
-			return nil, malformed("page_token", "page_token is not the next_page_token of a page")
+			return nil, badPageToken()
 		}
 	}
 	list, more, err := a.service.History(ctx, before, size)

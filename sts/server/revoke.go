@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
-	"fmt"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -56,18 +55,15 @@ func (a *adminService) revoke(ctx context.Context, req sts.Revoke) (sts.RevokeDo
 
 // ListRevocations implements stsv1.AdminServiceServer.
 func (a *adminService) ListRevocations(ctx context.Context, m *stsv1.ListRevocationsRequest) (*stsv1.ListRevocationsResponse, error) {
-	size := int(m.GetPageSize())
-	switch {
-	case size == 0:
-		size = defaultPageSize
-	case size < 0 || size > maxPageSize:
-		return nil, malformed("page_size", fmt.Sprintf("page_size must be between 1 and %d", maxPageSize))
+	size, bad := pageSize(m.GetPageSize(), defaultPageSize, maxPageSize)
+	if bad != nil {
+		return nil, bad
 	}
 	var after *sts.Revocation
 	if m.GetPageToken() != "" {
 		var ok bool
 		if after, ok = readRevocationToken(m.GetPageToken()); !ok {
-			return nil, malformed("page_token", "page_token is not the next_page_token of a page")
+			return nil, badPageToken()
 		}
 	}
 	page, more, err := a.service.Revocations(ctx, sts.RevocationKind(m.GetKind()), after, size)
