@@ -327,20 +327,26 @@ func (r *Ring) succeed(ctx context.Context, s *keySet) error {
 	ctx, cancel := context.WithTimeout(ctx, createTime)
 	defer cancel()
 	for {
-		made, err := r.replace(ctx, s)
+		made, err := r.replaceOrWait(ctx, s)
 		if made || err != nil {
 			return err
 		}
 		if _, signs := r.at(r.c.Now()).signing[s.Name]; signs {
 			return nil
 		}
-		if !sleep(ctx, retryEvery/10) {
-			return fmt.Errorf("another server is making the next key of key set %q, and has not within %s", s.Name, createTime)
-		}
-		if err := r.load(ctx); err != nil {
-			return err
-		}
 	}
+}
+
+// replaceOrWait makes the next key as replace does, or gives another node that is
+// about to a moment, and looks what came of it.
+func (r *Ring) replaceOrWait(ctx context.Context, s *keySet) (made bool, err error) {
+	if made, err = r.replace(ctx, s); made || err != nil {
+		return made, err
+	}
+	if !sleep(ctx, retryEvery/10) {
+		return false, fmt.Errorf("another server is making the next key of key set %q, and has not yet: %w", s.Name, ctx.Err())
+	}
+	return false, r.load(ctx)
 }
 
 // sweep removes keys whose tokens have all expired. Those that were revoked stay:

@@ -127,17 +127,8 @@ func (r *Ring) Rotate(ctx context.Context, set string) (KeyStatus, error) {
 		if waits {
 			return r.status(n), nil
 		}
-		made, err := r.replace(ctx, s)
-		if err != nil {
+		if _, err := r.replaceOrWait(ctx, s); err != nil {
 			return KeyStatus{}, err
-		}
-		if !made { // another node is about to
-			if !sleep(ctx, retryEvery/4) {
-				return KeyStatus{}, ctx.Err()
-			}
-			if err := r.load(ctx); err != nil {
-				return KeyStatus{}, err
-			}
 		}
 	}
 }
